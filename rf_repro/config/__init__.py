@@ -1,0 +1,1 @@
+"""The experiment's typed configuration, its scales and overrides. Imports no torch."""

@@ -1,0 +1,115 @@
+"""Overrides: dotted paths to values, the form in which a variant or a scale differs from its base.
+
+`stages` is a tuple of named stages, so a path names the stage: `stages.joint.steps`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass, replace
+from types import UnionType
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+import yaml
+
+from rf_repro.config.schema import ExperimentConfig, StageConfig
+from rf_repro.core.errors import UserError
+
+C = TypeVar("C")
+
+
+def apply_overrides(config: C, overrides: Mapping[str, Any]) -> C:
+    """The config with each dotted path set to its value.
+
+    Raises:
+        UserError: unknown path, wrong type, a value equal to the present one (a no-op hides a mistake), or a value
+            the schema refuses.
+    """
+    for path, value in overrides.items():
+        config = _set(config, path.split("."), value, path)
+    return config
+
+
+def parse_override(text: str) -> tuple[str, Any]:
+    """`"stages.joint.steps=200"` -> `("stages.joint.steps", 200)`; the value is read as YAML."""
+    path, separator, value = text.partition("=")
+    if not separator or not path:
+        raise UserError(f"--set {text!r}: must be PATH=VALUE, for example representation.codebook_size=1024")
+    try:
+        return path.strip(), yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise UserError(f"--set {text!r}: the value is not valid YAML") from None
+
+
+def _set(node: Any, keys: list[str], value: Any, path: str) -> Any:
+    key, rest = keys[0], keys[1:]
+    if isinstance(node, tuple):  # named stages
+        names = [stage.name for stage in node]
+        if key not in names:
+            raise UserError(f"{path}: unknown stage {key!r}; there are {', '.join(names)}")
+        if not rest:
+            raise UserError(f"{path}: name a field of the stage, for example {path}.steps")
+        return tuple(_set(stage, rest, value, path) if stage.name == key else stage for stage in node)
+    names = [item.name for item in fields(node)]
+    if key not in names:
+        raise UserError(f"{path}: unknown field {key!r}; allowed here: {', '.join(names)}")
+    present = getattr(node, key)
+    if rest:
+        if not is_dataclass(present) and not _is_stages(present):
+            raise UserError(f"{path}: {key!r} is a value and has no field {rest[0]!r}")
+        return replace(node, **{key: _set(present, rest, value, path)})
+    if is_dataclass(present) or _is_stages(present):
+        raise UserError(f"{path}: is a group of fields; name one of them")
+    value = _coerce(value, get_type_hints(type(node))[key], path)
+    if value == present:
+        raise UserError(f"{path}={value!r}: already has this value; an override must change something")
+    return replace(node, **{key: value})
+
+
+def _is_stages(value: Any) -> bool:
+    return isinstance(value, tuple) and bool(value) and isinstance(value[0], StageConfig)
+
+
+def _coerce(value: Any, hint: Any, path: str) -> Any:
+    """`value` as the annotated type; int -> float and list -> tuple are the only conversions."""
+    origin, args = get_origin(hint), get_args(hint)
+    if origin is Literal:
+        if value not in args:
+            raise UserError(f"{path}={value!r}: must be one of {', '.join(map(str, args))}")
+        return value
+    if origin in (Union, UnionType):
+        if value is None and type(None) in args:
+            return None
+        return _coerce(value, next(arg for arg in args if arg is not type(None)), path)
+    if origin is tuple:
+        if not isinstance(value, list | tuple):
+            raise UserError(f"{path}={value!r}: must be a list")
+        kinds = [args[0]] * len(value) if args[-1] is Ellipsis else list(args)
+        if len(kinds) != len(value):
+            raise UserError(f"{path}={value!r}: must have {len(kinds)} items")
+        return tuple(_coerce(item, kind, path) for item, kind in zip(value, kinds, strict=True))
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if hint is float and isinstance(value, str):  # YAML reads 5e-5 as text
+        try:
+            return float(value)
+        except ValueError:
+            pass
+    if type(value) is not hint:
+        raise UserError(f"{path}={value!r}: must be {hint.__name__}, not {type(value).__name__}")
+    return value
+
+
+def from_dict(data: Any) -> ExperimentConfig:
+    """The inverse of `ExperimentConfig.to_dict`. Strict: an unknown or missing key raises UserError."""
+    return _build(ExperimentConfig, data, "config")
+
+
+def _build(kind: Any, data: Any, path: str) -> Any:
+    if is_dataclass(kind) and isinstance(kind, type):
+        hints = get_type_hints(kind)
+        if not isinstance(data, dict) or set(data) != set(hints):
+            found = sorted(data) if isinstance(data, dict) else type(data).__name__
+            raise UserError(f"{path}: fields do not match this version of rf_repro: found {found}, expected {sorted(hints)}")
+        return kind(**{name: _build(hint, data[name], f"{path}.{name}") for name, hint in hints.items()})
+    if get_origin(kind) is tuple and is_dataclass(get_args(kind)[0]):
+        return tuple(_build(get_args(kind)[0], item, f"{path}[{index}]") for index, item in enumerate(data))
+    return _coerce(data, kind, path)

@@ -1,0 +1,132 @@
+"""The named sizes of the one experiment. `paper` holds the paper's numbers; the others say where they differ and why."""
+
+from collections.abc import Callable
+
+from rf_repro.config.overrides import apply_overrides
+from rf_repro.config.schema import (
+    DataConfig,
+    DecoderConfig,
+    EncoderConfig,
+    EvalConfig,
+    ExperimentConfig,
+    MixtureConfig,
+    ModelConfig,
+    ObjectiveConfig,
+    OptimConfig,
+    PixelConfig,
+    RepresentationConfig,
+    SamplingConfig,
+    StageConfig,
+)
+from rf_repro.core.errors import UserError
+
+
+def tiny() -> ExperimentConfig:
+    """The scenes world on two CPU cores, minutes a run.
+
+    Assumed throughout, as measured on this world: optimiser and schedule (Muon on block matrices, warm-up, linear decay),
+    EMA decay, guidance, codebook size, momentum and centring, the sample mixture. LOG.md has the measurements.
+    """
+    return ExperimentConfig(
+        scale="tiny",
+        stages=(
+            # The paper starts from pretrained Qwen3 and DINOv3; here the first stage makes both, once, for all variants.
+            StageConfig(
+                name="pretrain", steps=1200, learning_rate=2e-3, shared=True, decay_fraction=0.6,
+                mixture=MixtureConfig(generation=0, understanding=64, masked_image=64),
+            ),
+            StageConfig(
+                name="joint", steps=3000, learning_rate=2e-3, decay_fraction=0.3, optimizer="muon",
+                mixture=MixtureConfig(generation=32, understanding=8),
+            ),
+        ),
+        representation=RepresentationConfig(codebook_size=512, momentum=0.99, center=True, warmup_batches=150),
+        objective=ObjectiveConfig(time_stratified=True),
+        optim=OptimConfig(
+            betas=(0.9, 0.98), weight_decay=0.01, generation_lr_multiplier=1.0, encoder_lr_multiplier=0.1, ema_decay=0.995
+        ),
+        sampling=SamplingConfig(cfg_pixel=2.0),
+    )  # fmt: skip
+
+
+def smoke() -> ExperimentConfig:
+    """`tiny` cut to seconds: the whole pipeline for tests. No claim is made from it."""
+    return apply_overrides(
+        tiny(),
+        {
+            "scale": "smoke",
+            "data.scenes.num_train": 512,
+            "model.decoder.width": 32,
+            "model.decoder.num_layers": 2,
+            "model.decoder.head_dim": 8,
+            "model.decoder.ffn_width": 64,
+            "model.encoder.width": 24,
+            "model.encoder.num_layers": 2,
+            "model.encoder.ffn_width": 48,
+            "representation.codebook_size": 32,
+            "representation.warmup_batches": 4,
+            "stages.pretrain.steps": 20,
+            "stages.pretrain.warmup_steps": 5,
+            "stages.pretrain.mixture.understanding": 8,
+            "stages.pretrain.mixture.masked_image": 8,
+            "stages.joint.steps": 30,
+            "stages.joint.warmup_steps": 5,
+            "stages.joint.mixture.generation": 8,
+            "stages.joint.mixture.understanding": 4,
+            "sampling.steps": 4,
+            "evals.images_per_task": 4,
+            "evals.curve_images_per_task": 2,
+            "evals.every": 15,
+            "checkpoint_every": 10,
+        },
+    )
+
+
+def paper() -> ExperimentConfig:
+    """The published setting (Sec. 4.1, App. A): Qwen3-30B-A3B, DINOv3 ViT-H+/16, three stages, AdamW."""
+    shares = MixtureConfig(generation=2, understanding=1)  # assumed: the paper does not give the ratio
+    return ExperimentConfig(
+        scale="paper",
+        stages=(
+            StageConfig(
+                name="alignment", steps=10_000, learning_rate=5e-5, shared=True, trains="connector", tokens_per_rank=32_768,
+                max_image_size=256, mixture=MixtureConfig(generation=0, understanding=1), warmup_steps=2_000,
+            ),
+            StageConfig(
+                name="joint", steps=50_000, learning_rate=5e-5, tokens_per_rank=32_768, max_image_size=256, mixture=shares,
+                warmup_steps=2_000,
+            ),
+            StageConfig(
+                name="continued", steps=20_000, learning_rate=2.5e-5, tokens_per_rank=32_768, max_image_size=1024,
+                mixture=shares, warmup_steps=2_000,
+            ),
+        ),
+        data=DataConfig(world="image_text", max_text_tokens=512),
+        model=ModelConfig(
+            decoder=DecoderConfig(
+                width=2048, num_layers=48, num_heads=32, num_kv_heads=4, head_dim=128, ffn_width=768, num_experts=128,
+                num_active_experts=8, vocab_size=151_936, time_conditioning="additive", pretrained="Qwen/Qwen3-30B-A3B",
+            ),
+            encoder=EncoderConfig(
+                kind="dinov3", width=1280, num_layers=32, num_heads=20, ffn_width=5120, patch_size=16,
+                pretrained="facebook/dinov3-vith16plus-pretrain-lvd1689m", target_ema_decay=0.9999,
+            ),
+            pixel=PixelConfig(patch_size=16),
+        ),
+        evals=EvalConfig(images_per_task=320, every=0),
+        checkpoint_every=1_000,
+    )  # fmt: skip
+
+
+SCALES: dict[str, Callable[[], ExperimentConfig]] = {"smoke": smoke, "tiny": tiny, "paper": paper}
+
+
+def get_scale(name: str) -> ExperimentConfig:
+    """The base config of a scale.
+
+    Raises:
+        UserError: there is no such scale.
+    """
+    if name not in SCALES:
+        raise UserError(f"scale {name!r}: unknown; choose one of {', '.join(SCALES)}")
+    return SCALES[name]()

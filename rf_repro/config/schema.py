@@ -1,0 +1,367 @@
+"""The experiment as nested frozen dataclasses. Each checks itself; `ExperimentConfig` checks what crosses
+fields; a `Literal` is checked where values come in (`overrides`).
+
+A field whose value the paper does not give is marked `assumed` with its reason. Off is a first-class value
+(`representation.kind = "none"`). Fields declared with `_runtime` do not change results and stay out of the config hash.
+"""
+
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from typing import Any, Literal, TypeVar
+
+from rf_repro.core.errors import UserError
+from rf_repro.core.hashing import content_hash
+
+GENEVAL_COLORS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black", "white")
+SHAPES = ("circle", "square", "triangle", "cross", "star", "ring")
+
+T = TypeVar("T")
+
+
+def _runtime(default: T) -> T:
+    """A field that steers the run but not its result: left out of the config hash."""
+    return field(default=default, metadata={"affects_results": False})
+
+
+def _require(ok: bool, name: str, value: object, allowed: str) -> None:
+    if not ok:
+        raise UserError(f"{name}={value!r}: must be {allowed}")
+
+
+@dataclass(frozen=True)
+class ScenesConfig:
+    """The procedural world of `tiny` and `small`: difficulty is these fields."""
+
+    image_size: int = 24  # pixels a side
+    shapes: tuple[str, ...] = ("circle", "square", "triangle", "cross")
+    colors: tuple[str, ...] = ("red", "yellow", "green", "blue", "pink", "orange")  # of GenEval's ten
+    max_objects: int = 3
+    radius: float = 4.5  # pixels
+    radius_jitter: float = 0.0  # relative, uniform in [1 - j, 1 + j]
+    rotation: float = 0.0  # radians, uniform in [-r, r]
+    grid_step: int = 2  # pixels between allowed object centres
+    min_distance: float = 11.0  # pixels between centres; closer ones touch and the detector merges them
+    background: Literal["plain", "graded", "textured"] = "plain"
+    num_train: int = 40_000
+    held_out: float = 0.25  # share of position and attribution combinations never shown in training
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _require(self.image_size >= 8, "data.scenes.image_size", self.image_size, ">= 8 pixels")
+        _require(
+            len(set(self.shapes)) == len(self.shapes) >= 2 and set(self.shapes) <= set(SHAPES),
+            "data.scenes.shapes", self.shapes, f"at least two different ones of {', '.join(SHAPES)}",
+        )  # fmt: skip
+        _require(
+            len(set(self.colors)) == len(self.colors) >= 2 and set(self.colors) <= set(GENEVAL_COLORS),
+            "data.scenes.colors", self.colors, f"at least two different ones of {', '.join(GENEVAL_COLORS)}",
+        )  # fmt: skip
+        _require(2 <= self.max_objects <= 4, "data.scenes.max_objects", self.max_objects, "2 to 4, as GenEval counts")
+        _require(self.radius > 0, "data.scenes.radius", self.radius, "> 0 pixels")
+        _require(0 <= self.radius_jitter < 1, "data.scenes.radius_jitter", self.radius_jitter, "in [0, 1)")
+        _require(self.rotation >= 0, "data.scenes.rotation", self.rotation, ">= 0 radians")
+        _require(self.grid_step >= 1, "data.scenes.grid_step", self.grid_step, ">= 1 pixel")
+        _require(self.num_train >= 1, "data.scenes.num_train", self.num_train, ">= 1")
+        _require(0 <= self.held_out < 1, "data.scenes.held_out", self.held_out, "in [0, 1)")
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    world: Literal["scenes", "image_text"] = "scenes"
+    scenes: ScenesConfig = ScenesConfig()
+    max_text_tokens: int = 16  # a caption's or answer's length, special tokens included
+
+    def __post_init__(self) -> None:
+        _require(self.max_text_tokens >= 4, "data.max_text_tokens", self.max_text_tokens, ">= 4 tokens")
+
+
+@dataclass(frozen=True)
+class DecoderConfig:
+    """Mixture-of-Transformers decoder: Qwen3's block, with one feed-forward pool per token type (paper Sec. 3.3)."""
+
+    width: int = 128
+    num_layers: int = 4
+    num_heads: int = 4
+    num_kv_heads: int = 2
+    head_dim: int = 32
+    ffn_width: int = 320  # gated (SwiGLU) inner width: of one dense pool, or of one expert
+    num_experts: int = 0  # 0: each pool is one dense feed-forward; else a mixture with top-k routing
+    num_active_experts: int = 0
+    vocab_size: int = 0  # 0: the tokenizer's
+    rope_theta: float = 1e6  # Qwen3's
+    norm_eps: float = 1e-6  # Qwen3's
+    time_conditioning: Literal["adaln", "additive"] = "adaln"  # assumed: adaLN would add > 1B parameters at 30B scale
+    distance_bias: bool = False  # assumed: fixed attention bias from P to P and R that falls with distance
+    pretrained: str = ""  # folder or hub id of a Qwen3 checkpoint
+
+    def __post_init__(self) -> None:
+        for name in ("width", "num_layers", "num_heads", "num_kv_heads", "head_dim", "ffn_width"):
+            _require(getattr(self, name) >= 1, f"model.decoder.{name}", getattr(self, name), ">= 1")
+        _require(self.num_heads % self.num_kv_heads == 0, "model.decoder.num_kv_heads", self.num_kv_heads,
+                 f"a divisor of num_heads={self.num_heads}")  # fmt: skip
+        _require(self.head_dim % 2 == 0, "model.decoder.head_dim", self.head_dim, "even (rotary pairs)")
+        _require(self.width % 4 == 0, "model.decoder.width", self.width, "a multiple of 4 (2D position embeddings)")
+        _require(self.num_experts >= 0, "model.decoder.num_experts", self.num_experts, ">= 0")
+        _require(
+            (1 <= self.num_active_experts <= self.num_experts) if self.num_experts else self.num_active_experts == 0,
+            "model.decoder.num_active_experts", self.num_active_experts, f"1 to num_experts={self.num_experts}, or 0 with 0",
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class EncoderConfig:
+    """Understanding encoder: a ViT, trained jointly; an EMA copy of it gives the representation targets (Sec. 3.1)."""
+
+    kind: Literal["vit", "dinov3", "siglip2"] = "vit"
+    width: int = 96
+    num_layers: int = 4
+    num_heads: int = 3
+    ffn_width: int = 288
+    patch_size: int = 3  # pixels
+    pretrained: str = ""
+    target_ema_decay: float = 0.999  # assumed: the paper gives one EMA decay (0.9999) for parameters
+
+    def __post_init__(self) -> None:
+        _require(self.width % self.num_heads == 0, "model.encoder.num_heads", self.num_heads, f"a divisor of width={self.width}")
+        _require(self.width % 4 == 0, "model.encoder.width", self.width, "a multiple of 4 (2D position embeddings)")
+        _require(self.patch_size >= 1, "model.encoder.patch_size", self.patch_size, ">= 1 pixel")
+        _require(0 <= self.target_ema_decay < 1, "model.encoder.target_ema_decay", self.target_ema_decay, "in [0, 1)")
+
+
+@dataclass(frozen=True)
+class PixelConfig:
+    """Generation pathway: pixels (Sec. 3.2) or VAE latents (Sec. 4.4)."""
+
+    space: Literal["pixel"] = "pixel"
+    patch_size: int = 4  # pixels
+
+    def __post_init__(self) -> None:
+        _require(self.patch_size >= 1, "model.pixel.patch_size", self.patch_size, ">= 1 pixel")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    decoder: DecoderConfig = DecoderConfig()
+    encoder: EncoderConfig = EncoderConfig()
+    pixel: PixelConfig = PixelConfig()
+
+
+@dataclass(frozen=True)
+class RepresentationConfig:
+    """Representation tokens and their online vector quantisation (Sec. 3.1, Algorithm 1)."""
+
+    kind: Literal["none", "discrete"] = "none"
+    codebook_size: int = 16_384
+    momentum: float = 0.9999
+    temperature: float = 0.5
+    balance: Literal["sinkhorn", "algorithm1"] = "sinkhorn"
+    sinkhorn_iterations: int = 1
+    center: bool = False  # assumed: subtract an EMA mean of the features before normalising; helps at `tiny`
+    warmup_batches: int = 0  # assumed: codebook-only batches before the first step
+    warmup_momentum: float = 0.7
+
+    def __post_init__(self) -> None:
+        name = "representation."
+        _require(self.codebook_size >= 2, name + "codebook_size", self.codebook_size, ">= 2 (table3d uses 16384, 32768)")
+        for key in ("momentum", "warmup_momentum"):
+            _require(0 <= getattr(self, key) < 1, name + key, getattr(self, key), "in [0, 1)")
+        _require(self.temperature > 0, name + "temperature", self.temperature, "> 0")
+        _require(self.sinkhorn_iterations >= 1, name + "sinkhorn_iterations", self.sinkhorn_iterations, ">= 1")
+        _require(self.warmup_batches >= 0, name + "warmup_batches", self.warmup_batches, ">= 0")
+
+
+@dataclass(frozen=True)
+class ObjectiveConfig:
+    """L = L_LM + L_FM + L_Rep (Eq. 3), condition dropping, and the flow's time distribution."""
+
+    text_weight: float = 1.0
+    flow_weight: float = 1.0
+    representation_weight: float = 1.0
+    caption_loss: bool = False  # assumed: the captions of generation samples carry no L_LM
+    text_drop: float = 0.1
+    representation_drop: float = 0.1
+    time_mean: float = -0.8  # assumed, after JiT: t = sigmoid(N(mean, std))
+    time_std: float = 0.8
+    time_stratified: bool = False  # assumed at `tiny`: one t per equal-probability bin of the batch, less variance
+    min_one_minus_t: float = 0.05  # assumed, after JiT
+
+    def __post_init__(self) -> None:
+        for key in ("text_weight", "flow_weight", "representation_weight"):
+            _require(getattr(self, key) >= 0, f"objective.{key}", getattr(self, key), ">= 0")
+        for key in ("text_drop", "representation_drop"):
+            _require(0 <= getattr(self, key) < 1, f"objective.{key}", getattr(self, key), "in [0, 1)")
+        _require(self.time_std > 0, "objective.time_std", self.time_std, "> 0")
+        _require(0 < self.min_one_minus_t < 1, "objective.min_one_minus_t", self.min_one_minus_t, "in (0, 1)")
+
+
+@dataclass(frozen=True)
+class MixtureConfig:
+    """Samples of each kind in one optimiser step at `tiny`; relative shares where `tokens_per_rank` packs by length."""
+
+    generation: int = 32  # caption -> image
+    understanding: int = 8  # image -> text
+    masked_image: int = 0  # masked-autoencoding of the encoder (first stage at `tiny` only)
+
+    def __post_init__(self) -> None:
+        for item in fields(self):
+            _require(getattr(self, item.name) >= 0, f"stages.*.mixture.{item.name}", getattr(self, item.name), ">= 0")
+        _require(self.total > 0, "stages.*.mixture", asdict(self), "at least one sample in all")
+
+    @property
+    def total(self) -> int:
+        return self.generation + self.understanding + self.masked_image
+
+
+@dataclass(frozen=True)
+class StageConfig:
+    """One training stage (Table of App. A). A shared stage is trained once and starts every variant."""
+
+    name: str
+    steps: int
+    learning_rate: float
+    shared: bool = False
+    trains: Literal["all", "connector"] = "all"
+    max_image_size: int = 0  # pixels; 0: the world's own
+    tokens_per_rank: int = 0  # packing budget; 0: exactly the mixture's samples a step
+    mixture: MixtureConfig = MixtureConfig()
+    warmup_steps: int = 100
+    decay_fraction: float = 0.0  # linear decay over this last share of the steps; 0 is the paper's constant rate
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    muon_learning_rate: float = 0.01  # of the block matrices, where optimizer = "muon"
+
+    def __post_init__(self) -> None:
+        where = f"stages.{self.name}."
+        _require(self.name.isidentifier(), "stages.name", self.name, "an identifier")
+        _require(self.steps >= 1, where + "steps", self.steps, ">= 1")
+        _require(self.learning_rate > 0, where + "learning_rate", self.learning_rate, "> 0")
+        _require(self.warmup_steps >= 0, where + "warmup_steps", self.warmup_steps, ">= 0")
+        _require(0 <= self.decay_fraction <= 1, where + "decay_fraction", self.decay_fraction, "in [0, 1]")
+        _require(self.muon_learning_rate > 0, where + "muon_learning_rate", self.muon_learning_rate, "> 0")
+        _require(self.tokens_per_rank >= 0, where + "tokens_per_rank", self.tokens_per_rank, ">= 0")
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """AdamW and EMA (App. A); learning rates belong to the stages."""
+
+    betas: tuple[float, float] = (0.9, 0.95)
+    eps: float = 1e-8
+    weight_decay: float = 0.1
+    grad_clip: float = 1.0
+    generation_lr_multiplier: float = 4.0  # newly initialised generation parameters
+    encoder_lr_multiplier: float = 1.0  # assumed below 1 at `tiny`, where rates are 40x the paper's
+    ema_decay: float = 0.9999
+    precision: Literal["bf16", "fp32"] = "bf16"  # bf16: bf16 weights and activations, fp32 master weights
+
+    def __post_init__(self) -> None:
+        _require(all(0 <= beta < 1 for beta in self.betas), "optim.betas", self.betas, "two numbers in [0, 1)")
+        _require(self.grad_clip > 0, "optim.grad_clip", self.grad_clip, "> 0")
+        _require(self.generation_lr_multiplier > 0, "optim.generation_lr_multiplier", self.generation_lr_multiplier, "> 0")
+        _require(self.encoder_lr_multiplier > 0, "optim.encoder_lr_multiplier", self.encoder_lr_multiplier, "> 0")
+        _require(0 <= self.ema_decay < 1, "optim.ema_decay", self.ema_decay, "in [0, 1)")
+
+
+@dataclass(frozen=True)
+class SamplingConfig:
+    """Two-stage inference (App. A)."""
+
+    steps: int = 25
+    cfg_representation: float = 2.0  # w_rep
+    cfg_pixel: float = 3.0  # w_pix
+    top_k: int = 50  # assumed: the paper says top-k without k
+    batch_size: int = _runtime(256)  # images; never changes an image
+
+    def __post_init__(self) -> None:
+        _require(self.steps >= 1, "sampling.steps", self.steps, ">= 1")
+        _require(self.top_k >= 1, "sampling.top_k", self.top_k, ">= 1")
+        _require(self.batch_size >= 1, "sampling.batch_size", self.batch_size, ">= 1")
+
+
+@dataclass(frozen=True)
+class EvalConfig:
+    """GenEval on samples of the EMA weights."""
+
+    images_per_task: int = 200  # final score; GenEval has 4 images a prompt, scenes has fewer prompts and more images
+    curve_images_per_task: int = 25  # at each `every` steps
+    every: int = 500  # steps between points of the learning curve; 0: none
+
+    def __post_init__(self) -> None:
+        _require(self.images_per_task >= 1, "evals.images_per_task", self.images_per_task, ">= 1")
+        _require(self.curve_images_per_task >= 1, "evals.curve_images_per_task", self.curve_images_per_task, ">= 1")
+        _require(self.every >= 0, "evals.every", self.every, ">= 0")
+
+
+@dataclass(frozen=True)
+class ExperimentConfig:
+    """Everything a result depends on besides the seed. `stages` run in order; shared ones come first."""
+
+    scale: str
+    stages: tuple[StageConfig, ...]
+    data: DataConfig = DataConfig()
+    model: ModelConfig = ModelConfig()
+    representation: RepresentationConfig = RepresentationConfig()
+    objective: ObjectiveConfig = ObjectiveConfig()
+    optim: OptimConfig = OptimConfig()
+    sampling: SamplingConfig = SamplingConfig()
+    evals: EvalConfig = EvalConfig()
+    checkpoint_every: int = _runtime(250)  # steps
+
+    def __post_init__(self) -> None:
+        names = [stage.name for stage in self.stages]
+        _require(len(names) >= 1 and len(set(names)) == len(names), "stages", names, "at least one, names unique")
+        shared = [stage.shared for stage in self.stages]
+        _require(shared == sorted(shared, reverse=True), "stages", names, "shared stages first")
+        _require(self.checkpoint_every >= 1, "checkpoint_every", self.checkpoint_every, ">= 1 step")
+        if self.data.world == "scenes":
+            size = self.data.scenes.image_size
+            _require(size % self.model.pixel.patch_size == 0, "model.pixel.patch_size", self.model.pixel.patch_size,
+                     f"a divisor of data.scenes.image_size={size}")  # fmt: skip
+            _require(size % (2 * self.model.encoder.patch_size) == 0, "model.encoder.patch_size", self.model.encoder.patch_size,
+                     f"a divisor of half of data.scenes.image_size={size} (2x2 pooling)")  # fmt: skip
+
+    def stage(self, name: str) -> StageConfig:
+        """The stage of that name."""
+        for stage in self.stages:
+            if stage.name == name:
+                return stage
+        raise UserError(f"stages.{name}: no such stage; there are {', '.join(s.name for s in self.stages)}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Nested JSON-ready dictionary of every field."""
+        return _plain(self, results_only=False)
+
+    def result_hash(self) -> str:
+        """SHA-256 over the fields that affect results: the run's identity together with its seed."""
+        return content_hash(_plain(self, results_only=True))
+
+
+def _plain(value: Any, results_only: bool) -> Any:
+    if is_dataclass(value) and not isinstance(value, type):
+        return {
+            item.name: _plain(getattr(value, item.name), results_only)
+            for item in fields(value)
+            if not results_only or item.metadata.get("affects_results", True)
+        }
+    if isinstance(value, tuple):
+        return [_plain(item, results_only) for item in value]
+    return value
+
+
+def shared_stages(config: ExperimentConfig) -> "list[tuple[str, ExperimentConfig]]":
+    """(run name, config) of each stage that all variants share, e.g. `("stage-pretrain", ...)`, in training order.
+
+    What only variants differ in is set to its default, so that every variant asks for the same run.
+    """
+    return [
+        (
+            f"stage-{stage.name}",
+            replace(
+                config,
+                stages=config.stages[: index + 1],
+                representation=RepresentationConfig(),
+                sampling=SamplingConfig(),
+                evals=EvalConfig(),
+            ),
+        )
+        for index, stage in enumerate(config.stages)
+        if stage.shared
+    ]

@@ -1,0 +1,1 @@
+"""Records, run directories, hashing, seeds and atomic files. Imports no torch."""

@@ -1,0 +1,9 @@
+"""What a user can mend. The command line prints these as one line and exits with status 2, without a traceback."""
+
+
+class UserError(ValueError):
+    """Bad input: says what is wrong, where, what is allowed and what to do."""
+
+
+class TrainingDiverged(RuntimeError):
+    """A loss or gradient stopped being finite; names the step and the term. Nothing was stepped or saved after it."""

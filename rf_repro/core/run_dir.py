@@ -1,0 +1,110 @@
+"""A run's folder: `runs/<scale>/<variant>/<hash12>-s<seed>/`. The same experiment asked for twice is one folder."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rf_repro.core.errors import UserError
+from rf_repro.core.files import read_json, read_jsonl, write_json
+from rf_repro.core.records import EvalResult, RunRecord
+
+
+@dataclass(frozen=True)
+class RunDir:
+    """Names of the files of one run.
+
+    config.json  the whole config        metrics.jsonl  one row a logged step     evals/    EvalResult records and items
+    run.json     RunRecord               checkpoints/   step-XXXXXX folders       samples/  ImageFolder of the final images
+    """
+
+    path: Path
+
+    @classmethod
+    def create(cls, root: Path, config: dict[str, Any], config_hash: str, scale: str, variant: str, seed: int) -> "RunDir":
+        """Makes or reopens the run's folder.
+
+        Args:
+            root: folder of all runs.
+            config: JSON-ready experiment config.
+            config_hash: hash of its result-affecting fields.
+
+        Raises:
+            UserError: the folder belongs to another experiment, holds something else, or cannot be written.
+        """
+        run = cls(Path(root) / scale / variant / f"{config_hash[:12]}-s{seed}")
+        if run.path.exists() and not run.path.is_dir():
+            raise UserError(f"{run.path}: is a file, not a run directory; move it away")
+        if run.record_path.exists():
+            record = run.record()
+            if (record.config_hash, record.seed, record.variant) != (config_hash, seed, variant):
+                raise UserError(
+                    f"{run.path}: holds {record.variant} seed {record.seed} with config {record.config_hash[:12]}, not "
+                    f"{variant} seed {seed} with {config_hash[:12]}; choose another --runs folder"
+                )
+            return run
+        if run.path.exists() and any(run.path.iterdir()):
+            strangers = sorted(item.name for item in run.path.iterdir() if not item.name.startswith("."))
+            if strangers not in ([], ["config.json"]):  # config.json alone: killed between the two writes below
+                raise UserError(f"{run.path}: is not a run directory (holds {strangers[0]}, no run.json); choose another --runs")
+        write_json(run.config_path, config)
+        run.write_record(RunRecord(scale=scale, variant=variant, seed=seed, config_hash=config_hash))
+        return run
+
+    @classmethod
+    def find(cls, root: Path) -> "list[RunDir]":
+        """Every run below `root`, in path order."""
+        return [cls(path.parent) for path in sorted(Path(root).glob("**/run.json"))]
+
+    @property
+    def config_path(self) -> Path:
+        return self.path / "config.json"
+
+    @property
+    def record_path(self) -> Path:
+        return self.path / "run.json"
+
+    @property
+    def metrics_path(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def samples(self) -> Path:
+        return self.path / "samples"
+
+    @property
+    def evals(self) -> Path:
+        return self.path / "evals"
+
+    def config(self) -> dict[str, Any]:
+        return read_json(self.config_path)
+
+    def record(self) -> RunRecord:
+        return RunRecord.from_dict(read_json(self.record_path), str(self.record_path))
+
+    def write_record(self, record: RunRecord) -> None:
+        write_json(self.record_path, record.to_dict())
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """Rows of metrics.jsonl; empty before the first."""
+        return read_jsonl(self.metrics_path) if self.metrics_path.exists() else []
+
+    def eval_names(self) -> list[str]:
+        """Names of the evaluations done, e.g. `geneval`, `geneval-step000500`."""
+        return sorted(path.stem for path in self.evals.glob("*.json"))
+
+    def eval_result(self, name: str) -> EvalResult | None:
+        """The evaluation of that name, or None when it has not been run."""
+        path = self.evals / f"{name}.json"
+        return EvalResult.from_dict(read_json(path), str(path)) if path.exists() else None
+
+    def write_eval(self, name: str, result: EvalResult) -> None:
+        """Writes the record; its existence marks the evaluation done, so items are written before it."""
+        write_json(self.evals / f"{name}.json", result.to_dict())
+
+    def eval_items(self, name: str) -> list[dict[str, Any]]:
+        """Per-image rows of an evaluation."""
+        return read_jsonl(self.evals / f"{name}.items.jsonl")

@@ -31,7 +31,7 @@ class RunDir:
         Raises:
             UserError: the folder belongs to another experiment, holds something else, or cannot be written.
         """
-        run = cls(Path(root) / scale / variant / f"{config_hash[:12]}-s{seed}")
+        run = cls.locate(root, config_hash, scale, variant, seed)
         if run.path.exists() and not run.path.is_dir():
             raise UserError(f"{run.path}: is a file, not a run directory; move it away")
         if run.record_path.exists():
@@ -49,6 +49,11 @@ class RunDir:
         write_json(run.config_path, config)
         run.write_record(RunRecord(scale=scale, variant=variant, seed=seed, config_hash=config_hash))
         return run
+
+    @classmethod
+    def locate(cls, root: Path, config_hash: str, scale: str, variant: str, seed: int) -> "RunDir":
+        """The run's folder by name; nothing is read or written."""
+        return cls(Path(root) / scale / variant / f"{config_hash[:12]}-s{seed}")
 
     @classmethod
     def find(cls, root: Path) -> "list[RunDir]":

@@ -1,0 +1,119 @@
+"""Options that several commands share, and the reading of their values."""
+
+import argparse
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rf_repro.config.overrides import parse_override
+from rf_repro.core.errors import UserError
+
+if TYPE_CHECKING:
+    from slurm.plan import Plan
+
+Commands = Any  # argparse's subparsers action, whose type is private
+DEVICES = ("auto", "cpu", "cuda", "mps")
+
+
+def add_command(commands: Commands, name: str, summary: str, example: str) -> argparse.ArgumentParser:
+    """A subcommand whose help ends with a working example."""
+    return commands.add_parser(
+        name, help=summary, description=summary[0].upper() + summary[1:] + ".", epilog=f"example: {example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+
+
+def add_scale(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--scale", default="tiny", metavar="NAME", help="size of the experiment: tiny, smoke (default: tiny)")
+
+
+def add_grid(parser: argparse.ArgumentParser) -> None:
+    """Which runs: shared by `reproduce` and `plan`, which must mean the same by them."""
+    add_scale(parser)
+    parser.add_argument("--tables", default="table3a", metavar="NAMES", help="tables, by comma, or all (default: table3a)")
+    parser.add_argument("--seeds", metavar="NUMBERS", help="training seeds, by comma (default: the tables' own, 0,1,2)")
+    add_runs(parser)
+    add_set(parser)
+    parser.add_argument(
+        "--reseed-first-stage",
+        action="store_true",
+        help="train the shared first stage for each seed (default: once for all)",
+    )
+
+
+def add_runs(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR", help="folder of all runs (default: runs)")
+
+
+def add_set(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="PATH=VALUE",
+        help="change the scale's config before every variant, e.g. stages.joint.steps=200; may be repeated (default: none)",
+    )  # fmt: skip
+
+
+def add_device(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--device", default="auto", choices=DEVICES, help="where to compute (default: auto, the best there is)")
+
+
+def overrides(texts: list[str]) -> dict[str, Any]:
+    """`--set` values as dotted path -> value. Raises UserError on a path given twice."""
+    found: dict[str, Any] = {}
+    for text in texts:
+        path, value = parse_override(text)
+        if path in found:
+            raise UserError(f"--set {path}: given twice; give it once")
+        found[path] = value
+    return found
+
+
+def numbers(text: str, option: str) -> tuple[int, ...]:
+    """`"0,1,2"` -> (0, 1, 2), different and >= 0."""
+    try:
+        found = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise UserError(f"{option} {text!r}: must be whole numbers separated by commas, for example 0,1,2") from None
+    if min(found) < 0 or len(set(found)) < len(found):
+        raise UserError(f"{option} {text!r}: must be different and >= 0")
+    return found
+
+
+def at_least_one(value: int, option: str) -> int:
+    if value < 1:
+        raise UserError(f"{option} {value}: must be >= 1")
+    return value
+
+
+def writable_folder(path: Path, option: str) -> Path:
+    """The path, if it is or can become a folder that one can write to; checked before hours of work, not after."""
+    nearest = next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.exists())
+    if not nearest.is_dir():
+        raise UserError(f"{option} {path}: {nearest} is a file; name a folder")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise UserError(f"{option} {path}: no permission to write in {nearest}; name another folder")
+    return path
+
+
+def default_jobs() -> int:
+    """Two runs at a time, or one on a machine with one core."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(2, cores)
+
+
+def grid_plan(options: argparse.Namespace) -> "Plan":
+    """The plan that the options of `add_grid` ask for."""
+    from slurm.plan import make_plan
+
+    return make_plan(
+        options.scale, options.tables.split(","), numbers(options.seeds, "--seeds") if options.seeds else None, options.runs,
+        overrides(options.set), options.reseed_first_stage,
+    )  # fmt: skip
+
+
+def launch(plan: "Plan", device: str, jobs: int, threads: int = 1) -> bool:
+    """Completes the plan's runs on this machine; True when all of them are done."""
+    from slurm.display import make_display
+    from slurm.jobs import RunJob
+    from slurm.local import run_plan
+
+    return not run_plan(plan, lambda job, count: RunJob(job, plan.runs, device, count), make_display(), jobs, threads)

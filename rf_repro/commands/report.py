@@ -1,0 +1,24 @@
+"""`rf-repro report`: tables, plots and verdicts from finished runs; needs no torch."""
+
+import argparse
+from pathlib import Path
+
+from rf_repro.commands.options import Commands, add_command, add_scale, writable_folder
+
+
+def add_parser(commands: Commands) -> None:
+    parser = add_command(commands, "report", "build tables, plots and verdicts from runs",
+                         "rf-repro report --runs runs --out report")  # fmt: skip
+    parser.add_argument(
+        "--runs", type=Path, action="append", metavar="DIR", help="folder of runs; may be repeated (default: runs)"
+    )
+    parser.add_argument("--out", type=Path, default=Path("report"), metavar="DIR", help="folder to write (default: report)")
+    add_scale(parser)
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    from reports.build import build_report
+
+    print(build_report(options.runs or [Path("runs")], writable_folder(options.out, "--out"), options.scale))
+    return 0

@@ -1,0 +1,44 @@
+"""`rf-repro train`: one variant of a table, with the shared stage it starts from."""
+
+import argparse
+
+from rf_repro.commands.options import (
+    Commands,
+    add_command,
+    add_device,
+    add_runs,
+    add_scale,
+    add_set,
+    at_least_one,
+    launch,
+    overrides,
+    writable_folder,
+)
+
+
+def add_parser(commands: Commands) -> None:
+    parser = add_command(commands, "train", "train, sample and score one variant, resuming where it stopped",
+                         "rf-repro train --table table3a --variant pixel_rf --seed 0")  # fmt: skip
+    add_scale(parser)
+    parser.add_argument(
+        "--table", default="table3a", metavar="NAME", help="table that the variant is a row of (default: table3a)"
+    )
+    parser.add_argument("--variant", required=True, metavar="KEY", help="row of the table, e.g. pixel_rf")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="training seed (default: 0)")
+    parser.add_argument("--threads", type=int, default=1, metavar="N", help="CPU threads (default: 1)")
+    add_runs(parser)
+    add_set(parser)
+    add_device(parser)
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    from rf_repro.commands.options import numbers
+    from slurm.plan import make_plan
+
+    seeds = numbers(str(options.seed), "--seed")
+    plan = make_plan(options.scale, [options.table], seeds, options.runs, overrides(options.set), variant=options.variant)
+    writable_folder(options.runs, "--runs")
+    done = launch(plan, options.device, jobs=1, threads=at_least_one(options.threads, "--threads"))
+    print(plan.jobs[-1].run.path)
+    return 0 if done else 1

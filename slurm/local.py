@@ -1,0 +1,240 @@
+"""Runs a plan on this machine through Submitit's local executor, a process for each run.
+
+Nothing is remembered outside the runs' own files: a launcher killed at any time is replaced by starting it again. Jobs
+outlive a launcher that was killed with SIGKILL; the next one finds their locks held and waits for them.
+"""
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+import submitit
+
+from rf_repro.core.run_lock import lock_holder
+from slurm.display import Display
+from slurm.plan import Job, Plan
+from slurm.progress import Watch, clock
+
+POLL_SECONDS = 0.25
+STOP_SECONDS = 20.0  # time for a stopped job to unwind before it is killed
+TIMEOUT_MINUTES = 60 * 24 * 365  # Submitit's default would stop a local job after minutes
+
+MakeCall = Callable[[Job, int], Callable[[], object]]  # (job, threads) -> what Submitit pickles and calls
+
+
+class Interrupted(KeyboardInterrupt):
+    """A signal asked the launcher to stop; its jobs have been stopped."""
+
+    def __init__(self, signum: int):
+        super().__init__(signal.Signals(signum).name)
+        self.signum = signum
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A job that did not complete, why, and the log to look at (None: it was never started)."""
+
+    job: Job
+    reason: str
+    log: Path | None
+
+
+@dataclass
+class _Active:
+    """A run at work. `process` is None when it belongs to another launcher."""
+
+    watch: Watch
+    process: submitit.Job[object] | None
+
+    @property
+    def job(self) -> Job:
+        return self.watch.job
+
+
+class _Signals:
+    """Remembers SIGINT, SIGTERM and SIGHUP instead of raising in the middle of a submission."""
+
+    def __init__(self) -> None:
+        self.received: list[int] = []
+
+    @contextmanager
+    def installed(self) -> Iterator[None]:
+        kinds = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        before = {kind: signal.signal(kind, self._remember) for kind in kinds}
+        try:
+            yield
+        finally:
+            for kind, handler in before.items():
+                signal.signal(kind, handler)
+
+    def _remember(self, signum: int, frame: FrameType | None) -> None:
+        self.received.append(signum)
+
+    def check(self) -> None:
+        if self.received:
+            raise Interrupted(self.received[0])
+
+
+def run_plan(plan: Plan, make_call: MakeCall, display: Display, jobs: int, threads: int = 1) -> list[Failure]:
+    """Completes every job of the plan, at most `jobs` at a time, and shows how far they are.
+
+    Args:
+        make_call: the picklable callable that does a job with so many threads (`slurm.jobs.RunJob` outside tests).
+        jobs: processes at a time; a shared stage, which nothing can run beside, may use as many threads.
+        threads: threads of each variant.
+
+    Returns:
+        What failed. A failed job stops those that start from it and no others.
+
+    Raises:
+        UserError: a run directory cannot be used (before anything starts).
+        Interrupted: SIGINT, SIGTERM or SIGHUP; the jobs that this launcher started have ended.
+    """
+    plan.create()
+    launcher = _Launcher(plan, make_call, display, jobs, threads)
+    signals = _Signals()
+    with signals.installed(), display:
+        try:
+            while launcher.waiting or launcher.active:
+                signals.check()
+                launcher.advance()
+                time.sleep(POLL_SECONDS)
+        finally:
+            launcher.stop(signals)
+    return launcher.failures
+
+
+class _Launcher:
+    def __init__(self, plan: Plan, make_call: MakeCall, display: Display, jobs: int, threads: int):
+        self.make_call, self.display, self.jobs, self.threads = make_call, display, jobs, threads
+        self.failures: list[Failure] = []
+        self.active: list[_Active] = []
+        self.waiting: list[Job] = []
+        self.done: set[Path] = set()
+        for job in plan.jobs:
+            if job.state == "done":
+                self.done.add(job.run.path)
+            else:
+                self.waiting.append(job)
+        self.total = len(self.waiting)
+        if self.done:
+            display.note(f"{len(self.done)} of {len(plan.jobs)} runs are done already")
+
+    def advance(self) -> None:
+        """Collects what ended, starts what can start, and shows the rest."""
+        for active in [active for active in self.active if self._ended(active)]:
+            self.active.remove(active)
+            self._collect(active)
+        failed = {failure.job.run.path for failure in self.failures}
+        for job in list(self.waiting):
+            if lost := [path for path in job.after if path in failed]:
+                self.waiting.remove(job)
+                self._fail(job, f"not started: it needs {lost[0].parent.name}, which failed", None)
+            elif len(self.active) < self.jobs and all(path in self.done for path in job.after):
+                self.waiting.remove(job)
+                self._start(job)
+        for active in self.active:
+            active.watch.update()
+        finished = self.total - len(self.waiting) - len(self.active)
+        self.display.update([active.watch for active in self.active], finished, self.total)
+
+    def _start(self, job: Job) -> None:
+        pid = lock_holder(job.run.path)
+        if pid is not None:
+            self.display.note(f"{job.name}: process {pid} of another launcher works on it; waiting for it (kill {pid} stops it)")
+            self.active.append(_Active(Watch(job), None))
+            return
+        threads = self.threads
+        if job.kind == "stage":
+            stages = 1 + sum(other.kind == "stage" for other in (*self.waiting, *(active.job for active in self.active)))
+            threads = max(1, self.jobs // stages, self.threads)
+        verb = "resumes" if job.state == "partial" else "starts again after a failure" if job.state == "failed" else "starts"
+        process = _submit(self.make_call(job, threads), job.run.path / "logs", threads)
+        self.display.note(f"{job.name}: {verb} ({job.run.path})")
+        self.active.append(_Active(Watch(job), process))
+
+    def _ended(self, active: _Active) -> bool:
+        if active.process is not None:
+            return active.process.done()
+        return lock_holder(active.job.run.path) is None
+
+    def _collect(self, active: _Active) -> None:
+        job, state = active.job, active.job.state
+        if state == "done":
+            self.done.add(job.run.path)
+            self.display.note(f"{job.name}: done in {clock(active.watch.elapsed)}")
+        elif state == "running" or (active.process is None and state != "failed"):
+            self.waiting.insert(0, job)  # another launcher was quicker, or was stopped: wait for it, or take over
+        elif active.process is None:
+            self._fail(job, "failed under another launcher", job.run.path / "logs")
+        else:
+            log = Path(active.process.paths.stderr)
+            self._fail(job, _last_line(log), log)
+        if active.process is not None:  # a result in memory is all it holds, and logs/ is for people
+            for path in (active.process.paths.submitted_pickle, active.process.paths.result_pickle):
+                Path(path).unlink(missing_ok=True)
+
+    def _fail(self, job: Job, reason: str, log: Path | None) -> None:
+        self.failures.append(Failure(job, reason, log))
+        self.display.note(f"{job.name}: failed: {reason}" + (f" (log: {log})" if log else ""))
+
+    def stop(self, signals: _Signals) -> None:
+        """Ends the jobs that this launcher started; a second signal, or 20 seconds, turns asking into killing."""
+        deadline = time.monotonic() + STOP_SECONDS
+        asked = len(signals.received)
+        mine = [active for active in self.active if active.process is not None]
+        if mine:
+            self.display.note(f"stopping {len(mine)} run(s); what they did since their last checkpoint is lost")
+        for active in self.active:
+            if active.process is None:
+                self.display.note(f"{active.job.name}: goes on as process {lock_holder(active.job.run.path)}")
+        while mine := [active for active in mine if active.process is not None and not active.process.done()]:
+            kill = time.monotonic() > deadline or len(signals.received) > asked
+            for active in mine:
+                assert active.process is not None
+                # Repeated, because Submitit bypasses a SIGTERM that arrives before the job has its own handler.
+                os.kill(int(active.process.job_id), signal.SIGTERM)  # the controller, which forwards it
+                if kill:
+                    _kill_task(active.job)
+            time.sleep(POLL_SECONDS)
+
+
+def _submit(call: Callable[[], object], folder: Path, threads: int) -> submitit.Job[object]:
+    """Starts a job whose maths libraries read their thread count from the environment, as they load."""
+    executor = submitit.AutoExecutor(folder=folder, cluster="local")
+    executor.update_parameters(timeout_min=TIMEOUT_MINUTES)
+    with submitit.helpers.environment_variables(OMP_NUM_THREADS=threads, OMP_WAIT_POLICY="passive"), _without_sigint():
+        return executor.submit(call)
+
+
+@contextmanager
+def _without_sigint() -> Iterator[None]:
+    """Processes started inside never get SIGINT: Ctrl-C in a terminal reaches all of them, and the launcher alone decides."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _kill_task(job: Job) -> None:
+    """SIGKILL to the process that holds the run's lock, where it is one of this launcher's process group."""
+    pid = lock_holder(job.run.path)
+    if not pid:
+        return
+    try:
+        if os.getpgid(pid) == os.getpgrp():
+            os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return  # it ended by itself
+
+
+def _last_line(log: Path) -> str:
+    """The last line of a job's error log: of a traceback, the error itself."""
+    lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()] if log.exists() else []
+    return lines[-1] if lines else "ended without a word: killed from outside, or out of memory"

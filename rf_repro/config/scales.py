@@ -45,7 +45,7 @@ def tiny() -> ExperimentConfig:
         optim=OptimConfig(
             betas=(0.9, 0.98), weight_decay=0.01, generation_lr_multiplier=1.0, encoder_lr_multiplier=0.1, ema_decay=0.995
         ),
-        sampling=SamplingConfig(cfg_pixel=2.0),
+        sampling=SamplingConfig(cfg_pixel=2.0, shift_base_patches=36),
     )  # fmt: skip
 
 
@@ -101,7 +101,7 @@ def paper() -> ExperimentConfig:
                 mixture=shares, warmup_steps=2_000,
             ),
         ),
-        data=DataConfig(world="image_text", max_text_tokens=512),
+        data=DataConfig(world="image_text", caption_tokens=512, answer_tokens=512),
         model=ModelConfig(
             decoder=DecoderConfig(
                 width=2048, num_layers=48, num_heads=32, num_kv_heads=4, head_dim=128, ffn_width=768, num_experts=128,

@@ -68,10 +68,12 @@ class ScenesConfig:
 class DataConfig:
     world: Literal["scenes", "image_text"] = "scenes"
     scenes: ScenesConfig = ScenesConfig()
-    max_text_tokens: int = 16  # a caption's or answer's length, special tokens included
+    caption_tokens: int = 12  # of a generation sample, special tokens and padding included (equal layouts batch well)
+    answer_tokens: int = 16  # of an understanding sample's text
 
     def __post_init__(self) -> None:
-        _require(self.max_text_tokens >= 4, "data.max_text_tokens", self.max_text_tokens, ">= 4 tokens")
+        _require(self.caption_tokens >= 4, "data.caption_tokens", self.caption_tokens, ">= 4 tokens")
+        _require(self.answer_tokens >= 4, "data.answer_tokens", self.answer_tokens, ">= 4 tokens")
 
 
 @dataclass(frozen=True)
@@ -129,9 +131,9 @@ class EncoderConfig:
 
 @dataclass(frozen=True)
 class PixelConfig:
-    """Generation pathway: pixels (Sec. 3.2) or VAE latents (Sec. 4.4)."""
+    """Generation pathway: pixels (Sec. 3.2), or none (VLM-only, Sec. 4.4)."""
 
-    space: Literal["pixel"] = "pixel"
+    space: Literal["pixel", "none"] = "pixel"
     patch_size: int = 4  # pixels
 
     def __post_init__(self) -> None:
@@ -268,11 +270,13 @@ class SamplingConfig:
     cfg_representation: float = 2.0  # w_rep
     cfg_pixel: float = 3.0  # w_pix
     top_k: int = 50  # assumed: the paper says top-k without k
+    shift_base_patches: int = 256  # assumed: timestep shift alpha = sqrt(patches / this)
     batch_size: int = _runtime(256)  # images; never changes an image
 
     def __post_init__(self) -> None:
         _require(self.steps >= 1, "sampling.steps", self.steps, ">= 1")
         _require(self.top_k >= 1, "sampling.top_k", self.top_k, ">= 1")
+        _require(self.shift_base_patches >= 1, "sampling.shift_base_patches", self.shift_base_patches, ">= 1")
         _require(self.batch_size >= 1, "sampling.batch_size", self.batch_size, ">= 1")
 
 
@@ -357,6 +361,7 @@ def shared_stages(config: ExperimentConfig) -> "list[tuple[str, ExperimentConfig
             replace(
                 config,
                 stages=config.stages[: index + 1],
+                model=replace(config.model, pixel=PixelConfig(space="none")),
                 representation=RepresentationConfig(),
                 sampling=SamplingConfig(),
                 evals=EvalConfig(),

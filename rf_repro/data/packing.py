@@ -1,0 +1,60 @@
+"""Batches: what one optimiser step trains on. Samples of one layout form a group; the model packs the groups into one
+sequence (rf_repro.model.layout)."""
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class SampleGroup:
+    """Images float32 [B, 3, S, S] in [-1, 1] with text_ids int64 [B, T]: a caption to generate from, or an answer."""
+
+    images: Tensor
+    text_ids: Tensor
+
+
+@dataclass(frozen=True)
+class PackedBatch:
+    """Groups by task, and images [B, 3, S, S] for masked-image modelling (first stage at `tiny`)."""
+
+    generation: tuple[SampleGroup, ...] = ()
+    understanding: tuple[SampleGroup, ...] = ()
+    masked_images: Tensor | None = None
+
+    def to(self, device: torch.device) -> "PackedBatch":
+        def move(group: SampleGroup) -> SampleGroup:
+            return SampleGroup(group.images.to(device), group.text_ids.to(device))
+
+        return replace(
+            self,
+            generation=tuple(map(move, self.generation)),
+            understanding=tuple(map(move, self.understanding)),
+            masked_images=None if self.masked_images is None else self.masked_images.to(device),
+        )
+
+
+@dataclass(frozen=True)
+class TextTokens:
+    """Ids with a role in the losses."""
+
+    pad: int
+    bos: int
+    null: int
+
+    def dropped(self, length: int) -> Tensor:
+        """The text of a dropped condition, int64 [length]: a start token and nulls."""
+        ids = torch.full((length,), self.null)
+        ids[0] = self.bos
+        return ids
+
+
+def to_images(pixels: Tensor) -> Tensor:
+    """uint8 [B, S, S, 3] -> float32 [B, 3, S, S] in [-1, 1]."""
+    return pixels.permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def to_pixels(images: Tensor) -> Tensor:
+    """[B, 3, S, S] in [-1, 1] (clamped) -> uint8 [B, S, S, 3]."""
+    return ((images.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1)

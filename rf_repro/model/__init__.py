@@ -1,0 +1,1 @@
+"""The decoder, the encoder and their assembly into the RF model."""

@@ -1,0 +1,103 @@
+"""Small pieces shared by the decoder and the encoder: normalisation, rotary and 2D positions, time, patches."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+
+class _RMSNorm(torch.autograd.Function):
+    """Root-mean-square normalisation with its closed-form gradient: half the passes over memory of the composed one."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, weight: Tensor, eps: float) -> Tensor:  # type: ignore[no-untyped-def, override]
+        x32 = x.float()
+        scale = torch.rsqrt(x32.square().mean(-1, keepdim=True).add_(eps))
+        normed = x32.mul_(scale).to(x.dtype) if x.dtype != torch.float32 else x32 * scale
+        ctx.save_for_backward(normed, weight, scale)
+        return normed * weight
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):  # type: ignore[no-untyped-def, override]
+        normed, weight, scale = ctx.saved_tensors
+        grad_weight = (grad * normed).flatten(0, -2).sum(0)
+        grad_normed = grad * weight
+        inner = (grad_normed * normed).mean(-1, keepdim=True)
+        return torch.addcmul(grad_normed, normed, inner, value=-1).mul_(scale.to(grad.dtype)), grad_weight, None
+
+
+class RMSNorm(nn.Module):
+    """Qwen3's norm: statistics in fp32, the weight applied in the input's dtype. [..., dim] -> [..., dim]."""
+
+    def __init__(self, dim: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(dim))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        return _RMSNorm.apply(x, self.weight, self.eps)  # type: ignore[no-any-return]
+
+
+def rope_tables(positions: Tensor, head_dim: int, theta: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Rotary cosines and sines, each [T, head_dim], in Qwen's half-split order."""
+    frequencies = theta ** (-torch.arange(0, head_dim, 2, device=positions.device, dtype=torch.float32) / head_dim)
+    angles = positions.float()[:, None] * frequencies
+    angles = torch.cat([angles, angles], -1)
+    return angles.cos().to(dtype), angles.sin().to(dtype)
+
+
+def apply_rope(x_THd: Tensor, cos_Td: Tensor, sin_Td: Tensor) -> Tensor:
+    """Rotates pairs (i, i + d/2) of every head."""
+    half = x_THd.shape[-1] // 2
+    rotated = torch.cat([-x_THd[..., half:], x_THd[..., :half]], -1)
+    return torch.addcmul(x_THd * cos_Td[:, None], rotated, sin_Td[:, None])
+
+
+def sincos_2d(grid: int, dim: int, extent: float = 1.0) -> Tensor:
+    """Fixed 2D sine-cosine position embeddings, float32 [grid*grid, dim], raster order, of cells that span a square of
+    side `extent`: grids of different sizes over one extent share one coordinate system."""
+    centres = (torch.arange(grid) + 0.5) * (extent / grid)
+    frequencies = torch.exp(-math.log(100.0) * torch.arange(dim // 4) / (dim // 4))
+    angles = centres[:, None] * frequencies
+    axis = torch.cat([angles.sin(), angles.cos()], 1)
+    rows = axis[:, None].expand(grid, grid, dim // 2)
+    columns = axis[None].expand(grid, grid, dim // 2)
+    return torch.cat([rows, columns], -1).reshape(grid * grid, dim)
+
+
+class TimeEmbedding(nn.Module):
+    """Flow time t in [0, 1], float [B] -> [B, width], through sine-cosine features and an MLP."""
+
+    NUM_FREQUENCIES = 32
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.mlp = nn.Sequential(nn.Linear(2 * self.NUM_FREQUENCIES, width), nn.SiLU(), nn.Linear(width, width))
+
+    def forward(self, t: Tensor) -> Tensor:
+        steps = torch.arange(self.NUM_FREQUENCIES, device=t.device) / self.NUM_FREQUENCIES
+        angles = t.float()[:, None] * 100.0 * torch.exp(-math.log(1000.0) * steps)
+        return self.mlp(torch.cat([angles.sin(), angles.cos()], 1).to(self.mlp[0].weight.dtype))
+
+
+def patchify(images: Tensor, patch_size: int) -> Tensor:
+    """[B, C, H, W] -> [B, P, C*p*p], patches in raster order."""
+    B, C, H, W = images.shape
+    p = patch_size
+    patches = images.reshape(B, C, H // p, p, W // p, p).permute(0, 2, 4, 1, 3, 5)
+    return patches.reshape(B, (H // p) * (W // p), C * p * p)
+
+
+def unpatchify(patches: Tensor, patch_size: int, channels: int = 3) -> Tensor:
+    """The inverse of `patchify` for square images."""
+    B, P, _ = patches.shape
+    n, p = math.isqrt(P), patch_size
+    images = patches.reshape(B, n, n, channels, p, p).permute(0, 3, 1, 4, 2, 5)
+    return images.reshape(B, channels, n * p, n * p)
+
+
+def pool_2x2(features: Tensor) -> Tensor:
+    """Mean over 2x2 neighbourhoods of a square grid: [B, 4N, D] -> [B, N, D]. Paper: Sec. 3.1."""
+    B, P, D = features.shape
+    n = math.isqrt(P) // 2
+    return features.reshape(B, n, 2, n, 2, D).mean((2, 4)).reshape(B, n * n, D)

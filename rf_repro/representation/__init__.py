@@ -1,0 +1,1 @@
+"""Targets of representation tokens: online vector quantisation of the encoder's features."""

@@ -1,0 +1,96 @@
+"""Optimisers over fp32 master weights (paper App. A: AdamW, warm-up then constant, clipping, 4x rate for generation).
+
+Where precision is bf16 the model holds bf16 weights and the optimiser steps fp32 copies of them; where it is fp32 the
+masters are the model's own parameters.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from rf_repro.config.schema import OptimConfig, StageConfig
+from rf_repro.model.initialise import is_generation
+
+
+def rate_factor(step: int, stage: StageConfig) -> float:
+    """Share of the learning rate at a 1-based step: linear warm-up, constant, optional linear decay at the end."""
+    factor = min(1.0, step / max(stage.warmup_steps, 1))
+    if stage.decay_fraction:
+        factor *= min(1.0, (stage.steps - step + 1) / (stage.decay_fraction * stage.steps))
+    return factor
+
+
+class MasterOptimizer:
+    """AdamW, or Muon on the decoder's block matrices beside it, with one schedule and one gradient norm."""
+
+    def __init__(self, parameters: dict[str, nn.Parameter], optim: OptimConfig, stage: StageConfig) -> None:
+        """`parameters`: what this stage trains, by name, still in float32; the model is cast afterwards."""
+        self.stage, self.grad_clip = stage, optim.grad_clip
+        self.parameters = parameters
+        self.masters = {
+            name: parameter if optim.precision == "fp32" else parameter.detach().float().clone()
+            for name, parameter in parameters.items()
+        }
+        groups: dict[tuple[bool, float], list[Tensor]] = {}
+        for name, master in self.masters.items():
+            use_muon = stage.optimizer == "muon" and _is_block_matrix(name, master)
+            groups.setdefault((use_muon, _rate_multiplier(name, optim)), []).append(master)
+        self.optimizers: list[torch.optim.Optimizer] = []
+        for use_muon in (False, True):
+            params = [
+                {"params": members, "lr": rate, "base_lr": rate}
+                for (is_muon, multiplier), members in groups.items()
+                if is_muon == use_muon
+                for rate in [multiplier * (stage.muon_learning_rate if use_muon else stage.learning_rate)]
+            ]
+            if params and use_muon:
+                self.optimizers.append(torch.optim.Muon(params, weight_decay=optim.weight_decay))
+            elif params:
+                decay, betas = optim.weight_decay, optim.betas
+                self.optimizers.append(torch.optim.AdamW(params, betas=betas, eps=optim.eps, weight_decay=decay, fused=True))
+
+    @torch.no_grad()
+    def step(self, step: int) -> float:
+        """Moves gradients to the masters, clips, steps, copies back. Returns the gradient norm before clipping."""
+        for name, parameter in self.parameters.items():
+            if parameter is not self.masters[name]:
+                self.masters[name].grad = None if parameter.grad is None else parameter.grad.float()
+                parameter.grad = None
+        masters = [master for master in self.masters.values() if master.grad is not None]
+        norm = float(nn.utils.clip_grad_norm_(masters, self.grad_clip))
+        factor = rate_factor(step, self.stage)
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = group["base_lr"] * factor
+            optimizer.step()
+            optimizer.zero_grad()
+        self.copy_to_model()
+        return norm
+
+    @torch.no_grad()
+    def copy_to_model(self) -> None:
+        """Writes the masters into the model's parameters."""
+        pairs = [(self.parameters[name], master) for name, master in self.masters.items()]
+        pairs = [(parameter, master) for parameter, master in pairs if parameter is not master]
+        if pairs:
+            torch._foreach_copy_([parameter for parameter, _ in pairs], [master for _, master in pairs])
+
+    @property
+    def learning_rate(self) -> float:
+        return self.optimizers[0].param_groups[0]["lr"]
+
+    def state_dict(self) -> list[dict]:
+        return [optimizer.state_dict() for optimizer in self.optimizers]
+
+    def load_state_dict(self, state: list[dict]) -> None:
+        for optimizer, saved in zip(self.optimizers, state, strict=True):
+            optimizer.load_state_dict(saved)
+
+
+def _is_block_matrix(name: str, parameter: Tensor) -> bool:
+    return name.startswith("decoder.blocks.") and parameter.ndim == 2 and ".modulation." not in name
+
+
+def _rate_multiplier(name: str, optim: OptimConfig) -> float:
+    if name.startswith("encoder."):
+        return optim.encoder_lr_multiplier
+    return optim.generation_lr_multiplier if is_generation(name) else 1.0

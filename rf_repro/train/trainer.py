@@ -1,0 +1,260 @@
+"""The one training loop: every stage of every variant."""
+
+import copy
+import math
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from rf_repro.config.schema import ExperimentConfig, StageConfig
+from rf_repro.core.errors import TrainingDiverged, UserError
+from rf_repro.core.files import append_jsonl, write_jsonl
+from rf_repro.core.hashing import derive_seed
+from rf_repro.core.run_dir import RunDir
+from rf_repro.data.mixture import SceneMixture
+from rf_repro.data.packing import PackedBatch, TextTokens
+from rf_repro.data.scenes.tokenizer import SceneTokenizer
+from rf_repro.model.encoder import MaskedImageHead
+from rf_repro.model.initialise import initialise, start_from
+from rf_repro.model.rf_model import RFModel
+from rf_repro.representation.vq import OnlineVQ, usage_and_perplexity
+from rf_repro.train.checkpoint import Checkpoint, list_checkpoints, load_checkpoint, save_checkpoint
+from rf_repro.train.ema import Average
+from rf_repro.train.objective import compute_losses, weights
+from rf_repro.train.optim import MasterOptimizer
+
+LOG_EVERY = 25  # steps averaged in one row of metrics.jsonl
+WARMUP_IMAGES = 128  # in each codebook warm-up batch
+INITIAL_IMAGES = 2048  # whose features the prototypes are drawn from
+
+DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
+
+
+class Trainer:
+    """Trains one stage: model, targets (EMA encoder and codebook), optimiser, averages.
+
+    Args:
+        stage: the stage of `config` to train.
+        start: weights of the stage before it (a shared stage's EMA weights), or None to start from `seed` alone.
+    """
+
+    def __init__(
+        self,
+        config: ExperimentConfig,
+        stage: StageConfig,
+        seed: int,
+        device: torch.device,
+        mixture: SceneMixture,
+        tokenizer: SceneTokenizer,
+        start: dict[str, Tensor] | None = None,
+    ) -> None:
+        self.config, self.stage, self.seed, self.device, self.mixture = config, stage, seed, device, mixture
+        self.tokens = TextTokens(tokenizer.pad_id, tokenizer.bos_id, tokenizer.null_id)
+        self.step, self.num_tokens, self.compute_seconds = 0, 0, 0.0
+
+        self.model = RFModel(config, tokenizer.vocab_size)
+        initialise(self.model, seed)
+        if start is not None:
+            start_from(self.model, start)
+        self.masked_head: MaskedImageHead | None = None
+        if stage.mixture.masked_image:
+            self.masked_head = MaskedImageHead(config.model.encoder)
+            initialise(self.masked_head, seed)
+        self.model.to(device)
+        modules = {"model": self.model, **({"masked_head": self.masked_head.to(device)} if self.masked_head else {})}
+        named = {
+            name if prefix == "model" else f"{prefix}.{name}": parameter
+            for prefix, module in modules.items()
+            for name, parameter in module.named_parameters()
+        }
+        trained = {name: p for name, p in named.items() if stage.trains == "all" or name.startswith("connector.")}
+        for name, parameter in named.items():
+            parameter.requires_grad_(name in trained)
+        self.optimizer = MasterOptimizer(trained, config.optim, stage)
+        self.frozen = {name: p.detach().clone() for name, p in named.items() if name not in trained}
+        self.average = Average(self._model_masters(), config.optim.ema_decay, warm_up=True)
+        for module in modules.values():
+            module.to(DTYPES[config.optim.precision])
+
+        self.vq: OnlineVQ | None = None
+        self.target_encoder: nn.Module | None = None
+        if config.representation.kind == "discrete":
+            self.target_average = Average(self._encoder_masters(), config.model.encoder.target_ema_decay, warm_up=False)
+            self.target_encoder = copy.deepcopy(self.model.encoder).requires_grad_(False)
+            self.vq = OnlineVQ(config.representation, config.model.encoder.width).to(device)
+
+    # Weights by name, float32
+
+    def _model_masters(self) -> dict[str, Tensor]:
+        everything = {**self.frozen, **self.optimizer.masters}
+        return {name: everything[name] for name, _ in self.model.named_parameters()}
+
+    def _encoder_masters(self) -> dict[str, Tensor]:
+        return {n.removeprefix("encoder."): t for n, t in self._model_masters().items() if n.startswith("encoder.")}
+
+    def inference_model(self) -> RFModel:
+        """A copy of the model with the averaged weights, for sampling (App. A)."""
+        model = copy.deepcopy(self.model).eval().requires_grad_(False)
+        model.load_state_dict(self.average.values)
+        return model
+
+    # Targets
+
+    @torch.no_grad()
+    def target_features(self, images: Tensor) -> Tensor:
+        """Pooled features of the EMA encoder before its final norm, float32 [B, N, D]. Paper: Sec. 3.1."""
+        assert self.target_encoder is not None
+        dtype = DTYPES[self.config.optim.precision]
+        return self.target_encoder.pooled(images.to(self.device, dtype)).float()  # type: ignore[operator]
+
+    @torch.no_grad()
+    def warm_up_codebook(self) -> None:
+        """Prototypes from random features of the first images, then codebook-only updates (assumed)."""
+        assert self.vq is not None
+        settings = self.config.representation
+        generator = torch.Generator().manual_seed(derive_seed("codebook", self.seed))
+        only_images = replace(
+            self.stage, name="codebook", mixture=replace(self.stage.mixture, generation=WARMUP_IMAGES, understanding=0)
+        )
+        first = [self.mixture.batch(only_images, self.seed, -index) for index in range(INITIAL_IMAGES // WARMUP_IMAGES)]
+        features = torch.cat([self.target_features(batch.generation[0].images).flatten(0, 1) for batch in first])
+        self.vq.initialise(features, generator)
+        for index in range(settings.warmup_batches):
+            batch = self.mixture.batch(only_images, self.seed, 1 + index)
+            features = self.target_features(batch.generation[0].images).flatten(0, 1)
+            self.vq.update(features, self.vq.assign(features), settings.warmup_momentum)
+
+    @torch.no_grad()
+    def assign_targets(self, batch: PackedBatch) -> list[Tensor] | None:
+        """Codes int64 [B, N] of each generation group, assigned over the whole step's features; moves the codebook."""
+        if self.vq is None or not batch.generation:
+            return None
+        features = [self.target_features(group.images) for group in batch.generation]
+        flat = torch.cat([item.flatten(0, 1) for item in features])
+        codes = self.vq.assign(flat)
+        self.vq.update(flat, codes)
+        self._recent_codes.append(codes.cpu())
+        pieces = codes.split([item.shape[0] * item.shape[1] for item in features])
+        return [piece.view(item.shape[:2]) for piece, item in zip(pieces, features, strict=True)]
+
+    # The loop
+
+    def train_step(self) -> dict[str, float]:
+        """One optimiser step. Returns the loss terms, means over their own counts.
+
+        Raises:
+            TrainingDiverged: a term or the gradient is not finite; nothing was stepped.
+        """
+        step = self.step + 1
+        batch = self.mixture.batch(self.stage, self.seed, step).to(self.device)
+        generator = torch.Generator().manual_seed(derive_seed("step", self.stage.name, self.seed, step))
+        log: dict[str, float] = {}
+        codes = self.assign_targets(batch)
+        terms = compute_losses(self.model, batch, codes, self.config.objective, self.tokens, generator, self.masked_head)
+        weight = weights(self.config.objective)
+        means = {name: total / max(count, 1) for name, (total, count) in terms.items()}
+        loss = torch.stack([weight[name] * mean for name, mean in means.items()]).sum()
+        for name, mean in means.items():
+            log[f"loss/{name}"] = float(mean.detach())
+            if not math.isfinite(log[f"loss/{name}"]):
+                raise TrainingDiverged(f"step {step}: loss/{name} is {log[f'loss/{name}']}; lower the learning rate")
+        log["loss"] = float(loss.detach())
+        loss.backward()
+        log["grad_norm"] = self.optimizer.step(step)
+        if not math.isfinite(log["grad_norm"]):
+            raise TrainingDiverged(f"step {step}: the gradient norm is {log['grad_norm']}; lower the learning rate")
+        self.average.update(self._model_masters(), step)
+        if self.target_encoder is not None:
+            self.target_average.update(self._encoder_masters(), step)
+            self.target_encoder.load_state_dict(self.target_average.values)
+        self.step = step
+        self.num_tokens += self.model.num_tokens(batch)
+        return log
+
+    def run(self, run: RunDir, at_step: Callable[[int], None] | None = None) -> None:
+        """Trains to the stage's end from the run's last checkpoint, or from the start.
+
+        Args:
+            at_step: called before each checkpoint and at the end; what it records is recorded once, because the
+                checkpoint follows it.
+        """
+        self._recent_codes: list[Tensor] = []
+        if not self.resume(run) and self.vq is not None:
+            self.warm_up_codebook()
+        rows: list[dict[str, float]] = []
+        every, evaluate = self.config.checkpoint_every, self.config.evals.every
+        while self.step < self.stage.steps:
+            start = self._clock()
+            rows.append(self.train_step())
+            self.compute_seconds += self._clock() - start
+            is_last = self.step == self.stage.steps
+            is_checkpoint = self.step % every == 0 or is_last
+            if self.step % LOG_EVERY == 0 or is_checkpoint:
+                append_jsonl(run.metrics_path, self._metrics_row(rows))
+                rows = []
+            if at_step is not None and ((evaluate and self.step % evaluate == 0) or is_last):
+                at_step(self.step)
+            if is_checkpoint:
+                self.save(run)
+
+    def _clock(self) -> float:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+        return time.process_time() if self.device.type == "cpu" else time.perf_counter()
+
+    def _metrics_row(self, rows: list[dict[str, float]]) -> dict[str, float]:
+        row: dict[str, float] = {"step": self.step}
+        row |= {name: sum(item[name] for item in rows) / len(rows) for name in rows[0]}
+        row["learning_rate"] = self.optimizer.learning_rate
+        if self._recent_codes:
+            size = self.config.representation.codebook_size
+            row["codebook/usage"], row["codebook/perplexity"] = usage_and_perplexity(torch.cat(self._recent_codes).flatten(), size)
+            self._recent_codes = []
+        return {**row, "tokens": self.num_tokens, "compute_seconds": round(self.compute_seconds, 3)}
+
+    # Checkpoints
+
+    def save(self, run: RunDir) -> None:
+        """Writes a checkpoint of everything the next step depends on."""
+        tensors = dict(self.optimizer.masters)
+        if self.vq is not None:
+            tensors |= {f"vq.{name}": tensor for name, tensor in self.vq.state_dict().items()}
+            tensors |= {f"target_encoder.{name}": tensor for name, tensor in self.target_average.values.items()}
+        extra = {"num_tokens": self.num_tokens, "compute_seconds": self.compute_seconds}
+        on_cpu = {name: tensor.detach().cpu() for name, tensor in tensors.items()}
+        averages = {name: tensor.cpu() for name, tensor in self.average.values.items()}
+        save_checkpoint(run.checkpoints, Checkpoint(self.step, on_cpu, averages, self.optimizer.state_dict(), extra))
+
+    @torch.no_grad()
+    def resume(self, run: RunDir) -> bool:
+        """Loads the last checkpoint, if there is one, and drops metrics after it. Returns whether there was one.
+
+        Raises:
+            UserError: it is damaged or belongs to another model.
+        """
+        checkpoints = list_checkpoints(run.checkpoints)
+        if not checkpoints:
+            write_jsonl(run.metrics_path, [])
+            return False
+        saved = load_checkpoint(checkpoints[-1])
+        own: dict[str, Tensor] = dict(self.optimizer.masters)
+        if self.vq is not None:
+            own |= {f"vq.{name}": tensor for name, tensor in self.vq.state_dict().items()}
+            own |= {f"target_encoder.{name}": tensor for name, tensor in self.target_average.values.items()}
+        if set(own) != set(saved.weights) or set(saved.ema) != set(self.average.values):
+            raise UserError(f"{checkpoints[-1]}: holds another model's weights; delete the run directory to start again")
+        for name, tensor in own.items():
+            tensor.copy_(saved.weights[name])
+        for name, tensor in self.average.values.items():
+            tensor.copy_(saved.ema[name])
+        self.optimizer.load_state_dict(saved.optimizer)
+        self.optimizer.copy_to_model()
+        if self.target_encoder is not None:
+            self.target_encoder.load_state_dict(self.target_average.values)
+        self.step = saved.step
+        self.num_tokens, self.compute_seconds = saved.extra["num_tokens"], saved.extra["compute_seconds"]
+        write_jsonl(run.metrics_path, [row for row in run.metrics() if row["step"] <= self.step])
+        return True

@@ -33,7 +33,7 @@ class ScenesConfig:
 
     image_size: int = 24  # pixels a side
     shapes: tuple[str, ...] = ("circle", "square", "triangle", "cross")
-    colors: tuple[str, ...] = ("red", "yellow", "green", "blue", "pink", "orange")  # of GenEval's ten
+    colors: tuple[str, ...] = ("red", "yellow", "green", "blue", "pink", "purple")  # of GenEval's ten, all but black
     max_objects: int = 3
     radius: float = 4.5  # pixels
     radius_jitter: float = 0.0  # relative, uniform in [1 - j, 1 + j]
@@ -52,8 +52,9 @@ class ScenesConfig:
             "data.scenes.shapes", self.shapes, f"at least two different ones of {', '.join(SHAPES)}",
         )  # fmt: skip
         _require(
-            len(set(self.colors)) == len(self.colors) >= 2 and set(self.colors) <= set(GENEVAL_COLORS),
-            "data.scenes.colors", self.colors, f"at least two different ones of {', '.join(GENEVAL_COLORS)}",
+            len(set(self.colors)) == len(self.colors) >= 2 and set(self.colors) <= set(GENEVAL_COLORS) - {"black"},
+            "data.scenes.colors", self.colors,
+            f"at least two different ones of {', '.join(GENEVAL_COLORS)}, without black (backgrounds are dark)",
         )  # fmt: skip
         _require(2 <= self.max_objects <= 4, "data.scenes.max_objects", self.max_objects, "2 to 4, as GenEval counts")
         _require(self.radius > 0, "data.scenes.radius", self.radius, "> 0 pixels")
@@ -61,7 +62,7 @@ class ScenesConfig:
         _require(self.rotation >= 0, "data.scenes.rotation", self.rotation, ">= 0 radians")
         _require(self.grid_step >= 1, "data.scenes.grid_step", self.grid_step, ">= 1 pixel")
         _require(self.num_train >= 1, "data.scenes.num_train", self.num_train, ">= 1")
-        _require(0 <= self.held_out < 1, "data.scenes.held_out", self.held_out, "in [0, 1)")
+        _require(0 <= self.held_out <= 0.5, "data.scenes.held_out", self.held_out, "in [0, 0.5], so that every part stays seen")
 
 
 @dataclass(frozen=True)

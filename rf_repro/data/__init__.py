@@ -1,0 +1,1 @@
+"""Where samples come from: the procedural scenes world and image-text data."""

@@ -1,0 +1,96 @@
+"""A table of the paper as data: its rows are variants, each a small diff over one scale's config."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from rf_repro.config.overrides import apply_overrides
+from rf_repro.config.scales import get_scale
+from rf_repro.config.schema import ExperimentConfig, shared_stages
+from rf_repro.core.errors import UserError
+
+GENEVAL_TASKS = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One row: a key (the run directory's name), the label the paper prints, dotted overrides over the scale's config."""
+
+    key: str
+    label: str
+    overrides: Mapping[str, Any]
+
+    def config(self, base: ExperimentConfig) -> ExperimentConfig:
+        """The base with this variant's overrides. Raises UserError on a bad path, a bad value or a no-op."""
+        return apply_overrides(base, self.overrides)
+
+
+@dataclass(frozen=True)
+class Column:
+    """One measured column: `metric` of the evaluation record `evals/<evaluation>.json`.
+
+    `metric` is the unweighted mean over `tasks` of each task's share of correct images (GenEval's own definition).
+    """
+
+    key: str
+    label: str
+    evaluation: str
+    metric: str
+    tasks: tuple[str, ...]
+
+
+GENEVAL = Column("geneval", "GenEval", "geneval", "overall", GENEVAL_TASKS)
+
+
+@dataclass(frozen=True)
+class AblationGrid:
+    """A table: `name` is its command-line name, `title` the paper's, `base` the row that the others are diffs of."""
+
+    name: str
+    title: str
+    caption: str
+    section: str
+    base: str
+    rows: tuple[Variant, ...]
+    columns: tuple[Column, ...]
+    seeds: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        keys = [row.key for row in self.rows]
+        assert len(set(keys)) == len(keys), f"{self.name}: rows {keys}"
+        assert self.base in keys, f"{self.name}: base {self.base}"
+
+    def variant(self, key: str) -> Variant:
+        """The row of that key. Raises UserError when the table has none."""
+        for row in self.rows:
+            if row.key == key:
+                return row
+        raise UserError(f"variant {key!r}: not in {self.name}; choose one of {', '.join(row.key for row in self.rows)}")
+
+    def configs(self, scale: str) -> dict[str, ExperimentConfig]:
+        """Row key -> config at a scale, in row order. Raises UserError on an unknown scale."""
+        base = get_scale(scale)
+        return {row.key: row.config(base) for row in self.rows}
+
+    def shared(self, scale: str) -> dict[tuple[str, str], ExperimentConfig]:
+        """(run name, config hash) -> config of every stage that the rows start from, in training order."""
+        stages = (stage for config in self.configs(scale).values() for stage in shared_stages(config))
+        return {(name, config.result_hash()): config for name, config in stages}
+
+
+def config_difference(base: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Dotted path -> (value in base, value in other) wherever two JSON-ready configs differ; a side without it has None."""
+    left, right = _flatten(base), _flatten(other)
+    paths = [*left, *(path for path in right if path not in left)]
+    return {path: (left.get(path), right.get(path)) for path in paths if left.get(path) != right.get(path)}
+
+
+def _flatten(value: Any, path: str = "") -> dict[str, Any]:
+    if isinstance(value, list) and value and isinstance(value[0], dict):  # stages: named, not numbered
+        value = {item["name"]: item for item in value}
+    if not isinstance(value, Mapping):
+        return {path: value}
+    flat: dict[str, Any] = {}
+    for key, item in value.items():
+        flat |= _flatten(item, f"{path}.{key}" if path else str(key))
+    return flat

@@ -1,0 +1,1 @@
+"""Tables, plots and verdicts, built from run directories alone. Imports no torch."""

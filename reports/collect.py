@@ -1,0 +1,170 @@
+"""From run folders to the scores of one table: which runs belong, which are missing, and why."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ablations.grid import AblationGrid, Column, Variant
+from rf_repro.core.errors import UserError
+from rf_repro.core.records import EvalResult, RunRecord
+from rf_repro.core.run_dir import RunDir
+
+
+@dataclass(frozen=True)
+class Run:
+    dir: RunDir
+    record: RunRecord
+
+    @property
+    def name(self) -> str:
+        return f"{self.record.variant}/{self.record.config_hash[:12]}-s{self.record.seed}"
+
+
+@dataclass(frozen=True)
+class GridRuns:
+    """The runs of one table at one scale: `rows[variant][seed]`, and in `shared` the stages that the rows start from.
+
+    `configs` are the rows' whole configs, JSON-ready; `ignored` is (variant, path and why) of each run left out.
+    """
+
+    grid: AblationGrid
+    scale: str
+    configs: dict[str, dict[str, Any]]
+    rows: dict[str, dict[int, Run]]
+    shared: dict[str, dict[int, Run]]
+    ignored: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class RowScores:
+    """One variant's evaluation in one column, by training seed, and what is missing from it."""
+
+    variant: Variant
+    results: dict[int, EvalResult]
+    items: dict[int, list[dict[str, Any]]]
+    notes: tuple[str, ...]  # what a reader must know beside the number
+    reason: str  # why there is no number; empty when there is one
+
+
+def load_runs(folders: Sequence[Path]) -> list[Run]:
+    """Every run below the folders, each folder once.
+
+    Raises:
+        UserError: a folder does not exist, or a record is not of this version.
+    """
+    found: dict[Path, Run] = {}
+    for folder in folders:
+        if not Path(folder).is_dir():
+            raise UserError(f"--runs {folder}: no such folder; name a folder of runs, for example runs or reports/results/tiny")
+        for run_dir in RunDir.find(folder):
+            found.setdefault(run_dir.path.resolve(), Run(run_dir, run_dir.record()))
+    return list(found.values())
+
+
+def select(grid: AblationGrid, scale: str, runs: Sequence[Run]) -> GridRuns:
+    """The runs whose config hash is that of a row of `grid` at `scale`, or of a stage the rows share.
+
+    A run found in several folders (say, a local one and its shipped copy) counts once, from the folder named first.
+    """
+    configs = grid.configs(scale)
+    hashes = {key: {config.result_hash()} for key, config in configs.items()}
+    for name, digest in grid.shared(scale):
+        hashes.setdefault(name, set()).add(digest)
+    chosen: dict[str, dict[int, Run]] = {key: {} for key in hashes}
+    ignored: list[tuple[str, str]] = []
+    for run in runs:
+        record = run.record
+        if record.scale != scale or record.variant not in hashes:
+            continue
+        if record.config_hash not in hashes[record.variant]:
+            wanted = ", ".join(sorted(digest[:12] for digest in hashes[record.variant]))
+            why = f"another config ({record.config_hash[:12]}; this table's is {wanted})"
+            ignored.append((record.variant, f"{run.dir.path}: {why}"))
+        elif record.seed in chosen[record.variant]:
+            twin = chosen[record.variant][record.seed].dir.path
+            ignored.append((record.variant, f"{run.dir.path}: the same run as {twin}"))
+        else:
+            chosen[record.variant][record.seed] = run
+    return GridRuns(
+        grid, scale,
+        configs={key: config.to_dict() for key, config in configs.items()},
+        rows={key: dict(sorted(chosen[key].items())) for key in configs},
+        shared={key: dict(sorted(chosen[key].items())) for key in hashes if key not in configs},
+        ignored=tuple(ignored),
+    )  # fmt: skip
+
+
+def collect_scores(runs: GridRuns, column: Column) -> dict[str, RowScores]:
+    """Each row's final results in one column.
+
+    Raises:
+        UserError: results of different protocols would share the column, or a record contradicts its own items.
+    """
+    expected_seeds = sorted({seed for row in runs.rows.values() for seed in row})
+    scores = {row.key: _row_scores(runs, row, column, expected_seeds) for row in runs.grid.rows}
+    by_protocol: dict[str, Path] = {}
+    for key, row in scores.items():
+        for seed, result in row.results.items():
+            by_protocol.setdefault(result.protocol, runs.rows[key][seed].dir.evals / f"{column.evaluation}.json")
+    require_one_protocol(runs.grid, f"column {column.label}", by_protocol)
+    return scores
+
+
+def require_one_protocol(grid: AblationGrid, what: str, by_protocol: Mapping[str, Path]) -> None:
+    """Raises UserError when results of several protocols (protocol -> one record of it) would be compared."""
+    if len(by_protocol) > 1:
+        listed = "; ".join(f"{protocol} in {path}" for protocol, path in sorted(by_protocol.items()))
+        raise UserError(f"{grid.name}: {what} would mix protocols ({listed}); evaluate all runs with one")
+
+
+def _row_scores(runs: GridRuns, row: Variant, column: Column, expected_seeds: Sequence[int]) -> RowScores:
+    results: dict[int, EvalResult] = {}
+    items: dict[int, list[dict[str, Any]]] = {}
+    notes, absent = [], []
+    for seed in expected_seeds:
+        run = runs.rows[row.key].get(seed)
+        result = run.dir.eval_result(column.evaluation) if run else None
+        if run is None:
+            absent.append(f"seed {seed} not run")
+        elif result is None:
+            absent.append(f"seed {seed} {_progress(run)}")
+        elif result.metrics.get(column.metric) is None:
+            why = result.missing.get(column.metric, "the record gives no reason")
+            absent.append(f"seed {seed} has no {column.metric} score: {why}")
+        else:
+            results[seed], items[seed] = result, run.dir.eval_items(column.evaluation)
+            _check_items(run, column, result, items[seed])
+            if result.n < result.expected_n:
+                notes.append(f"seed {seed}: {result.n:,} of {result.expected_n:,} images scored")
+    if results:
+        return RowScores(row, results, items, tuple(notes + [f"{text}; not in the mean" for text in absent]), "")
+    if not runs.rows[row.key]:
+        others = sum(variant == row.key for variant, _ in runs.ignored)
+        reason = f"no {row.key} run at scale {runs.scale}" + (f"; {others} with another config left out" if others else "")
+    else:
+        reason = "; ".join(absent)
+    return RowScores(row, {}, {}, (), reason)
+
+
+def _progress(run: Run) -> str:
+    record = run.record
+    error = next((attempt.error for attempt in reversed(record.attempts) if attempt.error), None)
+    if record.status == "failed":
+        return f"failed at step {record.steps}" + (f" ({error})" if error else "")
+    return {"planned": "not started", "running": f"unfinished at step {record.steps}"}.get(record.status, "not evaluated")
+
+
+def _check_items(run: Run, column: Column, result: EvalResult, items: Sequence[dict[str, Any]]) -> None:
+    """The record must be the summary of its items: intervals come from the items, so a stale file would go unseen."""
+    where = run.dir.evals / f"{column.evaluation}.items.jsonl"
+    scored = [row for row in items if row["correct"] is not None]
+    if len(scored) != result.n:
+        raise UserError(f"{where}: {len(scored)} scored images, but the record beside it says n={result.n}; evaluate again")
+    for task in column.tasks:
+        verdicts = [bool(row["correct"]) for row in scored if row["tag"] == task]
+        stated = result.metrics.get(task)
+        share = sum(verdicts) / len(verdicts) if verdicts else None
+        if (share is None) != (stated is None) or (share is not None and not math.isclose(share, stated or 0, abs_tol=1e-4)):
+            raise UserError(f"{where}: {task} is {share} over the items, but the record says {stated}; evaluate again")

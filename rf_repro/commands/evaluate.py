@@ -47,7 +47,6 @@ def run_geneval(options: argparse.Namespace) -> int:
             raise UserError(f"--option {text!r}: must be NAME=VALUE, each name once")
         settings[name] = value
     from evaluators.geneval.evaluate import evaluate_folder
-
     from evaluators.geneval.options import GenEvalOptions
     from evaluators.scenes.colors import SceneColorClassifier
     from evaluators.scenes.detector import SceneDetector

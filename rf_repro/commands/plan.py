@@ -25,7 +25,6 @@ def run(options: argparse.Namespace) -> int:
         print(f"{state:<9}{phase:<22}{job.kind:<9}{job.run.path}")
         states.append(state)
     left = len(states) - states.count("done")
-    print(
-        f"{len(states)} runs: " + ", ".join(f"{states.count(kind)} {kind}" for kind in dict.fromkeys(states)) + f"; {left} left"
-    )
+    counts = ", ".join(f"{states.count(kind)} {kind}" for kind in dict.fromkeys(states))
+    print(f"{len(states)} runs: {counts}; {left} left")
     return 0

@@ -42,9 +42,8 @@ def run(options: argparse.Namespace) -> int:
     writable_folder(options.runs, "--runs")
     writable_folder(options.out, "--out")
     done = launch(plan, options.device, jobs)
-    from reports.build import build_report
-
     from ablations.registry import GRIDS, get_grid
+    from reports.build import build_report
 
     index = build_report([options.runs], options.out, options.scale)
     names = list(GRIDS) if "all" in options.tables.split(",") else options.tables.split(",")

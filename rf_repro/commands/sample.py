@@ -18,7 +18,7 @@ def add_parser(commands: Commands) -> None:
         action="append",
         required=True,
         metavar="TEXT",
-        help="what to draw, in words that the run was trained on; may be repeated",
+        help="what to draw, in the words of the training captions; may be repeated",
     )
     parser.add_argument("--num", type=int, default=4, metavar="N", help="images a prompt (default: 4)")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="new folder for the images, in GenEval's layout")

@@ -11,6 +11,7 @@ from rf_repro.commands.options import (
     add_set,
     at_least_one,
     launch,
+    numbers,
     overrides,
     writable_folder,
 )
@@ -20,9 +21,7 @@ def add_parser(commands: Commands) -> None:
     parser = add_command(commands, "train", "train, sample and score one variant, resuming where it stopped",
                          "rf-repro train --table table3a --variant pixel_rf --seed 0")  # fmt: skip
     add_scale(parser)
-    parser.add_argument(
-        "--table", default="table3a", metavar="NAME", help="table that the variant is a row of (default: table3a)"
-    )
+    parser.add_argument("--table", default="table3a", metavar="NAME", help="table of the variant (default: table3a)")
     parser.add_argument("--variant", required=True, metavar="KEY", help="row of the table, e.g. pixel_rf")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="training seed (default: 0)")
     parser.add_argument("--threads", type=int, default=1, metavar="N", help="CPU threads (default: 1)")
@@ -33,7 +32,6 @@ def add_parser(commands: Commands) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    from rf_repro.commands.options import numbers
     from slurm.plan import make_plan
 
     seeds = numbers(str(options.seed), "--seed")

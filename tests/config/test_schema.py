@@ -1,0 +1,100 @@
+"""The hash is the experiment's identity; stages that variants share are asked for once."""
+
+import copy
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+import pytest
+
+from rf_repro.config.overrides import apply_overrides
+from rf_repro.config.scales import SCALES, tiny
+from rf_repro.config.schema import ExperimentConfig, StageConfig, shared_stages
+from rf_repro.core.errors import UserError
+
+RUNTIME = {"sampling.batch_size", "checkpoint_every"}  # the only fields that may change without making another run
+
+
+def leaves(node: Any, path: str = "") -> Iterator[tuple[str, Any, str]]:
+    """(dotted path, node, field name) of every field that holds a plain value."""
+    for item in fields(node):
+        value, where = getattr(node, item.name), f"{path}.{item.name}".strip(".")
+        if is_dataclass(value):
+            yield from leaves(value, where)
+        elif isinstance(value, tuple) and is_dataclass(value[0]):
+            for entry in value:
+                yield from leaves(entry, f"{where}.{entry.name}")
+        else:
+            yield where, node, item.name
+
+
+PATHS = [path for path, _, _ in leaves(tiny())]
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_the_hash_changes_with_every_field_that_can_change_a_result(path: str) -> None:
+    config = copy.deepcopy(tiny())
+    node, name = next((node, name) for where, node, name in leaves(config) if where == path)
+    object.__setattr__(node, name, "another value")  # past the checks: any value must show in the hash
+    assert (config.result_hash() == tiny().result_hash()) == (path in RUNTIME)
+    assert config.to_dict() != tiny().to_dict()
+
+
+def test_the_runtime_fields_exist() -> None:
+    assert set(PATHS) >= RUNTIME
+    assert len(PATHS) == len(set(PATHS)) > 80
+
+
+def test_hashes_differ_between_scales() -> None:
+    assert len({scale().result_hash() for scale in SCALES.values()}) == len(SCALES)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        {"representation.kind": "discrete"},
+        {"representation.codebook_size": 64},
+        {"sampling.steps": 5},
+        {"evals.images_per_task": 5},
+        {"stages.joint.steps": 5},
+        {"stages.joint.mixture.generation": 3},
+    ],
+)
+def test_a_shared_stage_is_one_run_for_all_that_only_later_stages_see(overrides: dict[str, Any]) -> None:
+    [(name, stage)] = shared_stages(tiny())
+    [(other_name, other)] = shared_stages(apply_overrides(tiny(), overrides))
+    assert name == other_name == "stage-pretrain"
+    assert stage.result_hash() == other.result_hash()
+    assert [item.name for item in stage.stages] == ["pretrain"]
+
+
+@pytest.mark.parametrize(
+    "overrides", [{"stages.pretrain.steps": 5}, {"model.decoder.width": 64}, {"data.scenes.seed": 1}, {"model.encoder.width": 48}]
+)
+def test_a_shared_stage_is_another_run_when_what_it_trains_changes(overrides: dict[str, Any]) -> None:
+    [(_, stage)] = shared_stages(tiny())
+    [(_, other)] = shared_stages(apply_overrides(tiny(), overrides))
+    assert stage.result_hash() != other.result_hash()
+
+
+def test_stages_must_be_named_apart_and_shared_ones_come_first() -> None:
+    first, second = tiny().stages
+    with pytest.raises(UserError, match="shared stages first"):
+        ExperimentConfig(scale="x", stages=(second, first))
+    with pytest.raises(UserError, match="names unique"):
+        ExperimentConfig(scale="x", stages=(first, first))
+    with pytest.raises(UserError, match="at least one"):
+        ExperimentConfig(scale="x", stages=())
+    with pytest.raises(UserError, match=r"no such stage; there are pretrain, joint"):
+        tiny().stage("late")
+    assert tiny().stage("joint") is not None
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [({"steps": 0}, "steps"), ({"learning_rate": 0.0}, "learning_rate"), ({"decay_fraction": 1.5}, "decay_fraction"),
+     ({"name": "two words"}, "stages.name"), ({"warmup_steps": -1}, "warmup_steps")],
+)  # fmt: skip
+def test_a_bad_stage_names_its_field(changes: dict[str, Any], field: str) -> None:
+    with pytest.raises(UserError, match=field):
+        StageConfig(**{"name": "joint", "steps": 10, "learning_rate": 1e-3, **changes})

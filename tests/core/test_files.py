@@ -1,0 +1,114 @@
+"""Files keep their old content, whole, however a write ends."""
+
+import os
+import signal
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from rf_repro.core.errors import UserError
+from rf_repro.core.files import append_jsonl, atomic_path, read_json, read_jsonl, write_json, write_jsonl, write_text
+
+
+def test_an_error_while_writing_keeps_the_old_content_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    target = tmp_path / "record.json"
+    write_text(target, "old")
+    with pytest.raises(UnicodeEncodeError), atomic_path(target) as temporary:
+        temporary.write_text("half of the n" + "\ud800", encoding="utf-8")
+    assert target.read_text() == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["record.json"]
+
+
+def test_a_writer_killed_in_the_middle_keeps_the_old_content(tmp_path: Path) -> None:
+    target = tmp_path / "record.json"
+    write_json(target, {"step": 1})
+    code = """
+import sys, time
+from pathlib import Path
+from rf_repro.core.files import atomic_path
+with atomic_path(Path(sys.argv[1])) as temporary:
+    temporary.write_text('{"step": ')
+    print("half written", flush=True)
+    time.sleep(60)
+"""
+    with subprocess.Popen([sys.executable, "-c", code, str(target)], stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == "half written\n"
+        child.kill()
+        assert child.wait() == -signal.SIGKILL
+    assert read_json(target) == {"step": 1}
+
+
+def test_a_full_disk_is_a_user_error_and_keeps_the_old_content(tmp_path: Path) -> None:
+    target = tmp_path / "items.jsonl"
+    write_text(target, "old")
+    code = """
+import resource, sys
+from pathlib import Path
+from rf_repro.core.errors import UserError
+from rf_repro.core.files import write_text
+resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+try:
+    write_text(Path(sys.argv[1]), "x" * 100_000)
+except UserError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", code, str(target)], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith(f"{target}: cannot write (")
+    assert len(done.stdout.splitlines()) == 1
+    assert target.read_text() == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["items.jsonl"]
+
+
+def test_a_folder_that_is_a_file_is_a_user_error(tmp_path: Path) -> None:
+    (tmp_path / "runs").write_text("")
+    with pytest.raises(UserError, match="cannot write"):
+        write_json(tmp_path / "runs" / "run.json", {})
+
+
+def test_records_get_the_permissions_that_the_umask_leaves(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        write_text(tmp_path / "record", "")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "record").stat().st_mode) == 0o640
+
+
+def test_json_refuses_nan(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json(tmp_path / "record.json", {"score": float("nan")})
+    assert not (tmp_path / "record.json").exists()
+
+
+def test_bad_json_names_the_file(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"gone\.json: no such file"):
+        read_json(tmp_path / "gone.json")
+    (tmp_path / "bad.json").write_text("{")
+    with pytest.raises(UserError, match=r"bad\.json: not valid JSON"):
+        read_json(tmp_path / "bad.json")
+
+
+def test_a_torn_last_line_is_dropped_and_any_other_bad_line_raises(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    append_jsonl(path, {"step": 1})
+    append_jsonl(path, {"step": 2})
+    whole = path.read_bytes()
+    for cut in range(len(whole) - len(b'{"step": 2}\n') + 1, len(whole) - 1):  # every way to lose the end of line 2
+        path.write_bytes(whole[:cut])
+        assert read_jsonl(path) == [{"step": 1}]
+    path.write_bytes(b'{"step"\n{"step": 2}\n')
+    with pytest.raises(UserError, match=r"metrics\.jsonl:1: not valid JSON"):
+        read_jsonl(path)
+    path.write_bytes(b'{"step": 1}\n{"step"\n')  # a newline follows: it was not torn by a kill
+    with pytest.raises(UserError, match=r"metrics\.jsonl:2"):
+        read_jsonl(path)
+
+
+def test_jsonl_round_trip(tmp_path: Path) -> None:
+    rows = [{"a": 1, "b": "line\nbreak"}, {"a": None}]
+    write_jsonl(tmp_path / "rows.jsonl", rows)
+    assert read_jsonl(tmp_path / "rows.jsonl") == rows

@@ -1,0 +1,180 @@
+"""The launcher against real processes: order, failures, resuming, signals, and launchers beside or after one another."""
+
+import io
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from rf_repro.core.files import read_json
+from rf_repro.core.run_lock import lock_holder
+from slurm.display import PlainDisplay
+from slurm.local import Failure, run_plan
+from slurm.plan import Job, Plan
+from tests.slurm.workers import STEPS, Count, smoke_plan
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(autouse=True)
+def jobs_can_import_the_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+
+
+def launch(plan: Plan, jobs: int = 2, **settings: object) -> tuple[list[Failure], str]:
+    output = io.StringIO()
+    failures = run_plan(plan, lambda job, threads: Count(job, threads, **settings), PlainDisplay(output), jobs)  # type: ignore[arg-type]
+    return failures, output.getvalue()
+
+
+def launcher(runs: Path, jobs: int, seconds: float) -> "subprocess.Popen[str]":
+    command = [sys.executable, "-m", "tests.slurm.workers", str(runs), str(jobs), str(seconds)]
+    return subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 30.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.02)
+
+
+def attempts(job: Job) -> list[int]:
+    """The step that each process which worked on the run began from."""
+    return [attempt.from_step for attempt in job.run.record().attempts]
+
+
+def working(plan: Plan) -> list[Job]:
+    """Variants at work, with at least one step done."""
+    return [job for job in plan.jobs[1:] if job.state == "running" and job.run.metrics()]
+
+
+def test_everything_runs_once_in_order_and_never_more_at_a_time_than_allowed(tmp_path: Path) -> None:
+    plan = smoke_plan(tmp_path)
+    failures, output = launch(plan, jobs=2, seconds=0.1)
+    assert failures == []
+    assert [job.state for job in plan.jobs] == ["done"] * 5
+    times = {job.name: [row["time"] for row in job.run.metrics()] for job in plan.jobs}
+    stage, *variants = (times[job.name] for job in plan.jobs)
+    assert all(len(rows) == STEPS for rows in times.values())
+    assert max(stage) < min(min(rows) for rows in variants)
+    for moment in (row for rows in variants for row in rows):
+        assert sum(rows[0] <= moment <= rows[-1] for rows in variants) <= 2
+    assert [job.run.record().attempts[0].threads for job in plan.jobs] == [2, 1, 1, 1, 1]  # the stage has both cores
+    assert [read_json(job.run.path / "threads.json") for job in plan.jobs] == [["2", "passive"], *[["1", "passive"]] * 4]
+    assert output.count("starts (") == 5
+
+    failures, output = launch(plan)
+    assert failures == []
+    assert "starts" not in output  # submitting twice submits nothing new
+    assert all(attempts(job) == [0] for job in plan.jobs)
+
+
+def test_a_failed_run_is_reported_by_its_error_and_stops_no_other(tmp_path: Path) -> None:
+    plan = smoke_plan(tmp_path)
+    failures, output = launch(plan, fail=("pixel s0",), die=("pixel_rf s1",))
+    reasons = {failure.job.name: failure.reason for failure in failures}
+    assert reasons == {
+        "pixel s0": "ValueError: pixel s0 cannot count",
+        "pixel_rf s1": "ended without a word: killed from outside, or out of memory",
+    }
+    for failure in failures:
+        assert failure.log is not None
+        assert failure.log.exists()
+        assert str(failure.log) in output
+    assert {job.name: job.state for job in plan.jobs} == {
+        "stage-pretrain s0": "done", "pixel s0": "failed", "pixel_rf s0": "done", "pixel s1": "done", "pixel_rf s1": "partial",
+    }  # fmt: skip
+    failures, output = launch(plan)  # the cause is mended: only these two run again
+    assert failures == []
+    assert [attempts(job) for job in plan.jobs] == [[0], [0, 0], [0], [0], [0, 0]]
+
+
+def test_what_needs_a_failed_stage_is_not_started(tmp_path: Path) -> None:
+    plan = smoke_plan(tmp_path)
+    failures, _ = launch(plan, fail=("stage-pretrain s0",))
+    assert len(failures) == 5
+    assert {failure.reason for failure in failures[1:]} == {"not started: it needs stage-pretrain, which failed"}
+    assert all(job.state == "missing" for job in plan.jobs[1:])
+
+
+@pytest.mark.parametrize("kind", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_stopped_launcher_ends_its_jobs_and_the_next_one_resumes_them(tmp_path: Path, kind: signal.Signals) -> None:
+    plan = smoke_plan(tmp_path)
+    with launcher(tmp_path, 2, seconds=0.3) as process:
+        wait_until(lambda: len(working(plan)) == 2)
+        process.send_signal(kind)
+        assert process.wait(timeout=20) == 128 + kind
+        assert process.stderr is not None
+        assert "stopping 2 run(s)" in process.stderr.read()
+    assert all(lock_holder(job.run.path) is None for job in plan.jobs)
+    stopped = [job for job in plan.jobs if job.state == "partial"]
+    reached = {job.name: len(job.run.metrics()) for job in stopped}
+    assert len(stopped) == 2
+    failures, output = launch(plan)
+    assert failures == []
+    assert output.count("resumes") == 2
+    assert {job.name: attempts(job) for job in stopped} == {name: [0, step] for name, step in reached.items()}
+    assert attempts(plan.jobs[0]) == [0]  # what was done is not done again
+
+
+def test_ctrl_c_in_a_terminal_is_the_launchers_alone(tmp_path: Path) -> None:
+    """The terminal sends SIGINT to the whole foreground group; jobs still end by unwinding, at the launcher's word."""
+    plan = smoke_plan(tmp_path)
+    command = [sys.executable, "-m", "tests.slurm.workers", str(tmp_path), "2", "0.3"]
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
+        wait_until(lambda: len(working(plan)) == 2)
+        logs = [next((job.run.path / "logs").glob("*.err")) for job in working(plan)]
+        os.killpg(process.pid, signal.SIGINT)
+        assert process.wait(timeout=20) == 128 + signal.SIGINT
+    assert all(lock_holder(job.run.path) is None for job in plan.jobs)
+    for log in logs:
+        assert "slurm/jobs.py" in log.read_text()  # the job's own SIGTERM handler, and no other interrupt
+        assert log.read_text().rstrip().endswith("KeyboardInterrupt")
+
+
+def test_a_launcher_killed_outright_leaves_runs_that_the_next_one_waits_for(tmp_path: Path) -> None:
+    plan = smoke_plan(tmp_path)
+    with launcher(tmp_path, 2, seconds=0.4) as process:
+        wait_until(lambda: len(working(plan)) == 2)
+        process.kill()
+        process.wait()
+    orphans = working(plan)
+    assert len(orphans) == 2  # they go on
+    failures, output = launch(plan)
+    assert failures == []
+    assert output.count("of another launcher works on it; waiting for it") == 2
+    assert [job.state for job in plan.jobs] == ["done"] * 5
+    assert all(attempts(job) == [0] for job in plan.jobs)  # nobody did a run's work twice
+
+
+def test_an_adopted_run_that_is_killed_is_taken_over(tmp_path: Path) -> None:
+    plan = smoke_plan(tmp_path)
+    with launcher(tmp_path, 1, seconds=0.4) as process:
+        wait_until(lambda: len(working(plan)) == 1)
+        process.kill()
+        process.wait()
+    [orphan] = working(plan)
+    with launcher(tmp_path, 1, seconds=0.02) as second:
+        assert second.stderr is not None
+        while "waiting for it" not in second.stderr.readline():
+            pass
+        holder = lock_holder(orphan.run.path)
+        assert holder
+        os.kill(holder, signal.SIGKILL)
+        assert second.wait(timeout=60) == 0
+    assert orphan.state == "done"
+    assert len(attempts(orphan)) == 2
+
+
+def test_two_launchers_at_once_share_the_work(tmp_path: Path) -> None:
+    plan = smoke_plan(tmp_path)
+    with launcher(tmp_path, 2, seconds=0.1) as one, launcher(tmp_path, 2, seconds=0.1) as two:
+        assert (one.wait(timeout=120), two.wait(timeout=120)) == (0, 0)
+    assert [job.state for job in plan.jobs] == ["done"] * 5
+    assert all(len(job.run.metrics()) == STEPS for job in plan.jobs)

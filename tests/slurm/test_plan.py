@@ -1,0 +1,141 @@
+"""A plan is what the files say: the same question asked twice gets the same answer."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from rf_repro.core.errors import UserError
+from rf_repro.core.files import append_jsonl, write_json
+from rf_repro.core.records import Attempt
+from rf_repro.core.run_lock import run_lock
+from slurm.plan import Plan, make_plan
+from slurm.progress import Progress, Watch, clock, read_progress
+from tests.slurm.workers import smoke_plan, started_from
+
+
+def names(plan: Plan) -> list[str]:
+    return [job.name for job in plan.jobs]
+
+
+def test_the_shared_stage_comes_first_once_and_then_seed_by_seed(tmp_path: Path) -> None:
+    plan = smoke_plan(tmp_path)
+    assert names(plan) == ["stage-pretrain s0", "pixel s0", "pixel_rf s0", "pixel s1", "pixel_rf s1"]
+    stage, *variants = plan.jobs
+    assert stage.after == ()
+    assert all(job.after == (stage.run.path,) and job.stage_seed == 0 for job in variants)
+    assert stage.run.path.parent == tmp_path / "smoke" / "stage-pretrain"
+    assert (stage.steps, variants[0].steps) == (20, 30)
+    assert not any(tmp_path.iterdir())  # planning writes nothing
+
+
+def test_reseeding_the_first_stage_makes_one_for_each_seed(tmp_path: Path) -> None:
+    plan = make_plan("smoke", ["table3a"], [0, 1], tmp_path, reseed_first_stage=True)
+    assert names(plan)[:2] == ["stage-pretrain s0", "stage-pretrain s1"]
+    for job in plan.jobs[2:]:
+        assert job.after == (plan.jobs[job.seed].run.path,)
+        assert job.stage_seed == job.seed
+
+
+def test_a_run_that_tables_share_is_planned_once(tmp_path: Path) -> None:
+    twice = make_plan("smoke", ["table3a", "table3a"], [0, 1], tmp_path)
+    assert names(twice) == names(smoke_plan(tmp_path))
+    assert set(names(make_plan("smoke", ["all"], [0, 1], tmp_path))) >= set(names(twice))
+
+
+def test_the_tables_own_seeds_are_the_default(tmp_path: Path) -> None:
+    assert {job.seed for job in make_plan("smoke", ["table3a"], None, tmp_path).jobs} == {0, 1, 2}
+
+
+def test_one_variant(tmp_path: Path) -> None:
+    assert names(make_plan("smoke", ["table3a"], [3], tmp_path, variant="pixel_rf")) == ["stage-pretrain s0", "pixel_rf s3"]
+
+
+def test_overrides_reach_every_run(tmp_path: Path) -> None:
+    plan = make_plan("smoke", ["table3a"], [0], tmp_path, {"data.scenes.num_train": 100})
+    assert {job.config.data.scenes.num_train for job in plan.jobs} == {100}
+    assert not {job.run.path for job in plan.jobs} & {job.run.path for job in smoke_plan(tmp_path).jobs}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"scale": "huge"}, "scale 'huge': unknown"),
+        ({"scale": "paper"}, "image_text"),
+        ({"tables": ["table9"]}, "table 'table9': unknown"),
+        ({"variant": "vae_rf2"}, "variant 'vae_rf2': not in table3a"),
+        ({"overrides": {"model.depth": 3}}, "model.depth: unknown field"),
+        ({"overrides": {"representation.kind": "discrete"}}, "already has this value"),  # pixel_rf would no longer differ
+    ],
+)
+def test_what_cannot_be_planned_is_said_before_anything_is_written(
+    tmp_path: Path, arguments: dict[str, object], message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        make_plan(**{"scale": "smoke", "tables": ["table3a"], "seeds": [0], "runs": tmp_path, **arguments})  # type: ignore[arg-type]
+    assert not any(tmp_path.iterdir())
+
+
+def test_states_come_from_files_and_locks(tmp_path: Path) -> None:
+    plan = smoke_plan(tmp_path)
+    job = plan.jobs[1]
+    assert job.state == "missing"
+    plan.create()
+    assert job.state == "missing"  # a folder in which nobody has worked
+    record = replace(job.run.record(), status="running", attempts=[Attempt("2026-01-01T00:00:00+00:00", "h", 1, "cpu", 1)])
+    job.run.write_record(record)
+    assert job.state == "partial"  # its process was killed
+    with run_lock(job.run.path):
+        assert job.state == "running"
+    job.run.write_record(replace(record, status="failed"))
+    assert job.state == "failed"
+    job.run.write_record(replace(record, status="done"))
+    assert job.state == "done"
+
+
+def test_a_run_from_another_first_stage_is_not_taken_for_this_one(tmp_path: Path) -> None:
+    plan = smoke_plan(tmp_path)
+    plan.create()
+    job = plan.jobs[3]
+    assert job.name == "pixel s1"
+    job.run.write_record(replace(job.run.record(), status="done", started_from=started_from(job)))
+    assert names(smoke_plan(tmp_path)) == names(plan)
+    with pytest.raises(UserError, match=r"started from stage-pretrain/\w+-s0, not stage-pretrain/\w+-s1; .*--reseed-first-stage"):
+        make_plan("smoke", ["table3a"], [0, 1], tmp_path, reseed_first_stage=True)
+
+
+def test_progress_is_the_newer_of_the_two_files(tmp_path: Path) -> None:
+    plan = smoke_plan(tmp_path)
+    plan.create()
+    job = plan.jobs[1]
+    run = job.run
+    assert read_progress(job) == Progress("start", 0, 30)
+    for step in range(1, 2001):
+        append_jsonl(run.metrics_path, {"step": step, "loss": 1 / step})
+    with open(run.metrics_path, "a") as file:
+        file.write('{"step": 2001, "lo')  # being written
+    assert read_progress(job) == Progress("train", 2000, 30, 1 / 2000)
+    write_json(run.path / "progress.json", {"phase": "sample", "done": 3, "total": 24})
+    assert read_progress(job) == Progress("sample", 3, 24)
+
+
+def test_the_estimate_uses_the_speed_seen_since_looking_began(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = smoke_plan(tmp_path)
+    plan.create()
+    now = [100.0]
+    monkeypatch.setattr("slurm.progress.time.monotonic", lambda: now[0])
+    job = plan.jobs[1]
+    append_jsonl(job.run.metrics_path, {"step": 10, "loss": 1.0})  # an earlier attempt's
+    watch = Watch(job)
+    watch.update()
+    assert watch.remaining is None
+    now[0] += 8
+    append_jsonl(job.run.metrics_path, {"step": 14, "loss": 1.0})
+    watch.update()
+    assert watch.remaining == pytest.approx((30 - 14) * 2.0)  # 2 seconds a step
+    assert watch.elapsed == pytest.approx(8.0)
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(None, "-"), (0.9, "0:00"), (75.2, "1:15"), (3700, "1:01:40")])
+def test_clock(seconds: float | None, text: str) -> None:
+    assert clock(seconds) == text

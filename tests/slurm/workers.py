@@ -1,0 +1,77 @@
+"""A job small enough to test the launcher with, and real in all that the launcher relies on: it locks, records, resumes.
+
+`python -m tests.slurm.workers RUNS JOBS SECONDS` launches the plan of `smoke_plan` in a process of its own.
+"""
+
+import os
+import signal
+import sys
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from rf_repro.core.files import append_jsonl, write_json
+from rf_repro.core.provenance import utc_now
+from rf_repro.core.records import Attempt
+from rf_repro.core.run_lock import run_lock
+from slurm.jobs import stop_on_sigterm
+from slurm.plan import Job, Plan, make_plan
+
+STEPS = 5
+
+
+@dataclass(frozen=True)
+class Count:
+    """Counts to five, a row of metrics a step, going on from the last row. Fails in the runs that `fail` names."""
+
+    job: Job
+    threads: int
+    seconds: float = 0.02  # a step
+    fail: tuple[str, ...] = ()
+    die: tuple[str, ...] = ()
+
+    def __call__(self) -> None:
+        stop_on_sigterm()
+        run = self.job.run
+        with run_lock(run.path):
+            record = run.record()
+            before = run.metrics()
+            attempt = Attempt(utc_now(), "here", os.getpid(), "cpu", self.threads, from_step=len(before))
+            record = replace(record, status="running", attempts=[*record.attempts, attempt])
+            run.write_record(record)
+            if self.job.name in self.fail:
+                run.write_record(replace(record, status="failed"))
+                raise ValueError(f"{self.job.name} cannot count")
+            if self.job.name in self.die:
+                os.kill(os.getpid(), signal.SIGKILL)
+            for step in range(len(before) + 1, STEPS + 1):
+                time.sleep(self.seconds)
+                append_jsonl(run.metrics_path, {"step": step, "loss": 1 / step, "time": time.time()})
+            write_json(run.path / "threads.json", [os.environ.get("OMP_NUM_THREADS"), os.environ.get("OMP_WAIT_POLICY")])
+            run.write_record(replace(record, status="done", started_from=started_from(self.job)))
+
+
+def started_from(job: Job) -> list[str]:
+    return [f"{path.parent.name}/{path.name}" for path in job.after]
+
+
+def smoke_plan(runs: Path) -> Plan:
+    """One stage and four variants: two rows, two seeds."""
+    return make_plan("smoke", ["table3a"], [0, 1], runs)
+
+
+def main(runs: str, jobs: str, seconds: str) -> int:
+    from slurm.display import PlainDisplay
+    from slurm.local import Interrupted, run_plan
+
+    try:
+        failures = run_plan(
+            smoke_plan(Path(runs)), lambda job, threads: Count(job, threads, float(seconds)), PlainDisplay(sys.stderr), int(jobs)
+        )
+    except Interrupted as interrupted:
+        return 128 + interrupted.signum
+    return len(failures)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(*sys.argv[1:]))

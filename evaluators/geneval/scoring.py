@@ -125,5 +125,7 @@ def _check_include(
 def _classify(classifier: ColorClassifier, crops: list[Image], class_name: str) -> list[str]:
     colors = classifier.classify(crops, class_name)
     if len(colors) != len(crops) or not set(colors) <= set(COLORS):
-        raise ValueError(f"{classifier.name}: answered {colors} for {len(crops)} crops; one of {', '.join(COLORS)} each is needed")
+        raise ValueError(
+            f"{classifier.name}: answered {colors} for {len(crops)} crops; one of {', '.join(COLORS)} each is needed"
+        )
     return colors

@@ -52,7 +52,7 @@ def _mean(values: Sequence[bool]) -> float | None:
 
 
 def protocol_id(options: GenEvalOptions, images_of: Mapping[tuple[str, str], int]) -> str:
-    """ "geneval-" and 8 hex digits that stand for the rules' options and the prompt set.
+    """`geneval-` and 8 hex digits, which stand for the rules' options and the prompt set.
 
     Args:
         images_of: (tag, prompt) -> number of images asked for. Order does not matter.

@@ -60,8 +60,8 @@ class SceneDetector:
         self._smallest = 0.6 * config.radius * (1 - config.radius_jitter) / self._pooling
         largest = 1.4 * config.radius * (1 + config.radius_jitter) / self._pooling
         self._side = 2 * int(np.ceil(largest * half_extent(config))) + 4
-        self._moments = {shape: _moments(shape) for shape in config.shapes}
-        self._least_area = min(area for area, _ in self._moments.values()) * self._smallest**2
+        self._areas = {shape: _unit_area(shape) for shape in config.shapes}
+        self._least_area = min(self._areas.values()) * self._smallest**2
 
     def detect(self, images: Sequence[Image]) -> list[dict[str, Detections]]:
         """Class name -> its detections, for each image.
@@ -142,14 +142,9 @@ class SceneDetector:
         alpha = _blurred(alpha)
         iou = np.zeros((len(alpha), len(self.config.shapes)), np.float32)
         for column, shape in enumerate(self.config.shapes):
-            unit_area, offset = self._moments[shape]
-            radius = np.sqrt(area / np.float32(unit_area))
+            radius = np.sqrt(area / np.float32(self._areas[shape]))
             for turn in self._turns(shape):
-                moved = np.array(
-                    [np.cos(turn) * offset[0] - np.sin(turn) * offset[1], np.sin(turn) * offset[0] + np.cos(turn) * offset[1]]
-                )
-                center = (centroid - radius[:, None] * moved).astype(np.float32)
-                template = _blurred(coverage(shape, center, radius, np.full(len(radius), turn, np.float32), self._side))
+                template = _blurred(coverage(shape, centroid, radius, np.full(len(radius), turn, np.float32), self._side))
                 union = np.maximum(np.maximum(alpha, template).sum((1, 2)), 1e-6)
                 iou[:, column] = np.maximum(iou[:, column], np.minimum(alpha, template).sum((1, 2)) / union)
             iou[radius < self._smallest, column] = 0
@@ -163,12 +158,10 @@ class SceneDetector:
         return np.linspace(-limit, limit, 2 * int(np.ceil(limit / 0.1)) + 1)
 
 
-def _moments(shape: str) -> tuple[float, np.ndarray]:
-    """Area and centroid of a shape of radius 1 about its centre, from a large rendering."""
-    drawn = coverage(shape, np.full((1, 2), 150, np.float32), np.full(1, 100, np.float32), None, 300)[0].astype(np.float64)
-    middles = np.arange(300) + 0.5
-    centroid = np.array([(drawn.sum(0) * middles).sum(), (drawn.sum(1) * middles).sum()]) / drawn.sum()
-    return float(drawn.sum() / 100**2), (centroid - 150) / 100
+def _unit_area(shape: str) -> float:
+    """Area of a shape of radius 1, from a large rendering."""
+    middle, radius = np.full((1, 2), 150, np.float32), np.full(1, 100, np.float32)
+    return float(coverage(shape, middle, radius, None, 300).sum() / 100**2)
 
 
 def _blurred(alpha: np.ndarray) -> np.ndarray:
@@ -177,7 +170,7 @@ def _blurred(alpha: np.ndarray) -> np.ndarray:
 
 def _masked_median(values: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """Per-channel median over the pixels of each mask; float32 [C, W, W, 3] and bool [C, W, W], none empty -> [C, 3]."""
-    flat = np.where(mask[..., None], values, np.inf).reshape(len(values), -1, 3)
+    flat = np.where(mask[..., None], values, np.inf).reshape(len(values), values.shape[1] * values.shape[2], 3)
     flat.sort(axis=1)
     count, row = mask.sum((1, 2)), np.arange(len(values))
     return (flat[row, (count - 1) // 2] + flat[row, count // 2]) / 2

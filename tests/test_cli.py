@@ -116,9 +116,8 @@ def test_no_traceback_reaches_the_user(tmp_path: Path) -> None:
 
 
 def test_a_reader_that_leaves_early_is_no_error(tmp_path: Path) -> None:
-    done = subprocess.run(
-        f"{shlex.quote(sys.executable)} -m rf_repro.cli config tiny | true", shell=True, cwd=tmp_path, capture_output=True, text=True
-    )  # fmt: skip
+    command = f"{shlex.quote(sys.executable)} -m rf_repro.cli config tiny | true"
+    done = subprocess.run(command, shell=True, cwd=tmp_path, capture_output=True, text=True)
     assert done.stderr == ""
 
 

@@ -49,9 +49,8 @@ def violations(module: str, imported: list[str]) -> list[str]:
     return [name for name in imported if not any(within(name, allowed) for allowed in ALLOWED[package])]
 
 
-FILES = sorted(
-    path for package in ("rf_repro", "ablations", "evaluators", "slurm", "reports") for path in (ROOT / package).rglob("*.py")
-)
+PACKAGES = ("rf_repro", "ablations", "evaluators", "slurm", "reports")
+FILES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 
 
 @pytest.mark.parametrize("path", FILES, ids=module_name)

@@ -27,8 +27,7 @@ Field = np.ndarray  # float32, broadcastable to [N, S, S]
 
 
 def _triangle(x: Field, y: Field) -> Field:
-    """Equilateral, circumradius 1.15, centred on its bounding box (its centroid lies 0.2875 lower)."""
-    y = y - np.float32(0.2875)
+    """Equilateral, circumradius 1.15."""
     return np.maximum(y, np.float32(np.sqrt(0.75)) * np.abs(x) - np.float32(0.5) * y) - np.float32(0.575)
 
 
@@ -49,8 +48,8 @@ def _star(x: Field, y: Field) -> Field:
     return radius * (np.cos(angle) * np.float32(normal[0]) + np.sin(angle) * np.float32(normal[1])) - np.float32(normal @ tip)
 
 
-# Signed distance to the outline (negative inside), in units of the radius; near corners a lower bound, which is enough for
-# anti-aliasing. Unrotated, every shape fits into [-1, 1] x [-1, 1].
+# Signed distance to the outline (negative inside), in units of the radius, from the centroid; near corners a lower bound,
+# which is enough for anti-aliasing. Unrotated, every shape's box fits into 2 x 2.
 DISTANCE: dict[str, Callable[[Field, Field], Field]] = {
     "circle": lambda x, y: np.hypot(x, y) - np.float32(0.95),
     "square": lambda x, y: np.maximum(np.abs(x), np.abs(y)) - np.float32(0.82),
@@ -61,17 +60,30 @@ DISTANCE: dict[str, Callable[[Field, Field], Field]] = {
 }
 
 
+_TIPS = {"triangle": (3, 1.15), "star": (5, 1.0)}  # number and distance of the tips, for shapes whose box is off their centroid
+
+
 def half_extent(config: ScenesConfig) -> float:
-    """Largest distance along an axis from a centre to a shape's outline, in radii (the triangle's corner, when rotated)."""
-    return 1.0 if config.rotation == 0 else 1.32
+    """Half the longest side of any shape's bounding box, in radii (rotated, the square's diagonal)."""
+    return 1.0 if config.rotation == 0 else 1.16
 
 
-def coverage(shape: str, center: np.ndarray, radius: np.ndarray, rotation: np.ndarray | None, size: int) -> np.ndarray:
+def box_center(shape: str, rotation: np.ndarray) -> np.ndarray:
+    """Centre of the bounding box from the centroid, float32 [N, 2] in radii, at rotations float32 [N] in radians."""
+    if shape not in _TIPS:
+        return np.zeros((len(rotation), 2), np.float32)
+    number, reach = _TIPS[shape]
+    angles = rotation[:, None] + (2 * np.pi / number * np.arange(number) - np.pi / 2).astype(np.float32)
+    tips = reach * np.stack([np.cos(angles), np.sin(angles)], axis=-1)
+    return (tips.min(1) + tips.max(1)) / 2
+
+
+def coverage(shape: str, centroid: np.ndarray, radius: np.ndarray, rotation: np.ndarray | None, size: int) -> np.ndarray:
     """Share of each pixel that the shape covers, by the signed distance at the pixel's centre.
 
     Args:
         shape: a name of `DISTANCE`.
-        center: float32 [N, 2], x and y in pixels.
+        centroid: float32 [N, 2], x and y in pixels.
         radius: float32 [N], pixels.
         rotation: float32 [N], radians, clockwise on the screen; None for none.
         size: S, pixels.
@@ -81,8 +93,8 @@ def coverage(shape: str, center: np.ndarray, radius: np.ndarray, rotation: np.nd
     """
     pixels = np.arange(size, dtype=np.float32) + np.float32(0.5)
     scale = radius[:, None, None]
-    x = (pixels[None, None, :] - center[:, 0, None, None]) / scale
-    y = (pixels[None, :, None] - center[:, 1, None, None]) / scale
+    x = (pixels[None, None, :] - centroid[:, 0, None, None]) / scale
+    y = (pixels[None, :, None] - centroid[:, 1, None, None]) / scale
     if rotation is not None:
         cos, sin = np.cos(rotation)[:, None, None], np.sin(rotation)[:, None, None]
         x, y = cos * x + sin * y, cos * y - sin * x
@@ -130,7 +142,7 @@ def render(
 
     Args:
         shape, color: int64 [N, M], indices into the config's lists; shape is -1 where there is no object.
-        center: float32 [N, M, 2], pixels.
+        center: float32 [N, M, 2], pixels: of the shapes' bounding boxes, by which GenEval judges positions.
         radius: float32 [N, M], pixels.
         rotation: float32 [N, M], radians, or None.
         background_draws: float64 [N, 6].
@@ -150,7 +162,10 @@ def render(
             for index, name in enumerate(config.shapes):
                 rows = np.flatnonzero(shape[part, slot] == index)
                 turn = None if rotation is None else rotation[part, slot][rows]
-                alpha = coverage(name, center[part, slot][rows], radius[part, slot][rows], turn, size)[..., None]
+                size_of = radius[part, slot][rows]
+                offset = box_center(name, np.zeros(len(rows), np.float32) if turn is None else turn)
+                centroid = center[part, slot][rows] - offset * size_of[:, None]
+                alpha = coverage(name, centroid, size_of, turn, size)[..., None]
                 canvas[rows] += alpha * (palette[color[part, slot][rows]][:, None, None, :] - canvas[rows])
         images[part] = np.rint(canvas * 255)
     return images

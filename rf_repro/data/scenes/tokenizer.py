@@ -21,8 +21,9 @@ class SceneTokenizer:
     pad_id, bos_id, eos_id, null_id = range(4)
 
     def __init__(self, config: ScenesConfig) -> None:
-        self._ids = {word: index for index, word in enumerate([*SPECIAL, *vocabulary(config)])}
-        self._tokenizer = Tokenizer(WordLevel(self._ids, unk_token="<pad>"))  # never met: `encode` refuses unknown words
+        self._words = vocabulary(config)
+        ids = {word: index for index, word in enumerate([*SPECIAL, *self._words])}
+        self._tokenizer = Tokenizer(WordLevel(ids, unk_token="<pad>"))  # never met: `encode` refuses unknown words
         self._tokenizer.pre_tokenizer = WhitespaceSplit()
         self._tokenizer.post_processor = TemplateProcessing(
             single="<bos> $A <eos>", special_tokens=[("<bos>", self.bos_id), ("<eos>", self.eos_id)]
@@ -31,7 +32,7 @@ class SceneTokenizer:
 
     @property
     def vocab_size(self) -> int:
-        return len(self._ids)
+        return len(SPECIAL) + len(self._words)
 
     def encode(self, texts: Sequence[str], length: int) -> np.ndarray:
         """Token ids `<bos> words <eos> <pad> ...`.
@@ -49,8 +50,8 @@ class SceneTokenizer:
         ids = np.full((len(texts), length), self.pad_id, np.int64)
         for row, (text, encoding) in enumerate(zip(texts, self._tokenizer.encode_batch(list(texts)), strict=True)):
             for word in text.split():
-                if word not in self._ids:
-                    raise UserError(f"text {text!r}: unknown word {word!r}; this world's are {', '.join(list(self._ids)[4:])}")
+                if word not in self._words:
+                    raise UserError(f"text {text!r}: unknown word {word!r}; this world's are {', '.join(self._words)}")
             if len(encoding.ids) > length:
                 raise UserError(
                     f"text {text!r}: {len(encoding.ids)} tokens; data.max_text_tokens={length} allows no more, raise it"

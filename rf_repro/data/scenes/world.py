@@ -37,7 +37,7 @@ class SceneBatch:
         captions: GenEval-template caption of each.
         metadata: GenEval's official fields of each.
         shape, color: int64 [N, M], indices into the config's lists, -1 where there is no object.
-        center: float32 [N, M, 2], x and y in pixels.
+        center: float32 [N, M, 2], x and y of the bounding box's centre in pixels.
         radius: float32 [N, M], pixels.
     """
 

@@ -107,12 +107,12 @@ class SceneEvaluation:
             out.write_image(r.prompt_id, r.sample, r.seed, Image.fromarray(image))
 
     def _finish(self, out: ImageFolder, wanted: Sequence[Request]) -> None:
-        entries = [
-            SampleEntry(r.prompt_id, r.sample, r.seed, file_sha256(out.image_path(r.prompt_id, r.sample))) for r in wanted
-        ]
+        entries = [SampleEntry(r.prompt_id, r.sample, r.seed, file_sha256(out.image_path(r.prompt_id, r.sample))) for r in wanted]
         out.finish(entries, expected=len(wanted))
 
-    def score(self, folder: ImageFolder, run: RunDir, name: str, progress: Progress, step: int | None, weights: str) -> EvalResult:
+    def score(
+        self, folder: ImageFolder, run: RunDir, name: str, progress: Progress, step: int | None, weights: str
+    ) -> EvalResult:
         """Scores a complete folder by GenEval's rules and records it under the run as evaluation `name`."""
         result, rows = evaluate_folder(
             folder, self.detector, self.classifier, GenEvalOptions(), benchmark=BENCHMARK, step=step, weights=weights,

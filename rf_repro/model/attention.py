@@ -77,7 +77,7 @@ def attend(
             k_BLKd, v_BLKd = cache.extended(k_BLKd, v_BLKd)
             if commit:
                 cache.commit(k_BLKd, v_BLKd)
-        if q_BSHd.device.type == "cpu" and layout.length <= MAX_EXPLICIT_TOKENS or slopes_H is not None:
+        if (q_BSHd.device.type == "cpu" and layout.length <= MAX_EXPLICIT_TOKENS) or slopes_H is not None:
             out_BSD = _explicit(q_BSHd, k_BLKd, v_BLKd, layout, slopes_H)
         else:
             out_BSD = _by_span(q_BSHd, k_BLKd, v_BLKd, layout)

@@ -10,7 +10,7 @@ class _RMSNorm(torch.autograd.Function):
     """Root-mean-square normalisation with its closed-form gradient: half the passes over memory of the composed one."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, weight: Tensor, eps: float) -> Tensor:  # type: ignore[no-untyped-def, override]
+    def forward(ctx, x: Tensor, weight: Tensor, eps: float) -> Tensor:  # type: ignore[no-untyped-def]
         x32 = x.float()
         scale = torch.rsqrt(x32.square().mean(-1, keepdim=True).add_(eps))
         normed = x32.mul_(scale).to(x.dtype) if x.dtype != torch.float32 else x32 * scale
@@ -18,7 +18,7 @@ class _RMSNorm(torch.autograd.Function):
         return normed * weight
 
     @staticmethod
-    def backward(ctx, grad: Tensor):  # type: ignore[no-untyped-def, override]
+    def backward(ctx, grad: Tensor):  # type: ignore[no-untyped-def]
         normed, weight, scale = ctx.saved_tensors
         grad_weight = (grad * normed).flatten(0, -2).sum(0)
         grad_normed = grad * weight
@@ -35,7 +35,7 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        return _RMSNorm.apply(x, self.weight, self.eps)  # type: ignore[no-any-return]
+        return _RMSNorm.apply(x, self.weight, self.eps)
 
 
 def rope_tables(positions: Tensor, head_dim: int, theta: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -77,7 +77,8 @@ class TimeEmbedding(nn.Module):
     def forward(self, t: Tensor) -> Tensor:
         steps = torch.arange(self.NUM_FREQUENCIES, device=t.device) / self.NUM_FREQUENCIES
         angles = t.float()[:, None] * 100.0 * torch.exp(-math.log(1000.0) * steps)
-        return self.mlp(torch.cat([angles.sin(), angles.cos()], 1).to(self.mlp[0].weight.dtype))
+        weight: Tensor = self.mlp[0].weight  # type: ignore[assignment]
+        return self.mlp(torch.cat([angles.sin(), angles.cos()], 1).to(weight.dtype))
 
 
 def patchify(images: Tensor, patch_size: int) -> Tensor:

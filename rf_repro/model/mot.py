@@ -141,6 +141,6 @@ class MixtureOfTransformers(nn.Module):
 
     def new_caches(self, count: int) -> list[KVCache]:
         """Empty caches, one a layer, for `count` samples."""
-        like = self.blocks[0].attention.out.weight  # type: ignore[union-attr]
+        like = next(self.parameters())
         empty = like.new_empty(count, 0, self.config.num_kv_heads, self.config.head_dim)
         return [KVCache(empty, empty) for _ in self.blocks]

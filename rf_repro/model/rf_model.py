@@ -130,9 +130,7 @@ class RFModel(nn.Module):
             self.pixels = PixelTokens(width, patch_dim, pixel_grid, decoder.time_conditioning == "additive", eps)
         if config.representation.kind == "discrete":
             pools.append("representation")
-            self.representation = RepresentationTokens(
-                width, config.representation.codebook_size, feature_grid, pixel_grid, eps
-            )
+            self.representation = RepresentationTokens(width, config.representation.codebook_size, feature_grid, pixel_grid, eps)
         self.decoder = MixtureOfTransformers(decoder, pools)
 
     # Layouts
@@ -233,9 +231,7 @@ class RFModel(nn.Module):
         time_BD = self.pixels.time(t)
         return self.predict_clean(self._run(self.pixels.embed(noisy, time_BD), packed, time_BD, caches, commit=False))
 
-    def _run(
-        self, tokens: Tensor, packed: PackedLayout, time_BD: Tensor | None, caches: list[KVCache], commit: bool
-    ) -> Tensor:
+    def _run(self, tokens: Tensor, packed: PackedLayout, time_BD: Tensor | None, caches: list[KVCache], commit: bool) -> Tensor:
         """Tokens of one group in sample order through the decoder, and back in sample order."""
         (group,) = packed.groups
         blocks = [(packed.blocks[0, span], bounds) for span, bounds in enumerate(group.layout.fresh_bounds)]

@@ -5,6 +5,7 @@ B samples, T text tokens, N representation tokens, P pixel patches.
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -71,7 +72,8 @@ class Sampler:
                 break
             logits = representation.logits(hidden[:, -1]).float()
             if scale != 1:
-                logits = guide(*logits.chunk(2), scale)
+                conditional, unconditional = logits.chunk(2)
+                logits = guide(conditional, unconditional, scale)
             drawn = sample_top_k(logits, self.sampling.top_k, uniform[:, index])
             codes = torch.cat([codes, drawn.repeat(both.shape[0] // B)[:, None]], 1)
             tokens = representation.embed(codes)[:, -1:]
@@ -91,11 +93,12 @@ class Sampler:
         layout = replace(layout, num_cached=layout.length - grid**2)
         times = shifted_times(self.sampling.steps, timestep_shift(grid**2, self.sampling.shift_base_patches)).tolist()
         floor = self.model.config.objective.min_one_minus_t
-        for t, t_next in zip(times, times[1:], strict=False):
+        for t, t_next in pairwise(times):
             repeated = z.repeat(2, 1, 1) if scale != 1 else z
             clean = self.model.denoise(caches, layout, repeated, torch.full((repeated.shape[0],), t, device=self.device))
             if scale != 1:
-                clean = guide(*clean.chunk(2), scale)
+                conditional, unconditional = clean.chunk(2)
+                clean = guide(conditional, unconditional, scale)
             z = z + (clean - z) / max(1 - t, floor) * (t_next - t)
         return unpatchify(z, patch_size)
 

@@ -12,7 +12,7 @@ from rf_repro.model.layers import patchify
 from rf_repro.model.rf_model import GenerationInput, RFModel, UnderstandingInput
 from rf_repro.train.flow import interpolate, sample_times, velocity_loss
 
-LossTerms = dict[str, tuple[Tensor, Tensor]]
+LossTerms = dict[str, tuple[Tensor, int]]
 
 # Weight of masked-image modelling beside captioning in the first stage at `tiny` (assumed; it balanced the two).
 MASKED_IMAGE_WEIGHT = 4.0
@@ -83,7 +83,7 @@ def compute_losses(
         masked = torch.rand(images.shape[0], model.encoder.grid**2, generator=generator) < masked_head.MASK_RATIO
         sums["masked_image"] = [masked_head(model.encoder, images, masked.to(device))]
     return {
-        name: (torch.stack([total for total, _ in terms]).sum(), sum(int(count) for _, count in terms))  # type: ignore[misc]
+        name: (torch.stack([total for total, _ in terms]).sum(), sum([int(count) for _, count in terms]))
         for name, terms in sums.items()
     }
 

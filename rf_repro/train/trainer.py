@@ -211,7 +211,9 @@ class Trainer:
         row["learning_rate"] = self.optimizer.learning_rate
         if self._recent_codes:
             size = self.config.representation.codebook_size
-            row["codebook/usage"], row["codebook/perplexity"] = usage_and_perplexity(torch.cat(self._recent_codes).flatten(), size)
+            row["codebook/usage"], row["codebook/perplexity"] = usage_and_perplexity(
+                torch.cat(self._recent_codes).flatten(), size
+            )
             self._recent_codes = []
         return {**row, "tokens": self.num_tokens, "compute_seconds": round(self.compute_seconds, 3)}
 

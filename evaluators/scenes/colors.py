@@ -17,7 +17,7 @@ _HIDDEN = np.array(ImageColor.getrgb(BACKGROUND))
 class SceneColorClassifier:
     """GenEval's `ColorClassifier` for the scenes world: per-channel median of the visible pixels, nearest in RGB.
 
-    The median keeps to the inside of a shape: its blended edge pixels are fewer and on both sides of none.
+    The median leaves out a shape's edge, whose pixels are blended with the background and fewer than those inside.
     """
 
     name = "scenes-palette"

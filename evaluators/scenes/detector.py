@@ -5,7 +5,7 @@ the region's centroid and area; the best class is reported. The confidence is th
 with the region, both blurred by 0.6 pixels so that single edge pixels weigh little, mapped by `CALIBRATION` so that
 GenEval's thresholds mean something here: above 0.9 (counting) a clean shape, above 0.3 a recognisable one. The two knots were
 set on corrupted renderings before any model of this project was trained: ground truth with a blur of 0.5 pixels and noise of
-10/255 stays above 0.90 IoU, halves and stuck pairs of shapes below 0.75, smeared or cut shapes mostly below 0.82.
+10/255 stays above 0.90 IoU, halves and stuck pairs of shapes below 0.75, smeared shapes mostly below 0.82.
 
 Legend: N images, S pixels a side, C regions, W pixels a side of the window around a region.
 """
@@ -46,8 +46,8 @@ class _Regions:
 class SceneDetector:
     """GenEval's `Detector` for one world. A region is reported once, as its best class.
 
-    Regions below 0.6 of the world's smallest radius are specks, ones beyond 1.4 of its largest are no shape: neither is
-    reported. Shapes that touch are one region.
+    Regions that match a shape below 0.75 of the world's smallest radius are fragments, ones beyond 1.4 of its largest are
+    no shape: neither is reported. Shapes that touch are one region.
     """
 
     name = "scenes-template"
@@ -57,7 +57,7 @@ class SceneDetector:
         self.revision = f"{VERSION}:{content_hash(asdict(config))[:12]}"
         divisors = [n for n in range(1, config.image_size + 1) if config.image_size % n == 0]
         self._pooling = max(n for n in divisors if n == 1 or n <= config.radius / WORKING_RADIUS)
-        self._smallest = 0.6 * config.radius * (1 - config.radius_jitter) / self._pooling
+        self._smallest = 0.75 * config.radius * (1 - config.radius_jitter) / self._pooling
         largest = 1.4 * config.radius * (1 + config.radius_jitter) / self._pooling
         self._side = 2 * int(np.ceil(largest * half_extent(config))) + 4
         self._areas = {shape: _unit_area(shape) for shape in config.shapes}
@@ -92,12 +92,9 @@ class SceneDetector:
         scores = np.interp(iou.max(1, initial=0), *CALIBRATION).astype(np.float32)
 
         found: list[dict[str, list[tuple[np.ndarray, np.float32, np.ndarray]]]] = [{} for _ in range(n)]
-        for row in np.flatnonzero(scores > 0):
-            mask = (
-                _paste(regions.alpha[row] > 0.5, regions.top[row], regions.left[row], size // pool)
-                .repeat(pool, 0)
-                .repeat(pool, 1)
-            )
+        solid = regions.alpha > 0.5  # nowhere true in a region of many colours, whose median no pixel has
+        for row in np.flatnonzero((scores > 0) & solid.any((1, 2))):
+            mask = _paste(solid[row], regions.top[row], regions.left[row], size // pool).repeat(pool, 0).repeat(pool, 1)
             name = self.config.shapes[best[row]]
             found[regions.image[row]].setdefault(name, []).append((_tight_box(mask), scores[row], mask))
         return [
@@ -135,7 +132,7 @@ class SceneDetector:
         return _Regions(image, top, left, np.where(near, np.clip(alpha, 0, 1), 0).astype(np.float32))
 
     def _template_iou(self, alpha: np.ndarray) -> np.ndarray:
-        """Soft IoU of float32 [C, W, W] with the best template of each class, float32 [C, shapes]; 0 for specks."""
+        """Soft IoU of float32 [C, W, W] with the best template of each class, float32 [C, shapes]; 0 for fragments."""
         middles = np.arange(self._side, dtype=np.float32) + np.float32(0.5)
         area = np.maximum(alpha.sum((1, 2)), 1e-6)
         centroid = np.stack([(alpha.sum(1) * middles).sum(1), (alpha.sum(2) * middles).sum(1)], 1) / area[:, None]

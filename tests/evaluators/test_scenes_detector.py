@@ -168,8 +168,7 @@ def test_halves_are_not_recognised() -> None:
     offset = (pixels[None, None, :] - MIDDLE[:, 0, None, None]) * TOWARDS[:, 0, None, None]
     offset = offset + (pixels[None, :, None] - MIDDLE[:, 1, None, None]) * TOWARDS[:, 1, None, None]
     scores = best_scores(painted(drawn(KINDS[:, 0], MIDDLE) * np.clip(offset + 0.5, 0, 1)))
-    assert (scores > STRICT).mean() < 0.03
-    assert (scores > 0.3).mean() < 0.05
+    assert (scores > 0.3).mean() < 0.02
 
 
 def test_two_shapes_stuck_together_are_not_clean() -> None:
@@ -182,16 +181,33 @@ def test_two_shapes_stuck_together_are_not_clean() -> None:
 
 def test_smeared_shapes_are_not_clean() -> None:
     alpha = np.maximum.reduce([drawn(KINDS[:, 0], MIDDLE + TOWARDS * step) for step in (-2.5, -1.25, 0, 1.25, 2.5)])
-    assert (best_scores(painted(alpha)) > STRICT).mean() < 0.05
+    assert (best_scores(painted(alpha)) > STRICT).mean() < 0.1  # squares smeared along their diagonal stay squarish
 
 
-def test_specks_and_large_areas_are_not_reported() -> None:
+def test_fragments_and_large_areas_are_not_reported() -> None:
     images = np.full((2, 24, 24, 3), 30, np.uint8)
     images[0, 4:7, 4:7] = images[0, 15:17, 3:20] = (230, 20, 20)
     images[1, :12] = (230, 20, 20)
     found = SceneDetector(TINY).detect_arrays(images)
     assert "square" not in found[0]
     assert found[1] == {}
+
+
+@pytest.mark.parametrize("sigma", [0.0, 0.7, 1.5, 3.0])
+def test_any_image_gives_valid_detections(sigma: float) -> None:
+    """Coloured noise, as an untrained model may give: boxes hold their masks and lie in the image."""
+    noise = ndimage.gaussian_filter(np.random.default_rng(1).normal(size=(400, 24, 24, 3)), (0, sigma, sigma, 0))
+    images = np.clip(60 + 90 * noise / noise.std(), 0, 255).astype(np.uint8)
+    reported = 0
+    for classes in SceneDetector(TINY).detect_arrays(images):
+        for found in classes.values():
+            reported += len(found)
+            for box, score, mask in zip(found.boxes, found.scores, found.masks, strict=True):
+                assert 0 <= box[0] < box[2] <= 24
+                assert 0 <= box[1] < box[3] <= 24
+                assert 0 < score <= 1
+                assert mask[int(box[1]) : int(box[3]), int(box[0]) : int(box[2])].sum() == mask.sum() > 0
+    assert reported > 0 or sigma == 0
 
 
 def test_images_of_another_size_are_refused() -> None:

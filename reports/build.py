@@ -1,6 +1,7 @@
 """`rf-repro report`: from run folders to one Markdown file, one HTML page, CSV tables, PNG figures and claims.json."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -9,9 +10,9 @@ from ablations.claims import CLAIMS
 from ablations.grid import Column
 from ablations.registry import GRIDS
 from reports import plots
-from reports.collect import GridRuns, RowScores, Run, collect_scores, load_runs, require_one_protocol, select
+from reports.collect import GridRuns, RowScores, Run, collect_scores, load_runs, machine, require_one_protocol, select
 from reports.contact_sheet import show_images
-from reports.curves import Point, curve, equal_budget
+from reports.curves import AXES, EqualBudget, curve, equal_budget
 from reports.document import Document, Figure, Section
 from reports.gates import measure_gates
 from reports.html import render_html
@@ -51,7 +52,6 @@ def build_report(runs: Sequence[Path], out: Path, scale: str = "tiny") -> Path:
     label = ", ".join(labels)
     document = Document(
         title="Representation Forcing, reproduced",
-        scale=scale,
         introduction=(
             f"Claims of arXiv 2605.31604, tested at {label}. The paper trains a 30-billion-parameter model on web-scale data; "
             "here the data, the prompts and the model are others, so what is tested is the order of the variants under equal "
@@ -68,27 +68,46 @@ def _grid_sections(runs: GridRuns) -> tuple[list[ClaimResult], list[Section]]:
     """Verdicts and sections of one table."""
     grid = runs.grid
     scores = {column.key: collect_scores(runs, column) for column in grid.columns}
-    columns = {column.key: column for column in grid.columns}
-    claims = [
-        judge(claim, runs.scale, columns[claim.column], scores[claim.column]) for claim in CLAIMS if claim.table == grid.name
-    ]
     seeds = sorted({seed for rows in scores.values() for row in rows.values() for seed in row.results})
-    sections = [Section(grid.title, coverage(runs, seeds), (results_table(runs, scores),))]
-    sources: dict[str, Mapping[int, Sequence[Point]]] = {}
+    gates = measure_gates(runs)
+    claims: list[ClaimResult] = []
+    by_column: list[Section] = []
+    pictures: list[Section] = []
+    all_curves: dict[str, plots.Curves] = {}
     for column in grid.columns:
-        mine = [result for result in claims if result.claim.column == column.key]
+        rows = scores[column.key]
         curves = {key: {seed: curve(run, column) for seed, run in row.items()} for key, row in runs.rows.items()}
-        sources |= curves
         points = [point for row in curves.values() for line in row.values() for point in line]
         on_the_way = {point.protocol: point.record for point in points if point.record.stem != column.evaluation}
         require_one_protocol(grid, f"the curves of {column.label}", on_the_way)
-        sections.append(_tasks_section(runs, column, scores[column.key], mine))
-        sections.append(_curves_section(runs, column, scores[column.key], curves))
-        sections += [_side_by_side_section(runs, column, scores[column.key], result) for result in mine]
-    gates = measure_gates(runs)
-    sections.insert(3, Section("Gates", tables=(gates_table(runs, gates),)))
-    sections.append(Section("Provenance", "", (runs_table(runs), sources_table(runs, scores, sources, gates)), folded=True))
+        all_curves[column.key] = curves
+        finished = {key: {seed: curves[key][seed] for seed in row.results} for key, row in rows.items() if row.results}
+        budgets = [budget for axis in AXES if (budget := equal_budget(finished, axis)) is not None]
+        mine = [judge(claim, runs.scale, column, rows) for claim in CLAIMS
+                if (claim.table, claim.column) == (grid.name, column.key)]  # fmt: skip
+        claims += [_with_compute(runs, result, budgets) for result in mine]
+        by_column.append(_tasks_section(runs, column, rows, mine))
+        by_column.append(_curves_section(runs, column, rows, curves, budgets))
+        for result in mine:
+            pictures += _side_by_side_sections(runs, column, rows, result)
+    sections = [
+        Section(grid.title, coverage(runs, seeds), (results_table(runs, scores),)),
+        *by_column,
+        Section("Gates", tables=(gates_table(runs, gates),)),
+        *pictures,
+        Section("Provenance", tables=(runs_table(runs), sources_table(runs, scores, all_curves, gates)), folded=True),
+    ]
     return claims, sections
+
+
+def _with_compute(runs: GridRuns, result: ClaimResult, budgets: Sequence[EqualBudget]) -> ClaimResult:
+    """The result with the two variants' scores at equal training compute, where there are any."""
+    for budget in budgets:
+        if budget.axis == "seconds" and result.difference is not None:
+            sides = (result.claim.better, result.claim.worse)
+            texts = " against ".join(f"{runs.grid.variant(key).label} {budget.scores[key]:.3f}" for key in sides)
+            return replace(result, remark=f"At equal training compute ({budget.budget:,.0f} s): {texts}.")
+    return result
 
 
 def _tasks_section(runs: GridRuns, column: Column, scores: Mapping[str, RowScores], claims: Sequence[ClaimResult]) -> Section:
@@ -102,11 +121,9 @@ def _tasks_section(runs: GridRuns, column: Column, scores: Mapping[str, RowScore
 
 
 def _curves_section(
-    runs: GridRuns, column: Column, scores: Mapping[str, RowScores], curves: Mapping[str, Mapping[int, Sequence[Point]]]
+    runs: GridRuns, column: Column, scores: Mapping[str, RowScores], curves: plots.Curves, budgets: Sequence[EqualBudget]
 ) -> Section:
     """Learning curves, the scores at equal steps and equal compute, losses and codebook."""
-    finished = {key: {seed: curves[key][seed] for seed in score.results} for key, score in scores.items()}
-    budgets = [budget for axis in ("step", "seconds") if (budget := equal_budget(finished, axis)) is not None]
     sizes = sorted({point.n for seeds in curves.values() for line in seeds.values() for point in line})
     lines = "Thin lines are training seeds, thick lines their mean. " if any(len(row) > 1 for row in runs.rows.values()) else ""
     points = f"Points rest on {' or '.join(f'{n:,}' for n in sizes)} images; the last one is the final score." if sizes else ""
@@ -121,7 +138,7 @@ def _curves_section(
         ("codebook", "Codebook", lines + "Share of codes in use and perplexity of their use.", plots.codebook_figure(runs)),
     ]
     tables: tuple[Table, ...] = ()
-    text = "Equal budgets are not compared: not every row has a learning curve that reaches a common budget."
+    text = "Equal budgets are not compared: there are no two rows whose learning curves reach a common budget."
     if budgets:
         tables, text = (budget_table(runs, column, budgets, _budget_notes(runs, scores)),), ""
     return Section("Equal steps and equal compute", text, tables, _figures(runs, figures))
@@ -129,41 +146,41 @@ def _curves_section(
 
 def _budget_notes(runs: GridRuns, scores: Mapping[str, RowScores]) -> list[str]:
     """What a step costs each row, and whether the machines allow the comparison."""
-    used = {key: [runs.rows[key][seed] for seed in score.results] for key, score in scores.items()}
+    used = {key: [runs.rows[key][seed] for seed in score.results] for key, score in scores.items() if score.results}
     costs = {key: sum(run.record.compute_seconds for run in row) / max(1, sum(run.record.steps for run in row))
              for key, row in used.items()}  # fmt: skip
-    base = costs[runs.grid.base]
+    least = min(costs.values())
     notes = []
-    if base > 0:
-        listed = ", ".join(f"{scores[key].variant.label} {cost:.3f} s ({cost / base:.2f}x)" for key, cost in costs.items())
+    if least > 0:
+        listed = ", ".join(f"{scores[key].variant.label} {cost:.3f} s ({cost / least:.2f}x)" for key, cost in costs.items())
         notes.append(f"Training compute a step: {listed}. Stages that all rows share are not counted.")
-    devices = {(attempt.device, attempt.threads) for row in used.values() for run in row for attempt in run.record.attempts}
+    devices = sorted({machine(attempt) for row in used.values() for run in row for attempt in run.record.attempts})
     if len(devices) > 1:
-        listed = "; ".join(f"{device}, {threads} threads" for device, threads in sorted(devices))
+        listed = "; ".join(devices)
         notes.append(f"The runs were trained on different devices ({listed}), so their compute is not comparable.")
     return notes
 
 
-def _side_by_side_section(runs: GridRuns, column: Column, scores: Mapping[str, RowScores], result: ClaimResult) -> Section:
-    """The claim's two variants on the same prompts."""
+def _side_by_side_sections(runs: GridRuns, column: Column, scores: Mapping[str, RowScores], result: ClaimResult) -> list[Section]:
+    """The claim's two variants on the same prompts: pictures, then the verdicts on them."""
     sides = (scores[result.claim.worse], scores[result.claim.better])
     labels = (sides[0].variant.label, sides[1].variant.label)
     heading = f"The same prompts: {labels[0]} and {labels[1]}"
     seeds = sorted(set(sides[0].results) & set(sides[1].results))
     if not seeds:
-        return Section(heading, f"Nothing to show. Not run: {result.reason}.")
+        return [Section(heading, f"Nothing to show. Not run: {result.reason}.")]
     first, second = (show_images(_run(runs, side, seeds[0]).dir, side.items[seeds[0]], column.tasks) for side in sides)
     pairs = choose_pairs(column, sides, (first, second), seeds[0])
     if not pairs:
-        return Section(heading, f"Nothing to show: the runs of seed {seeds[0]} have no samples and no contact sheet in common.")
+        return [Section(heading, f"Nothing to show: the runs of seed {seeds[0]} have no samples and no contact sheet in common.")]
     png = side_by_side_figure(pairs, labels)
-    caption = (
-        f"Training seed {seeds[0]}; prompts evenly spread over each task, not chosen by look. ✓ and ✗ are the evaluator's verdicts."
-    )
+    caption = f"Training seed {seeds[0]}; prompts evenly spread over each task, not chosen by look. ✓ and ✗: verdicts."
     name = f"{result.claim.id.replace('_', '-')}-side-by-side"
-    return Section(
-        heading, "", (examples_table(f"{runs.grid.name}-{name}", pairs, labels),), _figures(runs, [(name, heading, caption, png)])
-    )
+    table = examples_table(f"{runs.grid.name}-{name}", pairs, labels)
+    return [
+        Section(heading, figures=_figures(runs, [(name, heading, caption, png)])),
+        Section(f"Verdicts on the pictured images: {labels[0]} and {labels[1]}", tables=(table,), folded=True),
+    ]
 
 
 def _run(runs: GridRuns, side: RowScores, seed: int) -> Run:

@@ -8,7 +8,7 @@ from typing import Any
 
 from ablations.grid import AblationGrid, Column, Variant
 from rf_repro.core.errors import UserError
-from rf_repro.core.records import EvalResult, RunRecord
+from rf_repro.core.records import Attempt, EvalResult, RunRecord
 from rf_repro.core.run_dir import RunDir
 
 
@@ -117,6 +117,11 @@ def require_one_protocol(grid: AblationGrid, what: str, by_protocol: Mapping[str
     if len(by_protocol) > 1:
         listed = "; ".join(f"{protocol} in {path}" for protocol, path in sorted(by_protocol.items()))
         raise UserError(f"{grid.name}: {what} would mix protocols ({listed}); evaluate all runs with one")
+
+
+def machine(attempt: Attempt) -> str:
+    """What an attempt computed on, e.g. `cpu, 1 thread`."""
+    return f"{attempt.device}, {attempt.threads} thread{'' if attempt.threads == 1 else 's'}"
 
 
 def _row_scores(runs: GridRuns, row: Variant, column: Column, expected_seeds: Sequence[int]) -> RowScores:

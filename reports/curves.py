@@ -12,6 +12,7 @@ from reports.collect import Run
 from rf_repro.core.records import EvalResult
 
 Axis = Literal["step", "seconds"]
+AXES: tuple[Axis, ...] = ("step", "seconds")
 
 
 @dataclass(frozen=True)
@@ -75,11 +76,11 @@ def equal_budget(curves: Mapping[str, Mapping[int, Sequence[Point]]], axis: Axis
         curves: variant -> seed -> curve.
 
     Returns:
-        None when a variant has no curve, or some curve starts only after that budget.
+        None with fewer than two variants, when a run has no curve, or when some curve starts only after that budget.
     """
     lines = {key: [[(getattr(p, axis), p.score) for p in line] for line in seeds.values()] for key, seeds in curves.items()}
     every = [line for seeds in lines.values() for line in seeds]
-    if not all(lines.values()) or not all(every) or any(x is None for line in every for x, _ in line):
+    if len(lines) < 2 or not all(lines.values()) or not all(every) or any(x is None for line in every for x, _ in line):
         return None
     budget = min(line[-1][0] for line in every)
     if any(line[0][0] > budget for line in every):

@@ -30,7 +30,6 @@ class Section:
 @dataclass(frozen=True)
 class Document:
     title: str
-    scale: str
     introduction: str
     claims: tuple[ClaimResult, ...]
     sections: tuple[Section, ...]
@@ -50,8 +49,10 @@ def finding(result: ClaimResult) -> str:
         return f"Not run: {result.reason}."
     seeds = result.difference.seeds
     runs = f"seed {seeds[0]}" if len(seeds) == 1 else "seeds " + ", ".join(map(str, seeds))
-    least = f" (needed: above {result.claim.minimum_difference:+.2f})" if result.claim.minimum_difference else ""
-    return f"Measured difference {show(result.difference, signed=True)}{least}, {runs}, {result.difference.n:,} images."
+    text = f"Measured difference {show(result.difference, signed=True)}, {runs}, {result.difference.n:,} images of both variants."
+    if len(seeds) == 1:
+        text += " One seed: training noise is not covered."
+    return f"{text} {result.remark}".strip()
 
 
 def published(result: ClaimResult) -> str:

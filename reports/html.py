@@ -28,11 +28,11 @@ p { margin: .4rem 0; max-width: 75ch; }
 .badge.inconclusive { background: var(--open); }
 .scroll { overflow-x: auto; margin: .6rem 0; }
 table { border-collapse: collapse; font-size: .92rem; font-variant-numeric: tabular-nums; }
-th, td { text-align: left; padding: .42rem .9rem .42rem 0; border-bottom: 1px solid var(--line); vertical-align: top; }
+th, td { text-align: left; padding: .42rem 1rem .42rem 0; border-bottom: 1px solid var(--line); vertical-align: top; }
 thead th { border-bottom: 2px solid var(--ink); white-space: nowrap; }
 tbody th { font-weight: 600; white-space: nowrap; }
 .folded table { font-size: .8rem; }
-.folded td, .folded tbody th { white-space: nowrap; font-weight: 400; }
+.folded td, .folded tbody th { font-weight: 400; }
 .notes { margin: .2rem 0; }
 figure { margin: 1.4rem 0 2rem; }
 figcaption { max-width: 85ch; }

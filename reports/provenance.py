@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 
 from ablations.grid import config_difference
-from reports.collect import GridRuns, RowScores, Run
+from reports.collect import GridRuns, RowScores, Run, machine
 from reports.curves import Point
 from reports.gates import GateResult
 from reports.tables import Table
@@ -19,7 +19,7 @@ def runs_table(runs: GridRuns) -> Table:
             record = run.record
             difference = config_difference(base, run.dir.config()) if key in runs.rows else {}
             diff = "; ".join(f"{path}: {json.dumps(old)} → {json.dumps(new)}" for path, (old, new) in difference.items())
-            devices = sorted({f"{attempt.device}, {attempt.threads} threads" for attempt in record.attempts})
+            devices = sorted({machine(attempt) for attempt in record.attempts})
             wall = [attempt.seconds for attempt in record.attempts]
             entry = {
                 "Run": str(run.dir.path),
@@ -55,10 +55,15 @@ def runs_table(runs: GridRuns) -> Table:
 def sources_table(
     runs: GridRuns,
     scores: Mapping[str, Mapping[str, RowScores]],
-    curves: Mapping[str, Mapping[int, Sequence[Point]]],
+    curves: Mapping[str, Mapping[str, Mapping[int, Sequence[Point]]]],
     gates: Sequence[GateResult],
 ) -> Table:
-    """One row a record that a number was read from: where it is used, the file, its protocol and evaluator."""
+    """One row a record that numbers were read from: where they are printed, the file, its protocol and evaluator.
+
+    Args:
+        scores: column key -> row key -> scores.
+        curves: column key -> row key -> seed -> learning curve.
+    """
     found: list[tuple[str, str, str, str, str]] = []
     for column in runs.grid.columns:
         for key, score in scores[column.key].items():
@@ -71,12 +76,18 @@ def sources_table(
     for gate in gates:
         path = gate.run.dir.evals / f"{gate.gate.evaluation}.json"
         found.append((gate.gate.label, str(gate.run.record.seed), str(path), gate.result.protocol, _pairs(gate.result.evaluator)))
-    for key, lines in curves.items():
-        label = runs.grid.variant(key).label
-        for seed, line in lines.items():
-            found += [(f"Curves, {label}", str(seed), str(point.record), point.protocol, "") for point in line]
-            if (path := runs.rows[key][seed].dir.metrics_path).exists():
-                found.append((f"Losses, codebook and compute, {label}", str(seed), str(path), "", ""))
+    for lines in curves.values():
+        for key, seeds in lines.items():
+            for seed, line in seeds.items():
+                on_the_way = [point for point in line if "-step" in point.record.stem]
+                if on_the_way:
+                    span = f"{on_the_way[0].record} to {on_the_way[-1].record.name}"
+                    found.append((f"Curves, {runs.grid.variant(key).label}", str(seed), span, on_the_way[0].protocol, ""))
+    for key, row in runs.rows.items():
+        for seed, run in row.items():
+            if run.dir.metrics_path.exists():
+                where = f"Losses, codebook and compute, {runs.grid.variant(key).label}"
+                found.append((where, str(seed), str(run.dir.metrics_path), "", ""))
     header = ("Number", "Seed", "Record", "Protocol", "Evaluator")
     return Table(
         name=f"{runs.grid.name}-sources",

@@ -75,8 +75,6 @@ def _ship(run: Run, destination: Path) -> Path:
 
 def _copy(run: Run, staged: RunDir) -> None:
     write_json(staged.config_path, run.dir.config())
-    attempts = [replace(attempt, host="", pid=0) for attempt in run.record.attempts]  # whose machine it was is nobody's business
-    staged.write_record(replace(run.record, attempts=attempts))
     if run.dir.metrics_path.exists():
         write_jsonl(staged.metrics_path, thin(run.dir.metrics()))
     for name in run.dir.eval_names():
@@ -93,6 +91,8 @@ def _copy(run: Run, staged: RunDir) -> None:
             image.save(temporary, format="PNG", optimize=True)
     elif sheet.exists():
         shutil.copyfile(sheet, staged.path / "contact_sheet.png")
+    # Last: what was killed half-way is not a run. Whose machine it ran on is left out.
+    staged.write_record(replace(run.record, attempts=[replace(attempt, host="", pid=0) for attempt in run.record.attempts]))
 
 
 def _without_details(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -18,7 +18,7 @@ PAIRS = 4  # a task
 IMAGE = 120  # pixels a side at which an image is drawn
 GAP = 4  # between the two images of a pair
 MARGIN = 18
-CAPTION = 44  # pixels: two lines of prompt and one of verdicts
+CAPTION = 46  # pixels: a line of verdicts, then two of prompt
 LABELS = 110  # pixels for the task names at the left
 
 
@@ -55,7 +55,7 @@ def side_by_side_figure(pairs: Sequence[Pair], labels: tuple[str, str]) -> bytes
     width, height = 2 * IMAGE + GAP + MARGIN, IMAGE + CAPTION + MARGIN
     canvas = Image.new("RGB", (LABELS + PAIRS * width + MARGIN, 30 + len(tasks) * height), "white")
     draw = ImageDraw.Draw(canvas)
-    plain, bold = _font("DejaVuSans.ttf", 11), _font("DejaVuSans-Bold.ttf", 12)
+    plain, bold, mark_font = _font("DejaVuSans.ttf", 11), _font("DejaVuSans-Bold.ttf", 12), _font("DejaVuSans-Bold.ttf", 15)
     for column in range(PAIRS):
         for side, label in enumerate(labels):
             x = LABELS + column * width + side * (IMAGE + GAP) + IMAGE // 2
@@ -69,10 +69,10 @@ def side_by_side_figure(pairs: Sequence[Pair], labels: tuple[str, str]) -> bytes
                 corner = left + side * (IMAGE + GAP)
                 canvas.paste(_fit(image), (corner, top))
                 mark, color = ("✓", "#1a7f37") if item["correct"] else ("✗", "#b42318")
-                draw.text((corner + IMAGE // 2, top + IMAGE + 36), mark, fill=color, font=bold, anchor="mm")
+                draw.text((corner + IMAGE // 2, top + IMAGE + 9), mark, fill=color, font=mark_font, anchor="mm")
             lines = textwrap.wrap(str(pair.items[0]["prompt"]), 36)
             text = "\n".join(lines[:2]) + ("…" if len(lines) > 2 else "")
-            draw.multiline_text((left, top + IMAGE + 3), text, fill="#444444", font=plain, spacing=2)
+            draw.multiline_text((left, top + IMAGE + 18), text, fill="#444444", font=plain, spacing=2)
     buffer = BytesIO()
     canvas.save(buffer, format="PNG", optimize=True)
     return buffer.getvalue()

@@ -7,7 +7,7 @@ from typing import Any
 from ablations.grid import Column
 from reports.collect import GridRuns, RowScores
 from reports.curves import EqualBudget
-from reports.gates import GATES, GateResult
+from reports.gates import GATES, Gate, GateResult
 from reports.paper_values import PAPER_TABLES
 from reports.statistics import RESAMPLES, Interval, interval, paired_difference, unique_prompts
 from reports.verdicts import ClaimResult
@@ -44,9 +44,9 @@ class Footnotes:
         return tuple(f"({chr(ord('a') + index)}) {text}." for index, text in enumerate(self.texts))
 
 
-def show(score: Interval, signed: bool = False) -> str:
+def show(score: Interval, signed: bool = False, digits: int = 3) -> str:
     """`0.731 [0.702, 0.758]`, with signs for a difference."""
-    form = "+.3f" if signed else ".3f"
+    form = f"{'+' if signed else ''}.{digits}f"
     return f"{score.estimate:{form}} [{score.low:{form}}, {score.high:{form}}]"
 
 
@@ -119,14 +119,14 @@ def tasks_table(runs: GridRuns, column: Column, scores: Mapping[str, RowScores],
             rows.append((score.variant.label, *["not run"] * len(column.tasks)))
             continue
         by_task = [interval(score.items, (task,)) for task in column.tasks]
-        rows.append((score.variant.label, *map(show, by_task)))
+        rows.append((score.variant.label, *(show(part, digits=2) for part in by_task)))
         records += [{"row": key, "task": task, **_numbers(part)} for task, part in zip(column.tasks, by_task, strict=True)]
     for result in claims:
         if result.difference:
             better, worse = scores[result.claim.better], scores[result.claim.worse]
             parts = [paired_difference(better.items, worse.items, (task,)) for task in column.tasks]
             label = f"{better.variant.label} − {worse.variant.label}"
-            rows.append((label, *(show(part, signed=True) for part in parts)))
+            rows.append((label, *(show(part, signed=True, digits=2) for part in parts)))
             records += [{"row": label, "task": task, **_numbers(part)} for task, part in zip(column.tasks, parts, strict=True)]
     measured = [score for score in scores.values() if score.results]
     if measured:
@@ -154,7 +154,7 @@ def budget_table(runs: GridRuns, column: Column, budgets: Sequence[EqualBudget],
         rows=tuple(
             (row.label, *(f"{budget.scores[row.key]:.3f}" for budget in budgets))
             for row in runs.grid.rows
-            if budgets and row.key in budgets[0].scores
+            if row.key in budgets[0].scores
         ),
         records=tuple(
             {"row": key, "axis": budget.axis, "budget": budget.budget, "score": score}
@@ -167,20 +167,22 @@ def budget_table(runs: GridRuns, column: Column, budgets: Sequence[EqualBudget],
 
 def gates_table(runs: GridRuns, results: Sequence[GateResult]) -> Table:
     """What must hold before the table means anything."""
+    groups: dict[tuple[str, str], list[GateResult]] = {}
+    for item in results:
+        groups.setdefault((item.gate.label, item.run.record.variant), []).append(item)
     rows = [
         (
-            item.gate.label,
-            item.run.name,
-            f"not measured: {item.reason}" if item.value is None else f"{item.value:.3f}",
-            f"{item.result.n:,}",
-            "for comparison" if item.gate.minimum is None else f"≥ {item.gate.minimum:.2f}",
-            {None: "", True: "pass", False: "below"}[item.passed],
+            label,
+            f"{variant}, seed {', '.join(str(item.run.record.seed) for item in items)}",
+            ", ".join(f"not measured: {item.reason}" if item.value is None else f"{item.value:.3f}" for item in items),
+            ", ".join(f"{item.result.n:,}" for item in items),
+            _needed(items[0].gate),
+            _status(items),
         )
-        for item in results
+        for (label, variant), items in groups.items()
     ]
     seen = {item.gate.label for item in results}
-    rows += [(gate.label, "none", "not run", "0", "" if gate.minimum is None else f"≥ {gate.minimum:.2f}", "")
-             for gate in GATES if gate.label not in seen]  # fmt: skip
+    rows += [(gate.label, "none", "not run", "0", _needed(gate), "") for gate in GATES if gate.label not in seen]
     return Table(
         name=f"{runs.grid.name}-gates",
         title=f"Gates at {scale_label(runs.scale, runs.configs[runs.grid.base])}",
@@ -194,6 +196,16 @@ def gates_table(runs: GridRuns, results: Sequence[GateResult]) -> Table:
         ),
         notes=("The thresholds are this project's, set for scale tiny.",),
     )  # fmt: skip
+
+
+def _needed(gate: Gate) -> str:
+    return "for comparison" if gate.minimum is None else f"≥ {gate.minimum:.2f}"
+
+
+def _status(items: Sequence[GateResult]) -> str:
+    """`pass` when every run passed, `below` when one did not; empty with nothing to pass or a run not measured."""
+    passed = [item.passed for item in items]
+    return "below" if False in passed else "pass" if all(passed) else ""
 
 
 def _numbers(score: Interval | None) -> dict[str, Any]:

@@ -14,13 +14,14 @@ Verdict = Literal["reproduced", "not reproduced", "inconclusive", "not run"]
 
 @dataclass(frozen=True)
 class ClaimResult:
-    """`difference` is better minus worse; None with a `reason` when the claim was not tested."""
+    """`difference` is better minus worse, None with a `reason` when the claim was not tested; `remark` adds to it in words."""
 
     claim: Claim
     scale: str
     verdict: Verdict
     difference: Interval | None
     reason: str
+    remark: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """One entry of claims.json. `n` counts the images of both variants over `seeds`."""

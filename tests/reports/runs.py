@@ -19,7 +19,9 @@ PROTOCOL = "geneval-00000000"
 Verdict = Callable[[str, int, int], bool | None]  # (task, prompt index within the task, sample) -> correct
 
 
-def make_items(verdict: Verdict, prompts: int = 4, samples: int = 2, text: str = "a photo of {task} {index}") -> list[dict[str, Any]]:
+def make_items(
+    verdict: Verdict, prompts: int = 4, samples: int = 2, text: str = "a photo of {task} {index}"
+) -> list[dict[str, Any]]:
     """Items of six tasks with `prompts` prompts each."""
     rows = []
     for task_index, task in enumerate(GENEVAL_TASKS):

@@ -154,11 +154,14 @@ def _row_scores(runs: GridRuns, row: Variant, column: Column, expected_seeds: Se
 
 
 def _progress(run: Run) -> str:
-    record = run.record
-    error = next((attempt.error for attempt in reversed(record.attempts) if attempt.error), None)
-    if record.status == "failed":
-        return f"failed at step {record.steps}" + (f" ({error})" if error else "")
-    return {"planned": "not started", "running": f"unfinished at step {record.steps}"}.get(record.status, "not evaluated")
+    """How far a run without its evaluation has come, and the error that stopped it."""
+    if run.record.status == "done":
+        return "not evaluated"
+    rows = run.dir.metrics()
+    state = "not started" if not run.record.attempts else "failed" if run.record.status == "failed" else "unfinished"
+    step = f" at step {rows[-1]['step']}" if rows else ""
+    error = run.record.attempts[-1].error if run.record.attempts else None
+    return f"{state}{step}" + (f" ({error})" if error else "")
 
 
 def _check_items(run: Run, column: Column, result: EvalResult, items: Sequence[dict[str, Any]]) -> None:

@@ -1,6 +1,5 @@
 """The document as GitHub-flavoured Markdown; figures are linked from `figures/`."""
 
-import html
 from collections.abc import Sequence
 
 from reports.document import Document, finding, published
@@ -40,7 +39,7 @@ def render_markdown(document: Document) -> str:
 
 def escape(text: str) -> str:
     """Plain text made inert in Markdown, tables included."""
-    text = html.escape(" ".join(text.split()), quote=False).replace("\\", "\\\\")
+    text = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;").replace("\\", "\\\\")
     for character in "|*`":
         text = text.replace(character, f"\\{character}")
     return text.replace("](", "]\\(")

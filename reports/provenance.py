@@ -81,7 +81,7 @@ def sources_table(
             for seed, line in seeds.items():
                 on_the_way = [point for point in line if "-step" in point.record.stem]
                 if on_the_way:
-                    span = f"{on_the_way[0].record} to {on_the_way[-1].record.name}"
+                    span = str(on_the_way[0].record) + (f" to {on_the_way[-1].record.name}" if len(on_the_way) > 1 else "")
                     found.append((f"Curves, {runs.grid.variant(key).label}", str(seed), span, on_the_way[0].protocol, ""))
     for key, row in runs.rows.items():
         for seed, run in row.items():

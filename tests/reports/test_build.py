@@ -113,7 +113,8 @@ def test_what_is_missing_is_footnoted_and_never_averaged_away_silently(tmp_path)
     write_geneval(runs["pixel_rf", 1], partly)
     crashed = write_run(tmp_path / "runs", "pixel_rf", 2)
     failure = replace(crashed.record().attempts[0], error="loss is NaN")
-    crashed.write_record(replace(crashed.record(), status="failed", steps=7, attempts=[failure]))
+    crashed.write_record(replace(crashed.record(), status="failed", attempts=[failure]))
+    write_metrics(crashed, [7], 1.0, codebook=False)
     text, _, claim = report(tmp_path)
     assert re.search(r"Pixel\+RF \| [^|]* \(b, c\) \| 90 \| 0, 1 \|", text)
     assert re.search(r"Pixel \| [^|]* \(a\) \| 96 \| 0, 1 \|", text)
@@ -128,10 +129,12 @@ def test_what_is_missing_is_footnoted_and_never_averaged_away_silently(tmp_path)
 def test_an_unfinished_run_or_one_without_a_score_says_so_in_its_cell(tmp_path):
     runs = write_grid(tmp_path / "runs")
     (runs["pixel", 0].evals / "geneval.json").unlink()
+    waiting = write_run(tmp_path / "runs", "pixel", 1)
+    waiting.write_record(replace(waiting.record(), status="planned", attempts=[]))
     metrics = {**make_result(STRONG).metrics, "colors": None, "overall": None}
     write_geneval(runs["pixel_rf", 0], STRONG, metrics=metrics, missing={"overall": "no score for colors"})
     text, _, claim = report(tmp_path)
-    assert "not run: seed 0 not evaluated" in text
+    assert "not run: seed 0 not evaluated; seed 1 not started" in text
     assert "not run: seed 0 has no overall score: no score for colors" in text
     assert claim["verdict"] == "not run"
 
@@ -188,7 +191,7 @@ def test_text_from_records_cannot_inject_html_or_break_a_table(tmp_path):
         write_samples(run, WEAK)
     text, page, _ = report(tmp_path)
     assert "&lt;script&gt;alert(0)&lt;/script&gt;" in page
-    assert "&lt;script&gt;alert(0)&lt;/script&gt; \\| single_object [x]\\(javascript:1)" in text
+    assert "&lt;script>alert(0)&lt;/script> \\| single_object [x]\\(javascript:1)" in text
     assert "<script" not in page
     assert "<script" not in text
 

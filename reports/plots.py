@@ -126,12 +126,13 @@ def _axes(columns: int, size: tuple[float, float]) -> tuple[Figure, list[Axes]]:
 
 
 def _legend(figure: Figure, ax: Axes) -> None:
-    """One legend for the figure, above its panels."""
+    """One legend for the figure, above its panels; none when no mean could be drawn."""
     handles, labels = ax.get_legend_handles_labels()
     for panel in figure.axes:
         if (legend := panel.get_legend()) is not None:
             legend.remove()
-    figure.legend(handles, labels, loc="outside upper left", ncols=len(labels), frameon=False)
+    if labels:
+        figure.legend(handles, labels, loc="outside upper left", ncols=len(labels), frameon=False)
 
 
 def _png(figure: Figure) -> bytes:

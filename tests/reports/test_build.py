@@ -243,6 +243,18 @@ def test_different_devices_make_compute_incomparable_and_the_report_says_so(tmp_
     assert "trained on different devices (cpu, 1 thread; cuda, 1 thread)" in report(tmp_path)[0]
 
 
+def test_runs_in_progress_without_a_common_step_still_give_a_report(tmp_path):
+    for seed, steps in ((0, [10, 20]), (1, [15])):
+        run = write_run(tmp_path / "runs", "pixel", seed)
+        run.write_record(replace(run.record(), status="running"))
+        write_metrics(run, steps, 1.0, codebook=False)
+    text, _, claim = report(tmp_path)
+    assert "not run: seed 0 unfinished at step 20; seed 1 unfinished at step 15" in text
+    assert "Equal budgets are not compared" in text
+    assert claim["verdict"] == "not run"
+    assert [path.stem for path in (tmp_path / "out" / "figures").iterdir()] == ["table3a-losses"]
+
+
 def test_the_same_runs_give_the_same_bytes_and_stale_files_go(tmp_path):
     runs = write_grid(tmp_path / "runs")
     for run in runs.values():

@@ -116,6 +116,8 @@ def _seed_lines(ax: Axes, data: pd.DataFrame, x: str, y: str, grid: AblationGrid
     counts = data.groupby(["variant", "step"])["seed"].transform("nunique")
     whole = data[counts == data.groupby("variant")["seed"].transform("nunique")]  # a mean over survivors would mislead
     mean = whole.groupby(["variant", "step"], as_index=False, sort=False)[sorted({x, y} - {"step"})].mean()
+    if mean.empty:
+        return
     marker = "o" if mean.groupby("variant").size().max() <= 20 else None
     sns.lineplot(mean, x=x, y=y, hue="variant", estimator=None, palette=colors, ax=ax, linewidth=2, marker=marker, errorbar=None)
 

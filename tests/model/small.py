@@ -1,0 +1,105 @@
+"""Small configurations and random inputs, written out here so that tuning a scale never moves a test."""
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from rf_repro.config.overrides import apply_overrides
+from rf_repro.config.schema import (
+    DecoderConfig,
+    EncoderConfig,
+    EvalConfig,
+    ExperimentConfig,
+    MixtureConfig,
+    ModelConfig,
+    OptimConfig,
+    PixelConfig,
+    RepresentationConfig,
+    SamplingConfig,
+    ScenesConfig,
+    StageConfig,
+)
+from rf_repro.data.packing import TextTokens
+from rf_repro.model.initialise import initialise
+from rf_repro.model.rf_model import GenerationInput, RFModel, UnderstandingInput
+
+VOCAB = 23
+TOKENS = TextTokens(pad=0, bos=1, null=3)
+
+
+def small_config(**overrides: object) -> ExperimentConfig:
+    """24 pixels, 4x4 representation tokens over 6x6 patches, width 32, grouped-query attention, fp32.
+
+    `overrides` are dotted paths with `__` for the dot.
+    """
+    base = ExperimentConfig(
+        scale="small_test",
+        stages=(
+            StageConfig(
+                name="joint", steps=8, learning_rate=2e-3, warmup_steps=3, mixture=MixtureConfig(generation=4, understanding=3)
+            ),
+        ),
+        model=ModelConfig(
+            DecoderConfig(width=32, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=8, ffn_width=48),
+            EncoderConfig(width=24, num_layers=1, num_heads=3, ffn_width=32, patch_size=3),
+            PixelConfig(patch_size=4),
+        ),
+        representation=RepresentationConfig(kind="discrete", codebook_size=16, momentum=0.9, warmup_batches=2),
+        optim=OptimConfig(betas=(0.9, 0.98), weight_decay=0.01, ema_decay=0.9, precision="fp32"),
+        sampling=SamplingConfig(steps=4, top_k=8, shift_base_patches=36),
+        evals=EvalConfig(images_per_task=1, curve_images_per_task=1, every=0),
+        checkpoint_every=2,
+    )
+    base = replace(base, data=replace(base.data, scenes=ScenesConfig(num_train=64)))
+    return apply_overrides(base, {path.replace("__", "."): value for path, value in overrides.items()})
+
+
+def sparse_config() -> ExperimentConfig:
+    """`small_config` with two active experts of four in each pool."""
+    base = small_config()
+    decoder = replace(base.model.decoder, num_experts=4, num_active_experts=2)  # valid only together, so no overrides
+    return replace(base, model=replace(base.model, decoder=decoder))
+
+
+def small_model(config: ExperimentConfig | None = None, seed: int = 0) -> RFModel:
+    """A model whose every parameter is random: what starts at zero or one does not stay there, so nothing hides."""
+    model = RFModel(config or small_config(), VOCAB)
+    initialise(model, seed)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.15 * torch.randn(parameter.shape, generator=generator)
+    return model.eval()
+
+
+def generation_input(model: RFModel, count: int, num_text: int, seed: int = 0, dropped: bool = True) -> GenerationInput:
+    """Random samples of one layout; with `dropped`, every second sample's representation is dropped."""
+    assert model.pixels is not None
+    generator = torch.Generator().manual_seed(seed)
+    codes = flags = None
+    if model.representation is not None:
+        size = (count, model.representation.grid**2)
+        codes = torch.randint(model.representation.identity.num_embeddings, size, generator=generator)
+        flags = (torch.arange(count) % 2 == 1) & dropped
+    return GenerationInput(
+        text_ids=torch.randint(4, VOCAB, (count, num_text), generator=generator),
+        noisy=torch.randn(count, model.pixels.grid**2, model.pixels.patch_in.in_features, generator=generator),
+        t=torch.rand(count, generator=generator),
+        codes=codes,
+        representation_dropped=flags,
+    )
+
+
+def understanding_input(model: RFModel, count: int, num_text: int, seed: int = 0) -> UnderstandingInput:
+    """Random images and answers."""
+    generator = torch.Generator().manual_seed(seed)
+    side = model.config.data.scenes.image_size
+    images = torch.rand(count, 3, side, side, generator=generator) * 2 - 1
+    return UnderstandingInput(images, torch.randint(4, VOCAB, (count, num_text), generator=generator))
+
+
+def largest_difference(first: Tensor, second: Tensor) -> float:
+    """Over all elements; shapes must agree, so that nothing is broadcast."""
+    assert first.shape == second.shape
+    return float((first.double() - second.double()).abs().max())

@@ -1,0 +1,104 @@
+"""Attention of a pack against softmax over a mask, one sample and one head at a time, in float64."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from rf_repro.model import attention
+from rf_repro.model.attention import KVCache, _by_span, _explicit, attend
+from rf_repro.model.layout import Group, PackedLayout, SampleLayout
+from tests.model.test_layout import GENERATION, LAYOUTS, NO_RF, UNDERSTANDING, sees
+
+H, K, D = 6, 2, 8  # query heads, key-value heads, head_dim
+SLOPES = (1.5, 0.6, 0.2, 0.0, 1.5, 0.6)
+
+
+def one_head(q: Tensor, k: Tensor, v: Tensor, layout: SampleLayout, slope: float) -> Tensor:
+    """[fresh, d], [L, d], [L, d] -> [fresh, d]: every row's softmax over the keys that it sees, in plain loops."""
+    rows = []
+    for fresh in range(layout.num_fresh):
+        row = layout.num_cached + fresh
+        seen = [column for column in range(layout.length) if sees(layout, row, column)]
+        distances = layout.pixel_distances()[fresh, seen].double()
+        scores = (k[seen] @ q[fresh]) / D**0.5 - slope * distances
+        weights = scores.exp() / scores.exp().sum()
+        rows.append(weights @ v[seen])
+    return torch.stack(rows)
+
+
+def naive(q: Tensor, k: Tensor, v: Tensor, layout: SampleLayout, slopes: tuple[float, ...] | None) -> Tensor:
+    """One sample: q [fresh, H, d], k and v [L, K, d] -> [fresh, H*d]. Query head h reads key-value head h // (H / K)."""
+    heads = [one_head(q[:, h], k[:, h // (H // K)], v[:, h // (H // K)], layout, slopes[h] if slopes else 0.0) for h in range(H)]
+    return torch.cat(heads, 1)
+
+
+def random_heads(count: int, heads: int, seed: int) -> Tensor:
+    return torch.randn(count, heads, D, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+@pytest.mark.parametrize("slopes", [None, SLOPES])
+@pytest.mark.parametrize("fused", [False, True])
+def test_a_pack_of_groups_equals_one_sample_at_a_time(
+    slopes: tuple[float, ...] | None, fused: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if fused:
+        monkeypatch.setattr(attention, "MAX_EXPLICIT_TOKENS", 0)
+    groups = (Group(GENERATION, 2), Group(UNDERSTANDING, 3), Group(NO_RF, 1))
+    packed = PackedLayout(groups)
+    q, k, v = (random_heads(packed.num_tokens, heads, seed) for seed, heads in enumerate((H, K, K)))
+    out = attend(q, k, v, packed, slopes_H=slopes)
+    ids = packed.sample_ids()
+    sample = 0
+    for index, group in enumerate(groups):
+        for _ in range(group.num_samples):
+            rows = torch.cat(
+                [
+                    torch.arange(packed.num_tokens)[packed.blocks[index, span]][ids[packed.blocks[index, span]] == sample]
+                    for span in range(len(group.layout.spans))
+                ]
+            )
+            expected = naive(q[rows], k[rows], v[rows], group.layout, slopes)
+            torch.testing.assert_close(out[rows], expected, rtol=0, atol=1e-6 if slopes else 1e-10)  # the bias is fp32
+            sample += 1
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_explicit_and_fused_paths_agree_whatever_is_cached(layout: SampleLayout) -> None:
+    B = 2
+    k, v = (random_heads(B * layout.length, K, seed).view(B, -1, K, D) for seed in (1, 2))
+    whole = random_heads(B * layout.length, H, 0).view(B, -1, H, D)
+    for cached in range(layout.length):
+        rest = replace(layout, num_cached=cached)
+        q = whole[:, cached:]
+        expected = torch.stack([naive(q[b], k[b], v[b], rest, None) for b in range(B)])
+        torch.testing.assert_close(_explicit(q, k, v, rest, None), expected, rtol=0, atol=1e-10)
+        torch.testing.assert_close(_by_span(q, k, v, rest), expected, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("slopes", [None, SLOPES])
+def test_a_cache_continues_the_sequence_and_grows_only_on_commit(slopes: tuple[float, ...] | None) -> None:
+    layout, B, cached = GENERATION, 2, 5
+    packed = PackedLayout((Group(layout, B),))
+    q, k, v = (random_heads(packed.num_tokens, heads, seed) for seed, heads in enumerate((H, K, K)))
+    whole = attend(q, k, v, packed, slopes_H=slopes)
+    rows = torch.cat([torch.arange(packed.num_tokens)[rows].view(B, -1) for rows in packed.blocks.values()], 1)  # [B, L]
+    cache = KVCache(k[rows[:, :cached]], v[rows[:, :cached]])
+    rest = PackedLayout((Group(replace(layout, num_cached=cached), B),))
+    fresh = [layout.bounds[1][1] - cached, layout.spans[2].length]
+    stored = torch.cat([part.flatten() for part in rows[:, cached:].split(fresh, 1)])  # storage order of the fresh tokens
+    for commit in (False, True):
+        before = cache.keys.shape[1]
+        out = attend(q[stored], k[stored], v[stored], rest, slopes_H=slopes, cache=cache, commit=commit)
+        torch.testing.assert_close(out, whole[stored], rtol=0, atol=1e-10)
+        assert cache.keys.shape[1] == (layout.length if commit else before)
+    assert torch.equal(cache.keys, k[rows])
+    assert torch.equal(cache.values, v[rows])
+
+
+def test_pixels_before_other_spans_are_refused_by_the_fused_path() -> None:
+    layout = SampleLayout(tuple(reversed(NO_RF.spans)))  # text after pixels may not see them: not a run of keys
+    q, k = random_heads(layout.length, H, 0)[None], random_heads(layout.length, K, 1)[None]
+    with pytest.raises(ValueError, match="pixel span must be the last"):
+        _by_span(q, k, k, layout)

@@ -1,0 +1,153 @@
+"""One pass over a pack of mixed groups equals one sample at a time, and information flows only where Sec. 3.2 lets it."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from rf_repro.config.schema import ExperimentConfig
+from rf_repro.data.packing import PackedBatch, SampleGroup
+from rf_repro.model.rf_model import GenerationInput, RFModel
+from tests.model.small import (
+    VOCAB,
+    generation_input,
+    largest_difference,
+    small_config,
+    small_model,
+    sparse_config,
+    understanding_input,
+)
+
+CONFIGS = {
+    "pixel_rf": small_config(),
+    "pixel": small_config(representation__kind="none"),
+    "additive time": small_config(model__decoder__time_conditioning="additive"),
+    "distance bias": small_config(model__decoder__distance_bias=True),
+    "sparse": sparse_config(),
+}
+
+
+def one_of(given: GenerationInput, index: int) -> GenerationInput:
+    part = slice(index, index + 1)
+    return GenerationInput(
+        given.text_ids[part], given.noisy[part], given.t[part],
+        None if given.codes is None else given.codes[part],
+        None if given.representation_dropped is None else given.representation_dropped[part],
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+@torch.no_grad()
+def test_a_pack_of_mixed_groups_equals_one_sample_at_a_time(config: ExperimentConfig) -> None:
+    model = small_model(config)
+    generation = [generation_input(model, 3, 5, seed=1), generation_input(model, 2, 7, seed=2)]
+    questions = [understanding_input(model, 2, 6, seed=3), understanding_input(model, 1, 4, seed=4)]
+    outputs, answers = model(generation, questions)
+    assert len(outputs) == len(answers) == 2
+    for given, output in zip(generation, outputs, strict=True):
+        for index in range(given.text_ids.shape[0]):
+            ((alone,), _) = model([one_of(given, index)], [])
+            assert largest_difference(output.text_hidden[index : index + 1], alone.text_hidden) < 2e-5
+            assert largest_difference(output.clean[index : index + 1], alone.clean) < 2e-5
+            if config.representation.kind == "discrete":
+                assert output.representation_logits is not None
+                assert output.representation_logits.shape[1:] == (16, 16)
+                assert largest_difference(output.representation_logits[index : index + 1], alone.representation_logits) < 2e-5
+            else:
+                assert output.representation_logits is None
+    for question, logits in zip(questions, answers, strict=True):
+        for index in range(question.text_ids.shape[0]):
+            single = replace(question, images=question.images[index, None], text_ids=question.text_ids[index, None])
+            _, (alone_logits,) = model([], [single])
+            assert largest_difference(logits[index : index + 1], alone_logits) < 2e-5
+
+
+@pytest.fixture
+def model() -> RFModel:
+    return small_model()
+
+
+@torch.no_grad()
+def test_pixels_and_their_time_reach_no_text_and_no_representation(model: RFModel) -> None:
+    given = generation_input(model, 2, 5, dropped=False)
+    ((before,), _) = model([given], [])
+    ((after,), _) = model([replace(given, noisy=given.noisy + 3, t=1 - given.t)], [])
+    assert torch.equal(before.text_hidden, after.text_hidden)
+    assert torch.equal(before.representation_logits, after.representation_logits)
+    assert largest_difference(before.clean, after.clean) > 0.1
+
+
+@torch.no_grad()
+def test_a_patch_reaches_every_patch(model: RFModel) -> None:
+    given = generation_input(model, 1, 5, dropped=False)
+    noisy = given.noisy.clone()
+    noisy[0, 20] += 3
+    ((before,), _), ((after,), _) = model([given], []), model([replace(given, noisy=noisy)], [])
+    moved = (before.clean - after.clean).abs().amax(-1)[0]
+    assert bool((moved > 1e-6).all())
+
+
+@torch.no_grad()
+def test_a_representation_token_reaches_the_later_ones_and_all_pixels(model: RFModel) -> None:
+    given = generation_input(model, 1, 5, dropped=False)
+    changed = 9
+    codes = given.codes.clone()  # type: ignore[union-attr]
+    codes[0, changed] = (codes[0, changed] + 1) % 16
+    ((before,), _), ((after,), _) = model([given], []), model([replace(given, codes=codes)], [])
+    moved = (before.representation_logits - after.representation_logits).abs().amax(-1)[0]  # logits n predict code n
+    assert not moved[: changed + 1].any()
+    assert bool((moved[changed + 1 :] > 1e-6).all())
+    assert torch.equal(before.text_hidden, after.text_hidden)
+    assert bool(((before.clean - after.clean).abs().amax(-1) > 1e-6).all())
+
+
+@torch.no_grad()
+def test_a_word_reaches_everything_after_it(model: RFModel) -> None:
+    given = generation_input(model, 1, 5, dropped=False)
+    text = given.text_ids.clone()
+    text[0, 2] = 4 + (text[0, 2] - 3) % (VOCAB - 4)
+    ((before,), _), ((after,), _) = model([given], []), model([replace(given, text_ids=text)], [])
+    assert torch.equal(before.text_hidden[:, :2], after.text_hidden[:, :2])
+    assert bool(((before.text_hidden - after.text_hidden).abs().amax(-1)[0, 2:] > 1e-6).all())
+    assert bool(((before.representation_logits - after.representation_logits).abs().amax(-1) > 1e-6).all())
+    assert bool(((before.clean - after.clean).abs().amax(-1) > 1e-6).all())
+
+
+@torch.no_grad()
+def test_an_image_reaches_all_of_its_answer_and_a_word_only_later_ones(model: RFModel) -> None:
+    question = understanding_input(model, 2, 6)
+    images = question.images.clone()
+    images[0, :, :4, :4] *= -1
+    _, (before,) = model([], [question])
+    _, (after,) = model([], [replace(question, images=images)])
+    moved = (before - after).abs().amax(-1)
+    assert bool((moved[0] > 1e-6).all())
+    assert not moved[1].any()
+    text = question.text_ids.clone()
+    text[0, 3] = 4 + (text[0, 3] - 3) % (VOCAB - 4)
+    _, (after,) = model([], [replace(question, text_ids=text)])
+    moved = (before - after).abs().amax(-1)[0]
+    assert not moved[:3].any()
+    assert bool((moved[3:] > 1e-6).all())
+
+
+@torch.no_grad()
+def test_a_dropped_representation_says_nothing_about_its_codes(model: RFModel) -> None:
+    given = generation_input(model, 1, 5)
+    given = replace(given, representation_dropped=torch.tensor([True]))
+    ((before,), _) = model([given], [])
+    ((after,), _) = model([replace(given, codes=(given.codes + 1) % 16)], [])  # type: ignore[operator]
+    assert torch.equal(before.clean, after.clean)
+    assert torch.equal(before.representation_logits, after.representation_logits)
+    ((kept,), _) = model([replace(given, representation_dropped=torch.tensor([False]))], [])
+    assert largest_difference(kept.clean, before.clean) > 1e-3
+
+
+def test_tokens_are_counted_as_the_pack_holds_them(model: RFModel) -> None:
+    generation, question = generation_input(model, 3, 5), understanding_input(model, 2, 6)
+    images = torch.zeros(3, 3, 24, 24)
+    batch = PackedBatch(
+        (SampleGroup(images, generation.text_ids),), (SampleGroup(question.images, question.text_ids),), masked_images=images[:1]
+    )
+    # text + start and 16 representation tokens + 36 patches; 16 image features + text; 64 encoder patches
+    assert model.num_tokens(batch) == 3 * (5 + 17 + 36) + 2 * (16 + 6) + 64

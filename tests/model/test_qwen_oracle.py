@@ -1,0 +1,188 @@
+"""With one pool the Mixture-of-Transformers is Qwen3: same logits as `transformers` on the same random weights."""
+
+from collections.abc import Mapping
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from rf_repro.config.schema import DecoderConfig
+from rf_repro.model.experts import FeedForward, SparseFeedForward, build_pool
+from rf_repro.model.layers import RMSNorm, rope_tables
+from rf_repro.model.layout import POOLS, Group, PackedLayout, SampleLayout, Span
+from rf_repro.model.mot import MixtureOfTransformers
+from tests.model.small import largest_difference, small_model
+
+transformers = pytest.importorskip("transformers")
+
+VOCAB, B, T = 41, 3, 9
+TOLERANCE = 2e-5  # of logits of order one, fp32
+DENSE = DecoderConfig(
+    width=32, num_layers=3, num_heads=6, num_kv_heads=2, head_dim=10, ffn_width=44, rope_theta=7e3, norm_eps=3e-5
+)
+SPARSE = DecoderConfig(
+    width=32, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=8, ffn_width=20, num_experts=6, num_active_experts=2
+)  # fmt: skip
+
+
+def qwen(config: DecoderConfig) -> nn.Module:
+    """The `transformers` model of those sizes, every weight random (norms too)."""
+    common = dict(
+        vocab_size=VOCAB, hidden_size=config.width, num_hidden_layers=config.num_layers,
+        num_attention_heads=config.num_heads, num_key_value_heads=config.num_kv_heads, head_dim=config.head_dim,
+        rms_norm_eps=config.norm_eps, rope_parameters={"rope_type": "default", "rope_theta": config.rope_theta},
+        tie_word_embeddings=False, attention_bias=False, max_position_embeddings=64, attn_implementation="eager",
+    )  # fmt: skip
+    torch.manual_seed(0)
+    if config.num_experts:
+        model = transformers.Qwen3MoeForCausalLM(
+            transformers.Qwen3MoeConfig(
+                **common, num_experts=config.num_experts, num_experts_per_tok=config.num_active_experts, norm_topk_prob=True,
+                moe_intermediate_size=config.ffn_width, intermediate_size=config.ffn_width, decoder_sparse_step=1,
+            )
+        )  # fmt: skip
+    else:
+        model = transformers.Qwen3ForCausalLM(transformers.Qwen3Config(**common, intermediate_size=config.ffn_width))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(torch.randn_like(parameter) * (0.3 if parameter.ndim > 1 else 0.2) + (parameter.ndim == 1))
+    return model.eval()
+
+
+@torch.no_grad()
+def copy_weights(decoder: MixtureOfTransformers, theirs: Mapping[str, Tensor]) -> None:
+    """Qwen3's names to ours; every one of their layer weights must be used."""
+    used = set()
+
+    def take(name: str) -> Tensor:
+        used.add(name)
+        return theirs[name]
+
+    for index, block in enumerate(decoder.blocks):
+        prefix = f"model.layers.{index}."
+        block.attention_norm.weight.copy_(take(prefix + "input_layernorm.weight"))
+        block.ffn_norms["understanding"].weight.copy_(take(prefix + "post_attention_layernorm.weight"))
+        block.attention.qkv.weight.copy_(torch.cat([take(f"{prefix}self_attn.{name}_proj.weight") for name in "qkv"]))
+        block.attention.out.weight.copy_(take(prefix + "self_attn.o_proj.weight"))
+        block.attention.q_norm.weight.copy_(take(prefix + "self_attn.q_norm.weight"))
+        block.attention.k_norm.weight.copy_(take(prefix + "self_attn.k_norm.weight"))
+        pool = block.pools["understanding"]
+        if isinstance(pool, SparseFeedForward):
+            pool.router.weight.copy_(take(prefix + "mlp.gate.weight"))
+            gate_up, down = take(prefix + "mlp.experts.gate_up_proj"), take(prefix + "mlp.experts.down_proj")
+            for expert, one_gate_up, one_down in zip(pool.experts, gate_up, down, strict=True):
+                expert.gate_up.weight.copy_(one_gate_up)
+                expert.down.weight.copy_(one_down)
+        else:
+            pool.gate_up.weight.copy_(torch.cat([take(f"{prefix}mlp.{name}_proj.weight") for name in ("gate", "up")]))
+            pool.down.weight.copy_(take(prefix + "mlp.down_proj.weight"))
+    assert used == {name for name in theirs if name.startswith("model.layers.")}
+
+
+@pytest.mark.parametrize("config", [DENSE, SPARSE], ids=["Qwen3ForCausalLM", "Qwen3MoeForCausalLM"])
+@torch.no_grad()
+def test_one_pool_equals_qwen3(config: DecoderConfig) -> None:
+    theirs = qwen(config)
+    weights = theirs.state_dict()
+    decoder = MixtureOfTransformers(config, ["understanding"])
+    copy_weights(decoder, weights)
+    norm = RMSNorm(config.width, config.norm_eps)
+    norm.weight.copy_(weights["model.norm.weight"])
+
+    ids = torch.randint(VOCAB, (B, T), generator=torch.Generator().manual_seed(1))
+    expected = theirs(input_ids=ids).logits
+    packed = PackedLayout((Group(SampleLayout((Span("text", T),)), B),))
+    hidden = decoder(weights["model.embed_tokens.weight"][ids].flatten(0, 1), packed)
+    logits = (norm(hidden) @ weights["lm_head.weight"].T).view(B, T, VOCAB)
+    scale = float(expected.abs().max())
+    assert largest_difference(logits / scale, expected / scale) < TOLERANCE
+    assert float(expected.std() / scale) > 0.05  # the comparison has something to compare
+
+
+@pytest.mark.parametrize("config", [DENSE, SPARSE], ids=["dense", "sparse"])
+@torch.no_grad()
+def test_three_identical_pools_equal_one(config: DecoderConfig) -> None:
+    """Tokens of three types through three copies of one pool, against one pool that all tokens go through."""
+    torch.manual_seed(0)
+    three = MixtureOfTransformers(config, POOLS)
+    for block in three.blocks:
+        for pool in ("representation", "pixel"):
+            block.pools[pool].load_state_dict(block.pools["understanding"].state_dict())
+            block.ffn_norms[pool].load_state_dict(block.ffn_norms["understanding"].state_dict())
+        block.modulation.weight.zero_()  # as initialised: a fresh generation pathway changes nothing
+        block.modulation.bias.zero_()
+    one = MixtureOfTransformers(config, ["understanding"])
+    state = {name: tensor for name, tensor in three.state_dict().items() if name in one.state_dict()}
+    one.load_state_dict(state)
+
+    spans = (Span("text", 5), Span("representation", 5, 2), Span("pixel", 16, 4))
+    packed = PackedLayout((Group(SampleLayout(spans), 2),))
+    x = torch.randn(packed.num_tokens, config.width)
+    time = torch.randn(2, config.width)
+    expected = x
+    rope = _rope(packed, config)
+    for block in one.blocks:  # the dense block: attention, then the one feed-forward on every token
+        expected = expected + block.attention(block.attention_norm(expected), packed, rope, None, False)
+        expected = expected + block.pools["understanding"](block.ffn_norms["understanding"](expected))
+    assert largest_difference(three(x, packed, time), expected) < TOLERANCE
+    three.blocks[0].modulation.bias.fill_(0.5)
+    moved = (three(x, packed, time) - expected).abs().amax(1)
+    assert bool((moved[packed.rows("pixel", 0)] > 1e-3).all())
+    assert bool((moved[: packed.rows("pixel", 0).start] < TOLERANCE).all())  # time touches pixel tokens alone
+
+
+def _rope(packed: PackedLayout, config: DecoderConfig) -> tuple[Tensor, Tensor]:
+    return rope_tables(packed.positions(), config.head_dim, config.rope_theta, torch.float32)
+
+
+@torch.no_grad()
+def test_modulation_scales_and_shifts_each_sample_by_its_own_time() -> None:
+    model = small_model()
+    block = model.decoder.blocks[0]
+    layouts = [Group(SampleLayout((Span("text", 2), Span("pixel", 4, 2))), 2), Group(SampleLayout((Span("pixel", 9, 3),)), 1)]
+    packed = PackedLayout(tuple(layouts))
+    x, time = torch.randn(packed.num_tokens, 32), torch.randn(3, 32)
+    rope = _rope(packed, model.config.model.decoder)
+    out = block(x, packed, rope, time, None, False)
+    ids = packed.sample_ids()
+    pixels = slice(packed.num_tokens - packed.pool_sizes[2], None)
+    parts = block.modulation(time).view(3, 6, 32)[ids[pixels]]  # of each pixel token: scale, shift, gate, scale, shift, gate
+
+    def modulated(h: Tensor, first: int, shift: bool) -> Tensor:
+        h = h.clone()
+        h[pixels] = (1 + parts[:, first]) * h[pixels] + (parts[:, first + 1] if shift else 0)
+        return h
+
+    attended = block.attention(modulated(block.attention_norm(x), 0, True), packed, rope, None, False)
+    middle = x + modulated(attended, 2, False)
+    norms = {pool: block.ffn_norms[pool] for pool in POOLS}
+    sizes, start, normed, pools = packed.pool_sizes, 0, middle.clone(), []
+    for pool, size in zip(POOLS, sizes, strict=True):
+        normed[start : start + size] = norms[pool](middle[start : start + size])
+        pools += [pool] * size
+        start += size
+    normed = modulated(normed, 3, True)
+    fed = torch.stack([block.pools[pool](row[None])[0] for pool, row in zip(pools, normed, strict=True)])
+    assert largest_difference(out, middle + modulated(fed, 5, False)) < TOLERANCE
+
+
+@torch.no_grad()
+def test_sparse_pool_equals_its_experts_weighted_by_the_renormalised_router() -> None:
+    torch.manual_seed(0)
+    pool = build_pool(SPARSE)
+    assert isinstance(pool, SparseFeedForward)
+    x = torch.randn(11, SPARSE.width)
+    for row, out in zip(x, pool(x), strict=True):
+        probabilities = torch.softmax(pool.router.weight @ row, 0)
+        chosen = sorted(range(SPARSE.num_experts), key=lambda e: -float(probabilities[e]))[: SPARSE.num_active_experts]
+        total = sum(probabilities[e] for e in chosen)
+        expected = sum(probabilities[e] / total * pool.experts[e](row[None])[0] for e in chosen)
+        assert largest_difference(out, expected) < TOLERANCE
+
+
+@torch.no_grad()
+def test_feed_forward_is_swiglu_with_the_gate_first() -> None:
+    torch.manual_seed(0)
+    ffn, x = FeedForward(6, 5), torch.randn(4, 6)
+    gate, up = ffn.gate_up.weight[:5] @ x.T, ffn.gate_up.weight[5:] @ x.T
+    assert largest_difference(ffn(x), (ffn.down.weight @ (gate * torch.sigmoid(gate) * up)).T) < 1e-6

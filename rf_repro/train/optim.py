@@ -4,6 +4,8 @@ Where precision is bf16 the model holds bf16 weights and the optimiser steps fp3
 masters are the model's own parameters.
 """
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -50,13 +52,16 @@ class MasterOptimizer:
 
     @torch.no_grad()
     def step(self, step: int) -> float:
-        """Moves gradients to the masters, clips, steps, copies back. Returns the gradient norm before clipping."""
+        """Moves gradients to the masters, clips, steps, copies back. Returns the gradient norm before clipping; nothing was
+        stepped if it is not finite."""
         for name, parameter in self.parameters.items():
             if parameter is not self.masters[name]:
                 self.masters[name].grad = None if parameter.grad is None else parameter.grad.float()
                 parameter.grad = None
         masters = [master for master in self.masters.values() if master.grad is not None]
         norm = float(nn.utils.clip_grad_norm_(masters, self.grad_clip))
+        if not math.isfinite(norm):
+            return norm
         factor = rate_factor(step, self.stage)
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:

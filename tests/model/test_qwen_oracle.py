@@ -27,12 +27,12 @@ SPARSE = DecoderConfig(
 
 def qwen(config: DecoderConfig) -> nn.Module:
     """The `transformers` model of those sizes, every weight random (norms too)."""
-    common = dict(
-        vocab_size=VOCAB, hidden_size=config.width, num_hidden_layers=config.num_layers,
-        num_attention_heads=config.num_heads, num_key_value_heads=config.num_kv_heads, head_dim=config.head_dim,
-        rms_norm_eps=config.norm_eps, rope_parameters={"rope_type": "default", "rope_theta": config.rope_theta},
-        tie_word_embeddings=False, attention_bias=False, max_position_embeddings=64, attn_implementation="eager",
-    )  # fmt: skip
+    common = {
+        "vocab_size": VOCAB, "hidden_size": config.width, "num_hidden_layers": config.num_layers,
+        "num_attention_heads": config.num_heads, "num_key_value_heads": config.num_kv_heads, "head_dim": config.head_dim,
+        "rms_norm_eps": config.norm_eps, "rope_parameters": {"rope_type": "default", "rope_theta": config.rope_theta},
+        "tie_word_embeddings": False, "attention_bias": False, "max_position_embeddings": 64, "attn_implementation": "eager",
+    }  # fmt: skip
     torch.manual_seed(0)
     if config.num_experts:
         model = transformers.Qwen3MoeForCausalLM(

@@ -20,8 +20,17 @@ def _stop(signum: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-def _visible_devices() -> str | None:
+def visible_devices() -> str | None:
+    """CUDA_VISIBLE_DEVICES here; None when it is not set, which means all."""
     return os.environ.get("CUDA_VISIBLE_DEVICES")
+
+
+def set_visible_devices(devices: str | None) -> None:
+    """Undoes Submitit's local executor, which hides every GPU from its jobs. Before torch is imported."""
+    if devices is None:
+        os.environ.pop("CUDA_VISIBLE_DEVICES", None)
+    else:
+        os.environ["CUDA_VISIBLE_DEVICES"] = devices
 
 
 @dataclass(frozen=True)
@@ -31,21 +40,18 @@ class RunJob:
     Attributes:
         device: auto, cpu, cuda or mps.
         threads: CPU threads that it may use.
-        visible_devices: the launcher's CUDA_VISIBLE_DEVICES; Submitit's local executor blanks it for its jobs.
+        devices: the launcher's CUDA_VISIBLE_DEVICES.
     """
 
     job: Job
     runs: Path
     device: str
     threads: int
-    visible_devices: str | None = field(default_factory=_visible_devices)
+    devices: str | None = field(default_factory=visible_devices)
 
     def __call__(self) -> None:
         stop_on_sigterm()
-        if self.visible_devices is None:
-            os.environ.pop("CUDA_VISIBLE_DEVICES", None)
-        else:
-            os.environ["CUDA_VISIBLE_DEVICES"] = self.visible_devices
+        set_visible_devices(self.devices)
         job = self.job
         with run_lock(job.run.path):
             from rf_repro import pipeline  # torch; after the environment is right

@@ -4,6 +4,7 @@ import argparse
 import io
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,7 +17,7 @@ import yaml
 from rf_repro.cli import main, make_parser
 from rf_repro.config.overrides import from_dict
 from rf_repro.config.scales import tiny
-from rf_repro.core.files import append_jsonl
+from rf_repro.core.files import append_jsonl, read_json, read_jsonl
 from rf_repro.core.run_dir import RunDir
 
 COMMANDS = ([], ["reproduce"], ["plan"], ["train"], ["sample"], ["evaluate"], ["evaluate", "geneval"], ["report"], ["config"])
@@ -195,6 +196,24 @@ def test_evaluating_the_samples_again_gives_the_runs_scores(smoke: Path) -> None
     assert recorded is not None
     printed = dict(line.split() for line in done.stdout.splitlines()[:-1])
     assert printed == {name: f"{value:.4f}" for name, value in recorded.metrics.items()}
+    assert read_jsonl(smoke / "again" / "geneval.items.jsonl") == run.eval_items("geneval")
+    assert read_json(smoke / "again" / "geneval.json")["protocol"] == recorded.protocol
+    assert len(read_jsonl(smoke / "again" / "results.jsonl")) == recorded.n
+
+
+@pytest.mark.slow
+def test_runs_that_diverge_fail_by_name_and_the_report_is_still_built(smoke: Path) -> None:
+    stage = Path("smoke", "stage-pretrain")
+    shutil.copytree(smoke / "runs" / stage, smoke / "diverging" / stage)
+    command = "reproduce --scale smoke --seeds 0 --set stages.joint.learning_rate=1e30 --runs diverging --out diverged"
+    done = rf_repro(*command.split(), folder=smoke)
+    assert done.returncode == 1
+    assert "1 of 3 runs are done already" in done.stderr  # the shared stage does not depend on it
+    for name in ("pixel s0", "pixel_rf s0"):
+        assert re.search(rf"^{name}: failed: rf_repro\.core\.errors\.TrainingDiverged: step \d+", done.stderr, re.MULTILINE)
+    assert "Traceback" not in done.stderr
+    assert done.stdout.count("not run") == 2
+    assert (smoke / "diverged" / "report.html").exists()
 
 
 @pytest.mark.slow

@@ -4,7 +4,7 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
-from rf_repro.commands.options import Commands, add_command, writable_folder
+from rf_repro.commands.options import Commands, add_command, progress_bar, writable_folder
 from rf_repro.config.overrides import from_dict
 from rf_repro.config.scales import get_scale
 from rf_repro.config.schema import ExperimentConfig
@@ -29,7 +29,10 @@ def add_parser(commands: Commands) -> None:
         "position_threshold (object sizes); may be repeated (default: GenEval's own)",
     )  # fmt: skip
     geneval.add_argument(
-        "--out", type=Path, metavar="DIR", help="folder for geneval.json and geneval.items.jsonl (default: FOLDER)"
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="folder for geneval.json, its items, and the official results.jsonl (default: FOLDER)",
     )
     geneval.set_defaults(run=run_geneval)
 
@@ -47,16 +50,22 @@ def run_geneval(options: argparse.Namespace) -> int:
             raise UserError(f"--option {text!r}: must be NAME=VALUE, each name once")
         settings[name] = value
     from evaluators.geneval.evaluate import evaluate_folder
+    from evaluators.geneval.official_results import write_official_results
     from evaluators.geneval.options import GenEvalOptions
     from evaluators.scenes.colors import SceneColorClassifier
     from evaluators.scenes.detector import SceneDetector
 
     rules = GenEvalOptions.from_mapping(settings)
-    result, items = evaluate_folder(folder, SceneDetector(scenes), SceneColorClassifier(scenes), rules)
+    with progress_bar("evaluate") as progress:
+        result, items = evaluate_folder(
+            folder, SceneDetector(scenes), SceneColorClassifier(scenes), rules,
+            benchmark=f"geneval-{options.detector}", progress=progress,
+        )  # fmt: skip
     write_jsonl(out / "geneval.items.jsonl", items)
+    write_official_results(out / "results.jsonl", folder, items)
     write_json(out / "geneval.json", replace(result, items="geneval.items.jsonl").to_dict())
     for name, value in result.metrics.items():
-        print(f"{name:<16}{'not measured: ' + result.missing.get(name, '') if value is None else f'{value:.4f}'}")
+        print(f"{name:<24}{'not measured: ' + result.missing.get(name, '') if value is None else f'{value:.4f}'}")
     print(f"{result.n} of {result.expected_n} images scored, {result.failures} failed; {out / 'geneval.json'}")
     return 0
 

@@ -2,6 +2,9 @@
 
 import argparse
 import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -117,3 +120,17 @@ def launch(plan: "Plan", device: str, jobs: int, threads: int = 1) -> bool:
     from slurm.local import run_plan
 
     return not run_plan(plan, lambda job, count: RunJob(job, plan.runs, device, count), make_display(), jobs, threads)
+
+
+@contextmanager
+def progress_bar(label: str) -> Iterator[Callable[[int, int], None]]:
+    """A function of (done, total) that draws a bar on a terminal, on stderr, and nothing elsewhere."""
+    from rich.console import Console
+    from rich.progress import MofNCompleteColumn, Progress
+
+    console = Console(file=sys.stderr)
+    with Progress(
+        *Progress.get_default_columns(), MofNCompleteColumn(), console=console, disable=not console.is_terminal
+    ) as bars:
+        task = bars.add_task(label, total=None)
+        yield lambda done, total: bars.update(task, completed=done, total=total)

@@ -1,6 +1,7 @@
 """`rf-repro reproduce`: from nothing to the report, resuming whatever was begun."""
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean
@@ -45,6 +46,7 @@ def run(options: argparse.Namespace) -> int:
     from ablations.registry import GRIDS, get_grid
     from reports.build import build_report
 
+    print("building the report", file=sys.stderr)
     index = build_report([options.runs], options.out, options.scale)
     names = list(GRIDS) if "all" in options.tables.split(",") else options.tables.split(",")
     _print_results(options, [job.run for job in plan.jobs if job.kind == "variant"], [get_grid(name) for name in names])

@@ -18,6 +18,7 @@ from slurm.local import Failure, run_plan
 from slurm.plan import Job, Plan
 from tests.slurm.workers import STEPS, Count, smoke_plan
 
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -32,9 +33,10 @@ def launch(plan: Plan, jobs: int = 2, **settings: object) -> tuple[list[Failure]
     return failures, output.getvalue()
 
 
-def launcher(runs: Path, jobs: int, seconds: float) -> "subprocess.Popen[str]":
-    command = [sys.executable, "-m", "tests.slurm.workers", str(runs), str(jobs), str(seconds)]
-    return subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+def launcher(runs: Path, jobs: int, seconds: float, *more: str) -> "subprocess.Popen[str]":
+    """A launcher in a process of its own, the leader of a group as a shell would make it."""
+    command = [sys.executable, "-m", "tests.slurm.workers", str(runs), str(jobs), str(seconds), *more]
+    return subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, start_new_session=True)
 
 
 def wait_until(condition: Callable[[], bool], seconds: float = 30.0) -> None:
@@ -47,6 +49,11 @@ def wait_until(condition: Callable[[], bool], seconds: float = 30.0) -> None:
 def attempts(job: Job) -> list[int]:
     """The step that each process which worked on the run began from."""
     return [attempt.from_step for attempt in job.run.record().attempts]
+
+
+def environment(job: Job) -> list[str | None]:
+    """OMP_NUM_THREADS, OMP_WAIT_POLICY and CUDA_VISIBLE_DEVICES that the job saw."""
+    return read_json(job.run.path / "environment.json")
 
 
 def working(plan: Plan) -> list[Job]:
@@ -66,13 +73,25 @@ def test_everything_runs_once_in_order_and_never_more_at_a_time_than_allowed(tmp
     for moment in (row for rows in variants for row in rows):
         assert sum(rows[0] <= moment <= rows[-1] for rows in variants) <= 2
     assert [job.run.record().attempts[0].threads for job in plan.jobs] == [2, 1, 1, 1, 1]  # the stage has both cores
-    assert [read_json(job.run.path / "threads.json") for job in plan.jobs] == [["2", "passive"], *[["1", "passive"]] * 4]
+    assert [environment(job)[:2] for job in plan.jobs] == [["2", "passive"], *[["1", "passive"]] * 4]
     assert output.count("starts (") == 5
 
     failures, output = launch(plan)
     assert failures == []
     assert "starts" not in output  # submitting twice submits nothing new
     assert all(attempts(job) == [0] for job in plan.jobs)
+
+
+@pytest.mark.parametrize("devices", [None, "", "2,3"])
+def test_jobs_see_the_gpus_that_the_launcher_sees(tmp_path: Path, devices: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    if devices is None:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    else:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", devices)
+    plan = smoke_plan(tmp_path)
+    stage_only = Plan(plan.runs, plan.jobs[:1])
+    assert launch(stage_only)[0] == []
+    assert environment(plan.jobs[0])[2] == devices
 
 
 def test_a_failed_run_is_reported_by_its_error_and_stops_no_other(tmp_path: Path) -> None:
@@ -126,8 +145,7 @@ def test_a_stopped_launcher_ends_its_jobs_and_the_next_one_resumes_them(tmp_path
 def test_ctrl_c_in_a_terminal_is_the_launchers_alone(tmp_path: Path) -> None:
     """The terminal sends SIGINT to the whole foreground group; jobs still end by unwinding, at the launcher's word."""
     plan = smoke_plan(tmp_path)
-    command = [sys.executable, "-m", "tests.slurm.workers", str(tmp_path), "2", "0.3"]
-    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
+    with launcher(tmp_path, 2, seconds=0.3) as process:
         wait_until(lambda: len(working(plan)) == 2)
         logs = [next((job.run.path / "logs").glob("*.err")) for job in working(plan)]
         os.killpg(process.pid, signal.SIGINT)
@@ -136,6 +154,18 @@ def test_ctrl_c_in_a_terminal_is_the_launchers_alone(tmp_path: Path) -> None:
     for log in logs:
         assert "slurm/jobs.py" in log.read_text()  # the job's own SIGTERM handler, and no other interrupt
         assert log.read_text().rstrip().endswith("KeyboardInterrupt")
+
+
+def test_a_second_ctrl_c_kills_jobs_that_do_not_listen(tmp_path: Path) -> None:
+    plan = smoke_plan(tmp_path)
+    with launcher(tmp_path, 1, 60.0, "deaf") as process:
+        wait_until(lambda: plan.jobs[0].state == "running")
+        process.send_signal(signal.SIGINT)
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(timeout=1.5)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=10) == 128 + signal.SIGINT
+    assert plan.jobs[0].state == "partial"
 
 
 def test_a_launcher_killed_outright_leaves_runs_that_the_next_one_waits_for(tmp_path: Path) -> None:

@@ -1,20 +1,20 @@
 """A job small enough to test the launcher with, and real in all that the launcher relies on: it locks, records, resumes.
 
-`python -m tests.slurm.workers RUNS JOBS SECONDS` launches the plan of `smoke_plan` in a process of its own.
+`python -m tests.slurm.workers RUNS JOBS SECONDS [deaf]` launches the plan of `smoke_plan` in a process of its own.
 """
 
 import os
 import signal
 import sys
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from rf_repro.core.files import append_jsonl, write_json
 from rf_repro.core.provenance import utc_now
 from rf_repro.core.records import Attempt
 from rf_repro.core.run_lock import run_lock
-from slurm.jobs import stop_on_sigterm
+from slurm.jobs import set_visible_devices, stop_on_sigterm, visible_devices
 from slurm.plan import Job, Plan, make_plan
 
 STEPS = 5
@@ -29,9 +29,14 @@ class Count:
     seconds: float = 0.02  # a step
     fail: tuple[str, ...] = ()
     die: tuple[str, ...] = ()
+    deaf: bool = False  # to SIGTERM, as a process that hangs is
+    devices: str | None = field(default_factory=visible_devices)
 
     def __call__(self) -> None:
         stop_on_sigterm()
+        if self.deaf:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        set_visible_devices(self.devices)
         run = self.job.run
         with run_lock(run.path):
             record = run.record()
@@ -47,7 +52,8 @@ class Count:
             for step in range(len(before) + 1, STEPS + 1):
                 time.sleep(self.seconds)
                 append_jsonl(run.metrics_path, {"step": step, "loss": 1 / step, "time": time.time()})
-            write_json(run.path / "threads.json", [os.environ.get("OMP_NUM_THREADS"), os.environ.get("OMP_WAIT_POLICY")])
+            names = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "CUDA_VISIBLE_DEVICES")
+            write_json(run.path / "environment.json", [os.environ.get(name) for name in names])
             run.write_record(replace(record, status="done", started_from=started_from(self.job)))
 
 
@@ -60,13 +66,14 @@ def smoke_plan(runs: Path) -> Plan:
     return make_plan("smoke", ["table3a"], [0, 1], runs)
 
 
-def main(runs: str, jobs: str, seconds: str) -> int:
+def main(runs: str, jobs: str, seconds: str, deaf: str = "") -> int:
     from slurm.display import PlainDisplay
     from slurm.local import Interrupted, run_plan
 
     try:
+        display = PlainDisplay(sys.stderr)
         failures = run_plan(
-            smoke_plan(Path(runs)), lambda job, threads: Count(job, threads, float(seconds)), PlainDisplay(sys.stderr), int(jobs)
+            smoke_plan(Path(runs)), lambda job, threads: Count(job, threads, float(seconds), deaf=bool(deaf)), display, int(jobs)
         )
     except Interrupted as interrupted:
         return 128 + interrupted.signum

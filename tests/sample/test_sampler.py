@@ -1,0 +1,190 @@
+"""Sampling with caches equals the training forward, and an image is a function of its text and seed alone. fp32."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from rf_repro.config.schema import ExperimentConfig, SamplingConfig
+from rf_repro.core.hashing import derive_seed
+from rf_repro.model.layers import patchify
+from rf_repro.model.rf_model import GenerationInput, RFModel
+from rf_repro.sample.sampler import Sampler
+from rf_repro.sample.schedule import guide, sample_top_k, shifted_times
+from tests.model.small import TOKENS, generation_input, largest_difference, small_config, small_model, sparse_config
+
+B, T, N, P = 3, 5, 16, 36
+SAMPLING = SamplingConfig(steps=4, top_k=6, cfg_representation=2.0, cfg_pixel=3.0, shift_base_patches=9)
+TOLERANCE = 3e-5
+SEEDS = [11, 12, 13]
+
+
+@pytest.fixture(scope="module")
+def model() -> RFModel:
+    return small_model()
+
+
+@pytest.fixture(scope="module")
+def texts(model: RFModel) -> Tensor:
+    return generation_input(model, B, T).text_ids
+
+
+def null(count: int) -> Tensor:
+    return torch.tensor([TOKENS.bos] + [TOKENS.null] * (T - 1)).expand(count, T)
+
+
+CONFIGS = {
+    "rf": small_config(), "no rf": small_config(representation__kind="none"),
+    "additive": small_config(model__decoder__time_conditioning="additive"),
+    "bias": small_config(model__decoder__distance_bias=True), "sparse": sparse_config(),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+@torch.no_grad()
+def test_cached_prefix_and_denoise_equal_the_full_forward(config: ExperimentConfig) -> None:
+    model = small_model(config)
+    given = generation_input(model, B, T)
+    ((output,), _) = model([given], [])
+    sampler = Sampler(model, SAMPLING, TOKENS)
+    caches = sampler._prefix(given.text_ids, given.codes, given.representation_dropped)
+    layout = model.generation_layout(T)
+    layout = replace(layout, num_cached=layout.length - P)
+    for _ in range(2):  # denoising leaves the caches as they are
+        assert largest_difference(model.denoise(caches, layout, given.noisy, given.t), output.clean) < TOLERANCE
+
+
+@torch.no_grad()
+def test_decoding_token_by_token_equals_teacher_forcing(model: RFModel) -> None:
+    given = generation_input(model, B, T, dropped=False)
+    ((output,), _) = model([given], [])
+    assert given.codes is not None
+    assert model.representation is not None
+    caches = model.decoder.new_caches(B)
+    embedded = torch.cat([model.text_embedding(given.text_ids), model.representation.embed(given.codes)], 1)
+    start, logits = 0, []
+    for count in range(N + 1):
+        layout = replace(model.generation_layout(T, count, with_pixels=False), num_cached=start)
+        hidden = model.extend(caches, layout, embedded[:, start : layout.length])
+        if start == 0:
+            assert largest_difference(hidden[:, :T], output.text_hidden) < TOLERANCE
+        logits.append(model.representation.logits(hidden[:, -1]))
+        start = layout.length
+    assert largest_difference(torch.stack(logits[:-1], 1), output.representation_logits) < TOLERANCE
+    layout = replace(model.generation_layout(T), num_cached=start)
+    assert largest_difference(model.denoise(caches, layout, given.noisy, given.t), output.clean) < TOLERANCE
+
+
+def reference(
+    model: RFModel, sampling: SamplingConfig, text_ids: Tensor, seeds: list[int], codes: Tensor | None = None
+) -> tuple[Tensor, Tensor | None]:
+    """Both stages by the full training forward, without any cache: the paper's Appendix A in plain steps."""
+    count = len(seeds)
+    t0, z0 = torch.zeros(count), torch.zeros(count, P, 48)
+    dropped, kept = torch.ones(count, dtype=torch.bool), torch.zeros(count, dtype=torch.bool)
+    if model.representation is not None and codes is None:
+        uniform = torch.stack([torch.rand(N, generator=generator("representation", seed)) for seed in seeds])
+        codes = torch.zeros(count, N, dtype=torch.int64)
+        for n in range(N):  # tokens after n are not seen by logits n, so zeros may stand there
+            ((with_text,), _) = model([GenerationInput(text_ids, z0, t0, codes, kept)], [])
+            ((without,), _) = model([GenerationInput(null(count), z0, t0, codes, kept)], [])
+            logits = guide(
+                with_text.representation_logits[:, n], without.representation_logits[:, n], sampling.cfg_representation
+            )
+            codes[:, n] = sample_top_k(logits, sampling.top_k, uniform[:, n])
+    has_codes = codes is not None
+    z = torch.stack([torch.randn(P, 48, generator=generator("pixels", seed)) for seed in seeds])
+    times = shifted_times(sampling.steps, (P / sampling.shift_base_patches) ** 0.5).tolist()
+    for t, following in zip(times, times[1:], strict=False):
+        at = torch.full((count,), t)
+        ((full,), _) = model([GenerationInput(text_ids, z, at, codes, kept if has_codes else None)], [])
+        ((none,), _) = model([GenerationInput(null(count), z, at, codes, dropped if has_codes else None)], [])
+        clean = none.clean + sampling.cfg_pixel * (full.clean - none.clean)
+        z = z + (clean - z) / max(1 - t, 0.05) * (following - t)
+    return z, codes
+
+
+def generator(purpose: str, seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(derive_seed(purpose, seed))
+
+
+@pytest.mark.parametrize("scales", [(2.0, 3.0), (1.0, 1.0), (1.0, 2.0), (3.0, 1.0)])
+@pytest.mark.parametrize("kind", ["discrete", "none"])
+@torch.no_grad()
+def test_samples_equal_both_stages_by_full_forwards(kind: str, scales: tuple[float, float]) -> None:
+    model = small_model(small_config(representation__kind="none") if kind == "none" else small_config())
+    sampling = replace(SAMPLING, cfg_representation=scales[0], cfg_pixel=scales[1])
+    texts = generation_input(model, B, T).text_ids
+    images, codes = Sampler(model, sampling, TOKENS).sample(texts, SEEDS)
+    expected, expected_codes = reference(model, sampling, texts, SEEDS)
+    if expected_codes is None:
+        assert codes is None
+    else:
+        assert codes is not None
+        assert torch.equal(codes, expected_codes)
+    scale = float(expected.abs().max())
+    assert largest_difference(patchify(images, 4) / scale, expected / scale) < TOLERANCE
+
+
+@torch.no_grad()
+def test_given_codes_replace_the_first_stage(model: RFModel, texts: Tensor) -> None:
+    codes = torch.randint(16, (B, N), generator=torch.Generator().manual_seed(1))
+    images, used = Sampler(model, SAMPLING, TOKENS).sample(texts, SEEDS, codes)
+    assert used is not None
+    assert torch.equal(used, codes)
+    expected, _ = reference(model, SAMPLING, texts, SEEDS, codes)
+    scale = float(expected.abs().max())
+    assert largest_difference(patchify(images, 4) / scale, expected / scale) < TOLERANCE
+
+
+@torch.no_grad()
+def test_an_image_does_not_depend_on_its_batch(model: RFModel, texts: Tensor) -> None:
+    sampler = Sampler(model, SAMPLING, TOKENS)
+    images, codes = sampler.sample(texts, SEEDS)
+    assert codes is not None
+    assert len({tuple(row) for row in codes.tolist()}) == B
+    backwards, codes_backwards = sampler.sample(texts.flip(0), SEEDS[::-1])
+    assert codes_backwards is not None
+    scale = float(images.abs().max())
+    assert torch.equal(codes_backwards.flip(0), codes)
+    assert largest_difference(backwards.flip(0) / scale, images / scale) < TOLERANCE
+    for index in range(B):
+        alone, alone_codes = sampler.sample(texts[index : index + 1], SEEDS[index : index + 1])
+        assert alone_codes is not None
+        assert torch.equal(alone_codes[0], codes[index])
+        assert largest_difference(alone[0] / scale, images[index] / scale) < TOLERANCE
+    other, _ = sampler.sample(texts[:1], [99])
+    assert largest_difference(other[0] / scale, images[0] / scale) > 1e-2
+
+
+def certain(value: float) -> RFModel:
+    """A model that is certain of x: its pixel head says one colour whatever it sees."""
+    model = small_model()
+    assert model.pixels is not None
+    with torch.no_grad():
+        model.pixels.head.weight.zero_()
+        model.pixels.head.bias.fill_(value)
+    return model
+
+
+@pytest.mark.parametrize("base", [36, 9])
+def test_a_perfect_model_is_integrated_to_its_image(base: int, texts: Tensor) -> None:
+    """Exact while no step starts above t = 0.95, where the loss's floor acts."""
+    sampling = replace(SAMPLING, steps=20, shift_base_patches=base)
+    images, _ = Sampler(certain(0.4), sampling, TOKENS).sample(texts, SEEDS)
+    torch.testing.assert_close(images, torch.full_like(images, 0.4), rtol=0, atol=1e-5)
+
+
+def test_a_late_step_leaves_what_the_floor_leaves(texts: Tensor) -> None:
+    """25 uniform steps end with one from t = 0.96, whose velocity the floor shrinks to 0.04 / 0.05 of the way."""
+    images, _ = Sampler(certain(0.4), replace(SAMPLING, steps=25, shift_base_patches=36), TOKENS).sample(texts, SEEDS)
+    noise = torch.stack([torch.randn(P, 48, generator=generator("pixels", seed)) for seed in SEEDS])
+    expected = 0.4 + 0.04 * (1 - 0.04 / 0.05) * (noise - 0.4)
+    torch.testing.assert_close(patchify(images, 4), expected, rtol=0, atol=1e-5)
+
+
+def test_a_model_without_pixels_cannot_be_sampled() -> None:
+    vlm = small_model(small_config(representation__kind="none", model__pixel__space="none"))
+    with pytest.raises(ValueError, match="VLM-only"):
+        Sampler(vlm, SAMPLING, TOKENS)

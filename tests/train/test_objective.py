@@ -1,0 +1,188 @@
+"""L = L_LM + L_FM + L_Rep: which tokens carry which term, and terms that add up over parts of a batch."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from rf_repro.config.schema import ObjectiveConfig
+from rf_repro.data.packing import PackedBatch, SampleGroup
+from rf_repro.model.layers import patchify
+from rf_repro.model.rf_model import GenerationInput, RFModel
+from rf_repro.train.flow import interpolate, sample_times
+from rf_repro.train.objective import LossTerms, compute_losses, cross_entropy_terms, weights
+from tests.model.small import TOKENS, VOCAB, small_config, small_model
+
+ALL, NONE = 1 - 1e-9, 0.0  # drop probabilities
+KEPT = ObjectiveConfig(text_drop=NONE, representation_drop=NONE)
+LENGTH = 7
+
+
+def images(count: int, seed: int) -> Tensor:
+    return torch.rand(count, 3, 24, 24, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+
+
+def texts(lengths: list[int], seed: int) -> Tensor:
+    """Rows of bos, `length` words, eos and pads."""
+    ids = torch.full((len(lengths), LENGTH), TOKENS.pad)
+    words = torch.randint(4, VOCAB, ids.shape, generator=torch.Generator().manual_seed(seed))
+    for row, length in enumerate(lengths):
+        ids[row, 0] = TOKENS.bos
+        ids[row, 1 : 1 + length] = words[row, :length]
+        ids[row, 1 + length] = 2
+    return ids
+
+
+def batch_of(generation: int = 3, understanding: int = 2) -> PackedBatch:
+    captions, answers = texts([3, 5, 2][:generation], 0), texts([4, 1][:understanding], 1)
+    return PackedBatch(
+        (SampleGroup(images(generation, 2), captions),) if generation else (),
+        (SampleGroup(images(understanding, 3), answers),) if understanding else (),
+    )
+
+
+CODES = [torch.randint(16, (3, 16), generator=torch.Generator().manual_seed(4))]
+
+
+def losses(model: RFModel, batch: PackedBatch, objective: ObjectiveConfig, codes: list[Tensor] | None = CODES) -> LossTerms:
+    return compute_losses(model, batch, codes, objective, TOKENS, torch.Generator().manual_seed(8))
+
+
+@pytest.fixture(scope="module")
+def model() -> RFModel:
+    return small_model()
+
+
+@torch.no_grad()
+def test_every_term_equals_its_formula_on_what_the_model_says(model: RFModel) -> None:
+    """The generator is read in the order times, noise, text drop, representation drop, as one step's draws."""
+    batch, objective = batch_of(), ObjectiveConfig(text_drop=0.5, representation_drop=0.5)
+    group, question = batch.generation[0], batch.understanding[0]
+    generator = torch.Generator().manual_seed(8)
+    clean = patchify(group.images, 4)
+    t = sample_times(3, objective, generator)
+    noise = torch.randn(clean.shape, generator=generator)
+    no_text, no_codes = torch.rand(3, generator=generator) < 0.5, torch.rand(3, generator=generator) < 0.5
+    assert 0 < int(no_text.sum()) < 3
+    assert 0 < int(no_codes.sum()) < 3
+    assert no_text.tolist() != no_codes.tolist()
+    ids = group.text_ids.clone()
+    ids[no_text] = torch.tensor([TOKENS.bos] + [TOKENS.null] * (LENGTH - 1))
+    z = interpolate(clean, noise, t)
+    ((output,), _) = model([GenerationInput(ids, z, t, CODES[0], no_codes)], [])
+    _, (answer,) = model([], [question])
+
+    terms = losses(model, batch, objective)
+    assert set(terms) == {"flow", "representation", "text"}
+    error = (output.clean - clean) / (1 - t).clamp(min=0.05)[:, None, None]
+    assert float(terms["flow"][0]) == pytest.approx(float(error.square().sum()), rel=1e-5)
+    assert int(terms["flow"][1]) == 3 * 36 * 48
+    log_p = F.log_softmax(output.representation_logits, -1)
+    expected = -sum(log_p[b, n, CODES[0][b, n]] for b in range(3) if not no_codes[b] for n in range(16))
+    assert float(terms["representation"][0]) == pytest.approx(float(expected), rel=1e-5)
+    assert int(terms["representation"][1]) == 16 * int((~no_codes).sum())
+    log_p = F.log_softmax(answer, -1)
+    spoken = [(b, n) for b, length in enumerate([4, 1]) for n in range(1, length + 2)]  # words and eos; no bos, no pad
+    expected = -sum(log_p[b, n - 1, question.text_ids[b, n]] for b, n in spoken)
+    assert float(terms["text"][0]) == pytest.approx(float(expected), rel=1e-5)
+    assert int(terms["text"][1]) == len(spoken)
+
+
+@torch.no_grad()
+def test_dropped_representations_carry_no_loss(model: RFModel) -> None:
+    terms = losses(model, batch_of(), replace(KEPT, representation_drop=ALL))
+    assert int(terms["representation"][1]) == 0
+    assert float(terms["representation"][0]) == 0
+    means = [total / max(int(count), 1) for total, count in terms.values()]
+    assert all(torch.isfinite(mean) for mean in means)
+    assert int(losses(model, batch_of(), KEPT)["representation"][1]) == 3 * 16
+
+
+@torch.no_grad()
+def test_dropped_texts_keep_their_representation_loss(model: RFModel) -> None:
+    kept, dropped = (losses(model, batch_of(), replace(KEPT, text_drop=p)) for p in (NONE, ALL))
+    assert int(dropped["representation"][1]) == int(kept["representation"][1]) == 3 * 16
+    assert float(dropped["representation"][0]) != float(kept["representation"][0])  # but the words are gone from the context
+
+
+@torch.no_grad()
+def test_captions_carry_text_loss_only_where_asked(model: RFModel) -> None:
+    without = losses(model, batch_of(understanding=0), KEPT)
+    assert set(without) == {"flow", "representation"}
+    spoken = losses(model, batch_of(understanding=0), replace(KEPT, caption_loss=True))
+    assert int(spoken["text"][1]) == (3 + 1) + (5 + 1) + (2 + 1)  # words and eos, without pads
+    silent = losses(model, batch_of(understanding=0), replace(KEPT, caption_loss=True, text_drop=ALL))
+    assert int(silent["text"][1]) == 0
+    assert float(silent["text"][0]) == 0
+    both = losses(model, batch_of(), replace(KEPT, caption_loss=True))
+    alone = losses(model, batch_of(), KEPT)
+    assert float(both["text"][0]) == pytest.approx(float(spoken["text"][0] + alone["text"][0]), rel=1e-5)
+
+
+@torch.no_grad()
+def test_pads_carry_no_loss_and_words_before_them_do(model: RFModel) -> None:
+    batch = batch_of(generation=0)
+    longer = replace(batch.understanding[0], text_ids=F.pad(batch.understanding[0].text_ids, (0, 3), value=TOKENS.pad))
+    first, second = losses(model, batch, KEPT, None), losses(model, PackedBatch(understanding=(longer,)), KEPT, None)
+    assert int(first["text"][1]) == int(second["text"][1]) == 5 + 2
+    assert float(first["text"][0]) == pytest.approx(float(second["text"][0]), rel=1e-5)
+
+
+@torch.no_grad()
+def test_without_rf_there_is_no_representation_term() -> None:
+    pixel = small_model(small_config(representation__kind="none"))
+    assert set(losses(pixel, batch_of(), ObjectiveConfig(), None)) == {"flow", "text"}
+
+
+def test_a_perfect_x_has_no_flow_loss_through_the_whole_model(model: RFModel) -> None:
+    """The head ignores its input and says one colour: images of that colour are predicted perfectly at every time."""
+    perfect = small_model()
+    color = torch.tensor([0.25, -0.5, 0.75])
+    with torch.no_grad():
+        perfect.pixels.head.weight.zero_()  # type: ignore[union-attr]
+        perfect.pixels.head.bias.copy_(color.repeat_interleave(16))  # type: ignore[union-attr]
+        group = SampleGroup(color[None, :, None, None].expand(3, 3, 24, 24), batch_of().generation[0].text_ids)
+        assert float(losses(perfect, PackedBatch((group,)), replace(KEPT, time_mean=3.0))["flow"][0]) == 0
+        assert float(losses(perfect, batch_of(), KEPT)["flow"][0]) > 0
+
+
+def test_sums_and_counts_of_two_batches_add_up_to_their_union() -> None:
+    logits, targets = torch.randn(5, 4, 9), torch.randint(9, (5, 4))
+    targets[0, 1] = targets[3] = -100
+    whole = cross_entropy_terms(logits, targets)
+    parts = [cross_entropy_terms(logits[s], targets[s]) for s in (slice(0, 2), slice(2, 5))]
+    assert int(whole[1]) == sum(int(count) for _, count in parts) == 15
+    assert float(whole[0]) == pytest.approx(sum(float(total) for total, _ in parts), rel=1e-6)
+    expected = -sum(
+        float(F.log_softmax(logits[b, n].double(), 0)[targets[b, n]]) for b in range(5) for n in range(4) if targets[b, n] >= 0
+    )
+    assert float(whole[0]) == pytest.approx(expected, rel=1e-6)
+
+
+def test_understanding_groups_add_up_to_their_union(model: RFModel) -> None:
+    (question,) = batch_of(generation=0).understanding
+    halves = tuple(SampleGroup(question.images[b : b + 1], question.text_ids[b : b + 1]) for b in range(2))
+    with torch.no_grad():
+        whole = losses(model, PackedBatch(understanding=(question,)), KEPT, None)["text"]
+        split = losses(model, PackedBatch(understanding=halves), KEPT, None)["text"]
+    assert int(whole[1]) == int(split[1])
+    assert float(whole[0]) == pytest.approx(float(split[0]), rel=1e-5)
+
+
+def test_weights_are_the_configured_ones() -> None:
+    given = weights(ObjectiveConfig(text_weight=0.2, flow_weight=0.3, representation_weight=0.4))
+    assert (given["text"], given["flow"], given["representation"]) == (0.2, 0.3, 0.4)
+
+
+def test_drops_come_at_their_rates() -> None:
+    """Counted over many samples through the terms themselves: a dropped text has no caption loss, a dropped R no L_Rep."""
+    model = small_model(small_config(model__decoder__num_layers=1))
+    count = 600
+    group = SampleGroup(images(1, 0).expand(count, 3, 24, 24), texts([3], 0).expand(count, LENGTH))
+    objective = ObjectiveConfig(text_drop=0.3, representation_drop=0.1, caption_loss=True)
+    with torch.no_grad():
+        terms = losses(model, PackedBatch((group,)), objective, [CODES[0][:1].expand(count, 16)])
+    assert int(terms["text"][1]) / (4 * count) == pytest.approx(0.7, abs=0.07)  # four standard errors
+    assert int(terms["representation"][1]) / (16 * count) == pytest.approx(0.9, abs=0.05)

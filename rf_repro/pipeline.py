@@ -51,9 +51,7 @@ def resolve_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def run_stage(
-    config: ExperimentConfig, *, variant: str, seed: int, runs: Path, device: str = "auto", threads: int = 1
-) -> RunDir:
+def run_stage(config: ExperimentConfig, *, variant: str, seed: int, runs: Path, device: str = "auto", threads: int = 1) -> RunDir:
     """Trains a shared stage, the last of `config.stages`, and checks the evaluator on true renderings.
 
     Args:

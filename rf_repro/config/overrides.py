@@ -4,7 +4,7 @@
 """
 
 from collections.abc import Mapping
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
 from types import UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -23,9 +23,25 @@ def apply_overrides(config: C, overrides: Mapping[str, Any]) -> C:
         UserError: unknown path, wrong type, a value equal to the present one (a no-op hides a mistake), or a value
             the schema refuses.
     """
+    tree: dict[str, Any] = {}
     for path, value in overrides.items():
-        config = _set(config, path.split("."), value, path)
-    return config
+        *groups, last = path.split(".")
+        node = tree
+        for group in groups:
+            node = node.setdefault(group, {})
+            if not isinstance(node, dict):
+                raise UserError(f"{path}: overlaps another override; set each field once")
+        if last in node:
+            raise UserError(f"{path}: overlaps another override; set each field once")
+        node[last] = _Leaf(value)
+    return _apply(config, tree, "")
+
+
+@dataclass(frozen=True)
+class _Leaf:
+    """An override's value, told apart from a group of overrides."""
+
+    value: Any
 
 
 def parse_override(text: str) -> tuple[str, Any]:
@@ -39,29 +55,37 @@ def parse_override(text: str) -> tuple[str, Any]:
         raise UserError(f"--set {text!r}: the value is not valid YAML") from None
 
 
-def _set(node: Any, keys: list[str], value: Any, path: str) -> Any:
-    key, rest = keys[0], keys[1:]
-    if isinstance(node, tuple):  # named stages
-        names = [stage.name for stage in node]
-        if key not in names:
-            raise UserError(f"{path}: unknown stage {key!r}; there are {', '.join(names)}")
-        if not rest:
-            raise UserError(f"{path}: name a field of the stage, for example {path}.steps")
-        return tuple(_set(stage, rest, value, path) if stage.name == key else stage for stage in node)
+def _apply(node: Any, tree: dict[str, Any], prefix: str) -> Any:
+    """`node` with a tree of overrides, rebuilt once, so that values that are only valid together are checked together."""
+    if _is_stages(node):
+        named = {stage.name: stage for stage in node}
+        for key, below in tree.items():
+            if key not in named:
+                raise UserError(f"{prefix}{key}: unknown stage {key!r}; there are {', '.join(named)}")
+            if isinstance(below, _Leaf):
+                raise UserError(f"{prefix}{key}: name a field of the stage, for example {prefix}{key}.steps")
+            named[key] = _apply(named[key], below, f"{prefix}{key}.")
+        return tuple(named.values())
+    changes = {}
     names = [item.name for item in fields(node)]
-    if key not in names:
-        raise UserError(f"{path}: unknown field {key!r}; allowed here: {', '.join(names)}")
-    present = getattr(node, key)
-    if rest:
-        if not is_dataclass(present) and not _is_stages(present):
-            raise UserError(f"{path}: {key!r} is a value and has no field {rest[0]!r}")
-        return replace(node, **{key: _set(present, rest, value, path)})
-    if is_dataclass(present) or _is_stages(present):
-        raise UserError(f"{path}: is a group of fields; name one of them")
-    value = _coerce(value, get_type_hints(type(node))[key], path)
-    if value == present:
-        raise UserError(f"{path}={value!r}: already has this value; an override must change something")
-    return replace(node, **{key: value})
+    for key, below in tree.items():
+        path = prefix + key
+        if key not in names:
+            raise UserError(f"{path}: unknown field {key!r}; allowed here: {', '.join(names)}")
+        present = getattr(node, key)
+        is_group = is_dataclass(present) or _is_stages(present)
+        if isinstance(below, _Leaf):
+            if is_group:
+                raise UserError(f"{path}: is a group of fields; name one of them")
+            value = _coerce(below.value, get_type_hints(type(node))[key], path)
+            if value == present:
+                raise UserError(f"{path}={value!r}: already has this value; an override must change something")
+            changes[key] = value
+        elif is_group:
+            changes[key] = _apply(present, below, f"{path}.")
+        else:
+            raise UserError(f"{path}: {key!r} is a value and has no field {next(iter(below))!r}")
+    return replace(node, **changes)
 
 
 def _is_stages(value: Any) -> bool:

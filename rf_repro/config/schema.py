@@ -362,7 +362,11 @@ def shared_stages(config: ExperimentConfig) -> "list[tuple[str, ExperimentConfig
             replace(
                 config,
                 stages=config.stages[: index + 1],
-                model=replace(config.model, pixel=PixelConfig(space="none")),
+                model=replace(
+                    config.model,
+                    decoder=replace(config.model.decoder, distance_bias=False, time_conditioning="adaln"),
+                    pixel=PixelConfig(space="none"),
+                ),
                 representation=RepresentationConfig(),
                 sampling=SamplingConfig(),
                 evals=EvalConfig(),

@@ -20,5 +20,5 @@ TABLE3A = AblationGrid(
     base="pixel",
     rows=(PIXEL, PIXEL_RF),
     columns=(GENEVAL,),
-    seeds=(0, 1, 2),
+    seeds=(0,),
 )

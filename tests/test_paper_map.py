@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-REQUIRED = {"Sec. 3.1", "Sec. 3.2", "Sec. 3.3", "Sec. 4.1", "Sec. 4.4", "Eq. 3", "App. A", "Table 3a"}
+REQUIRED = {"Sec. 3.1", "Sec. 3.2", "Sec. 3.3", "Sec. 4.1", "Sec. 4.4", "Fig. 3", "Eq. 1", "Eq. 2", "Eq. 3", "App. A", "Table 3a"}
 
 
 @dataclass(frozen=True)

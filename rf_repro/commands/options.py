@@ -34,7 +34,7 @@ def add_grid(parser: argparse.ArgumentParser) -> None:
     """Which runs: shared by `reproduce` and `plan`, which must mean the same by them."""
     add_scale(parser)
     parser.add_argument("--tables", default="table3a", metavar="NAMES", help="tables, by comma, or all (default: table3a)")
-    parser.add_argument("--seeds", metavar="NUMBERS", help="training seeds, by comma (default: the tables' own, 0,1,2)")
+    parser.add_argument("--seeds", metavar="NUMBERS", help="training seeds, by comma (default: the tables' own, 0)")
     add_runs(parser)
     add_set(parser)
     parser.add_argument(

@@ -1,6 +1,5 @@
 """The bootstrap against closed forms and against exhaustive enumeration."""
 
-import time
 from itertools import product
 from math import sqrt
 
@@ -122,12 +121,3 @@ def test_unscored_images_count_nowhere_and_a_task_without_any_is_refused():
 def test_the_order_of_rows_does_not_matter_and_the_result_repeats():
     items = rows("colors", coin(np.random.default_rng(4), 40, 0.4, images=3))
     assert interval({0: items}, ["colors"]) == interval({0: items[::-1]}, ["colors"]) == interval({0: items}, ["colors"])
-
-
-def test_a_full_benchmark_takes_less_than_two_seconds():
-    tasks = ["a", "b", "c", "d", "e", "f"]
-    rng = np.random.default_rng(5)
-    side = {seed: [row for task in tasks for row in rows(task, coin(rng, 92, 0.5, images=4))] for seed in range(3)}
-    start = time.process_time()
-    paired_difference(side, side, tasks)
-    assert time.process_time() - start < 2

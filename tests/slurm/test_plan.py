@@ -44,7 +44,7 @@ def test_a_run_that_tables_share_is_planned_once(tmp_path: Path) -> None:
 
 
 def test_the_tables_own_seeds_are_the_default(tmp_path: Path) -> None:
-    assert {job.seed for job in make_plan("smoke", ["table3a"], None, tmp_path).jobs} == {0, 1, 2}
+    assert {job.seed for job in make_plan("smoke", ["table3a"], None, tmp_path).jobs} == {0}
 
 
 def test_one_variant(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ read with weights_only), and state.json with the step and every file's SHA-256. 
 step comes from a generator seeded by (seed, stage, step), so the step is the data position and the RNG state.
 """
 
+import pickle
 import re
 import shutil
 import tempfile
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -54,7 +56,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
             shutil.rmtree(final)
         temporary.rename(final)
         temporary = None
-    except (OSError, RuntimeError) as error:  # torch and safetensors report a full disk as RuntimeError
+    except (OSError, RuntimeError, SafetensorError) as error:  # a full disk, as Python, torch and safetensors report it
         raise UserError(f"{final}: cannot write checkpoint ({error}); free space or choose another --runs folder") from error
     finally:
         if temporary is not None:
@@ -79,14 +81,20 @@ def load_checkpoint(path: Path) -> Checkpoint:
     """
     remedy = "delete this folder to go back to the checkpoint before it, or to the start"
     state = read_json(path / "state.json")
+    if not isinstance(state, dict) or set(state) != {"step", "sha256", "extra"} or path.name != f"step-{state['step']!s:0>6}":
+        raise UserError(f"{path / 'state.json'}: corrupt checkpoint (not the state that was written); {remedy}")
     for name in _FILES:
         if not (path / name).is_file() or file_sha256(path / name) != state["sha256"].get(name):
             raise UserError(f"{path / name}: corrupt checkpoint (missing, or not the bytes that were written); {remedy}")
+    try:
+        optimizer = torch.load(path / _FILES[2], weights_only=True, map_location="cpu")
+    except pickle.UnpicklingError:
+        raise UserError(f"{path / _FILES[2]}: refused, it holds more than tensors and plain values; {remedy}") from None
     return Checkpoint(
         step=state["step"],
         weights=load_file(path / _FILES[0]),
         ema=load_file(path / _FILES[1]),
-        optimizer=torch.load(path / _FILES[2], weights_only=True, map_location="cpu"),
+        optimizer=optimizer,
         extra=state["extra"],
     )
 

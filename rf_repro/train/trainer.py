@@ -54,6 +54,7 @@ class Trainer:
         self.config, self.stage, self.seed, self.device, self.mixture = config, stage, seed, device, mixture
         self.tokens = TextTokens(tokenizer.pad_id, tokenizer.bos_id, tokenizer.null_id)
         self.step, self.num_tokens, self.compute_seconds = 0, 0, 0.0
+        self._recent_codes: list[Tensor] = []  # since the last row of metrics
 
         self.model = RFModel(config, tokenizer.vocab_size)
         initialise(self.model, seed)
@@ -154,7 +155,7 @@ class Trainer:
         log: dict[str, float] = {}
         codes = self.assign_targets(batch)
         terms = compute_losses(self.model, batch, codes, self.config.objective, self.tokens, generator, self.masked_head)
-        weight = weights(self.config.objective)
+        weight = weights(self.config.objective, self.stage)
         means = {name: total / max(count, 1) for name, (total, count) in terms.items()}
         loss = torch.stack([weight[name] * mean for name, mean in means.items()]).sum()
         for name, mean in means.items():
@@ -181,7 +182,6 @@ class Trainer:
             at_step: called before each checkpoint and at the end; what it records is recorded once, because the
                 checkpoint follows it.
         """
-        self._recent_codes: list[Tensor] = []
         if not self.resume(run) and self.vq is not None:
             self.warm_up_codebook()
         rows: list[dict[str, float]] = []

@@ -32,18 +32,19 @@ def tiny() -> ExperimentConfig:
         stages=(
             # The paper starts from pretrained Qwen3 and DINOv3; here the first stage makes both, once, for all variants.
             StageConfig(
-                name="pretrain", steps=1200, learning_rate=2e-3, shared=True, decay_fraction=0.6,
+                name="pretrain", steps=1200, learning_rate=2e-3, shared=True, decay_fraction=0.6, optimizer="muon",
                 mixture=MixtureConfig(generation=0, understanding=64, masked_image=64),
             ),
             StageConfig(
                 name="joint", steps=3000, learning_rate=2e-3, decay_fraction=0.3, optimizer="muon",
+                encoder_lr_multiplier=0.1, text_weight=0.1,
                 mixture=MixtureConfig(generation=32, understanding=8),
             ),
         ),
         representation=RepresentationConfig(codebook_size=512, momentum=0.99, center=True, warmup_batches=150),
         objective=ObjectiveConfig(time_stratified=True),
         optim=OptimConfig(
-            betas=(0.9, 0.98), weight_decay=0.01, generation_lr_multiplier=1.0, encoder_lr_multiplier=0.1, ema_decay=0.995
+            betas=(0.9, 0.98), weight_decay=0.01, generation_lr_multiplier=1.0, ema_decay=0.995
         ),
         sampling=SamplingConfig(cfg_pixel=2.0, shift_base_patches=36),
     )  # fmt: skip

@@ -176,7 +176,6 @@ class RepresentationConfig:
 class ObjectiveConfig:
     """L = L_LM + L_FM + L_Rep (Eq. 3), condition dropping, and the flow's time distribution."""
 
-    text_weight: float = 1.0
     flow_weight: float = 1.0
     representation_weight: float = 1.0
     caption_loss: bool = False  # assumed: the captions of generation samples carry no L_LM
@@ -188,7 +187,7 @@ class ObjectiveConfig:
     min_one_minus_t: float = 0.05  # assumed, after JiT
 
     def __post_init__(self) -> None:
-        for key in ("text_weight", "flow_weight", "representation_weight"):
+        for key in ("flow_weight", "representation_weight"):
             _require(getattr(self, key) >= 0, f"objective.{key}", getattr(self, key), ">= 0")
         for key in ("text_drop", "representation_drop"):
             _require(0 <= getattr(self, key) < 1, f"objective.{key}", getattr(self, key), "in [0, 1)")
@@ -226,10 +225,12 @@ class StageConfig:
     max_image_size: int = 0  # pixels; 0: the world's own
     tokens_per_rank: int = 0  # packing budget; 0: exactly the mixture's samples a step
     mixture: MixtureConfig = MixtureConfig()
+    text_weight: float = 1.0  # of L_LM beside the objective's other weights (Eq. 3: 1)
     warmup_steps: int = 100
     decay_fraction: float = 0.0  # linear decay over this last share of the steps; 0 is the paper's constant rate
     optimizer: Literal["adamw", "muon"] = "adamw"
     muon_learning_rate: float = 0.01  # of the block matrices, where optimizer = "muon"
+    encoder_lr_multiplier: float = 1.0  # assumed below 1 in `tiny`'s joint stage, where rates are 40x the paper's
 
     def __post_init__(self) -> None:
         where = f"stages.{self.name}."
@@ -238,6 +239,8 @@ class StageConfig:
         _require(self.learning_rate > 0, where + "learning_rate", self.learning_rate, "> 0")
         _require(self.warmup_steps >= 0, where + "warmup_steps", self.warmup_steps, ">= 0")
         _require(0 <= self.decay_fraction <= 1, where + "decay_fraction", self.decay_fraction, "in [0, 1]")
+        _require(self.text_weight >= 0, where + "text_weight", self.text_weight, ">= 0")
+        _require(self.encoder_lr_multiplier > 0, where + "encoder_lr_multiplier", self.encoder_lr_multiplier, "> 0")
         _require(self.muon_learning_rate > 0, where + "muon_learning_rate", self.muon_learning_rate, "> 0")
         _require(self.tokens_per_rank >= 0, where + "tokens_per_rank", self.tokens_per_rank, ">= 0")
 
@@ -251,7 +254,6 @@ class OptimConfig:
     weight_decay: float = 0.1
     grad_clip: float = 1.0
     generation_lr_multiplier: float = 4.0  # newly initialised generation parameters
-    encoder_lr_multiplier: float = 1.0  # assumed below 1 at `tiny`, where rates are 40x the paper's
     ema_decay: float = 0.9999
     precision: Literal["bf16", "fp32"] = "bf16"  # bf16: bf16 weights and activations, fp32 master weights
 
@@ -259,7 +261,6 @@ class OptimConfig:
         _require(all(0 <= beta < 1 for beta in self.betas), "optim.betas", self.betas, "two numbers in [0, 1)")
         _require(self.grad_clip > 0, "optim.grad_clip", self.grad_clip, "> 0")
         _require(self.generation_lr_multiplier > 0, "optim.generation_lr_multiplier", self.generation_lr_multiplier, "> 0")
-        _require(self.encoder_lr_multiplier > 0, "optim.encoder_lr_multiplier", self.encoder_lr_multiplier, "> 0")
         _require(0 <= self.ema_decay < 1, "optim.ema_decay", self.ema_decay, "in [0, 1)")
 
 

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rf_repro.config.schema import ObjectiveConfig
+from rf_repro.config.schema import ObjectiveConfig, StageConfig
 from rf_repro.data.packing import PackedBatch, TextTokens
 from rf_repro.model.encoder import MaskedImageHead
 from rf_repro.model.layers import patchify
@@ -88,10 +88,10 @@ def compute_losses(
     }
 
 
-def weights(objective: ObjectiveConfig) -> dict[str, float]:
-    """The weight of each term in the total."""
+def weights(objective: ObjectiveConfig, stage: StageConfig) -> dict[str, float]:
+    """The weight of each term in the stage's total."""
     return {
-        "text": objective.text_weight,
+        "text": stage.text_weight,
         "flow": objective.flow_weight,
         "representation": objective.representation_weight,
         "masked_image": MASKED_IMAGE_WEIGHT,

@@ -35,7 +35,7 @@ class MasterOptimizer:
         groups: dict[tuple[bool, float], list[Tensor]] = {}
         for name, master in self.masters.items():
             use_muon = stage.optimizer == "muon" and _is_block_matrix(name, master)
-            groups.setdefault((use_muon, _rate_multiplier(name, optim)), []).append(master)
+            groups.setdefault((use_muon, _rate_multiplier(name, optim, stage)), []).append(master)
         self.optimizers: list[torch.optim.Optimizer] = []
         for use_muon in (False, True):
             params = [
@@ -92,10 +92,10 @@ class MasterOptimizer:
 
 
 def _is_block_matrix(name: str, parameter: Tensor) -> bool:
-    return name.startswith("decoder.blocks.") and parameter.ndim == 2 and ".modulation." not in name
+    return name.startswith(("decoder.blocks.", "encoder.blocks.")) and parameter.ndim == 2 and ".modulation." not in name
 
 
-def _rate_multiplier(name: str, optim: OptimConfig) -> float:
+def _rate_multiplier(name: str, optim: OptimConfig, stage: StageConfig) -> float:
     if name.startswith("encoder."):
-        return optim.encoder_lr_multiplier
+        return stage.encoder_lr_multiplier
     return optim.generation_lr_multiplier if is_generation(name) else 1.0

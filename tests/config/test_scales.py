@@ -21,7 +21,7 @@ def test_paper_training() -> None:
     optim = config.optim
     assert (optim.betas, optim.eps, optim.weight_decay, optim.grad_clip) == ((0.9, 0.95), 1e-8, 0.1, 1.0)
     assert (optim.generation_lr_multiplier, optim.ema_decay) == (4.0, 0.9999)
-    assert optim.encoder_lr_multiplier == 1.0
+    assert {s.encoder_lr_multiplier for s in config.stages} == {1.0}
 
 
 def test_paper_representation_objective_and_sampling() -> None:
@@ -30,7 +30,8 @@ def test_paper_representation_objective_and_sampling() -> None:
     assert (vq.codebook_size, vq.momentum, vq.temperature, vq.sinkhorn_iterations) == (16_384, 0.9999, 0.5, 1)  # Sec. 3.1
     assert (vq.center, vq.warmup_batches) == (False, 0)
     loss = config.objective
-    assert (loss.text_weight, loss.flow_weight, loss.representation_weight) == (1.0, 1.0, 1.0)  # Eq. 3
+    assert (loss.flow_weight, loss.representation_weight) == (1.0, 1.0)  # Eq. 3
+    assert {s.text_weight for s in config.stages} == {1.0}
     assert (loss.text_drop, loss.representation_drop) == (0.1, 0.1)
     assert (loss.time_mean, loss.time_std, loss.min_one_minus_t) == (-0.8, 0.8, 0.05)  # JiT
     sampling = config.sampling

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rf_repro.config.schema import ObjectiveConfig
+from rf_repro.config.schema import ObjectiveConfig, StageConfig
 from rf_repro.data.packing import PackedBatch, SampleGroup
 from rf_repro.model.layers import patchify
 from rf_repro.model.rf_model import GenerationInput, RFModel
@@ -172,7 +172,8 @@ def test_understanding_groups_add_up_to_their_union(model: RFModel) -> None:
 
 
 def test_weights_are_the_configured_ones() -> None:
-    given = weights(ObjectiveConfig(text_weight=0.2, flow_weight=0.3, representation_weight=0.4))
+    stage = StageConfig(name="joint", steps=1, learning_rate=1.0, text_weight=0.2)
+    given = weights(ObjectiveConfig(flow_weight=0.3, representation_weight=0.4), stage)
     assert (given["text"], given["flow"], given["representation"]) == (0.2, 0.3, 0.4)
 
 

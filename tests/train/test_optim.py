@@ -13,10 +13,12 @@ from rf_repro.model.rf_model import RFModel
 from rf_repro.train.optim import MasterOptimizer, rate_factor
 from tests.model.small import VOCAB, largest_difference, small_config, small_model
 
-STAGE = StageConfig(name="joint", steps=100, learning_rate=1e-2, warmup_steps=10, mixture=MixtureConfig())
+STAGE = StageConfig(
+    name="joint", steps=100, learning_rate=1e-2, warmup_steps=10, encoder_lr_multiplier=0.25, mixture=MixtureConfig()
+)
 OPTIM = OptimConfig(
     betas=(0.9, 0.98), eps=1e-8, weight_decay=0.1, grad_clip=1e9, precision="fp32",
-    generation_lr_multiplier=4.0, encoder_lr_multiplier=0.25,
+    generation_lr_multiplier=4.0,
 )  # fmt: skip
 
 
@@ -88,7 +90,7 @@ def test_gradients_are_clipped_by_their_joint_norm() -> None:
         assert largest_difference(parameter.detach(), reference[name].detach()) < 1e-7, name
 
 
-def test_muon_has_the_decoders_block_matrices_and_adamw_the_rest() -> None:
+def test_muon_has_the_block_matrices_and_adamw_the_rest() -> None:
     own = dict(RFModel(small_config(), VOCAB).named_parameters())
     optimizer = MasterOptimizer(own, OPTIM, replace(STAGE, optimizer="muon", muon_learning_rate=0.02))
     adamw, muon = optimizer.optimizers
@@ -102,12 +104,15 @@ def test_muon_has_the_decoders_block_matrices_and_adamw_the_rest() -> None:
         for layer in range(2)
         for part in ["attention.qkv", "attention.out"]
         + [f"pools.{pool}.{side}" for pool in ("understanding", "representation", "pixel") for side in ("gate_up", "down")]
-    }
+    } | {f"encoder.blocks.0.{part}.weight" for part in ("qkv", "out", "ffn.0", "ffn.2")}
+    expected |= {f"encoder.blocks.0.{part}.weight" for part in ("qkv", "out", "ffn.0", "ffn.2")}
     assert by_muon == expected
     assert sorted(by_adamw) == sorted(set(own) - expected)
     rates = {names[id(p)]: group["lr"] for group in muon.param_groups for p in group["params"]}
     assert rates["decoder.blocks.0.attention.qkv.weight"] == pytest.approx(0.02)
     assert rates["decoder.blocks.0.pools.pixel.down.weight"] == pytest.approx(0.08)
+    assert rates["encoder.blocks.0.qkv.weight"] == pytest.approx(0.005)
+    assert rates["encoder.blocks.0.qkv.weight"] == pytest.approx(0.005)
 
 
 @pytest.mark.parametrize("kind", ["adamw", "muon"])

@@ -55,13 +55,6 @@ def small_config(**overrides: object) -> ExperimentConfig:
     return apply_overrides(base, {path.replace("__", "."): value for path, value in overrides.items()})
 
 
-def sparse_config() -> ExperimentConfig:
-    """`small_config` with two active experts of four in each pool."""
-    base = small_config()
-    decoder = replace(base.model.decoder, num_experts=4, num_active_experts=2)  # valid only together, so no overrides
-    return replace(base, model=replace(base.model, decoder=decoder))
-
-
 def small_model(config: ExperimentConfig | None = None, seed: int = 0) -> RFModel:
     """A model whose every parameter is random: what starts at zero or one does not stay there, so nothing hides."""
     model = RFModel(config or small_config(), VOCAB)
@@ -102,4 +95,4 @@ def understanding_input(model: RFModel, count: int, num_text: int, seed: int = 0
 def largest_difference(first: Tensor, second: Tensor) -> float:
     """Over all elements; shapes must agree, so that nothing is broadcast."""
     assert first.shape == second.shape
-    return float((first.double() - second.double()).abs().max())
+    return float((first.detach().double() - second.detach().double()).abs().max())

@@ -14,7 +14,6 @@ from tests.model.small import (
     largest_difference,
     small_config,
     small_model,
-    sparse_config,
     understanding_input,
 )
 
@@ -23,7 +22,7 @@ CONFIGS = {
     "pixel": small_config(representation__kind="none"),
     "additive time": small_config(model__decoder__time_conditioning="additive"),
     "distance bias": small_config(model__decoder__distance_bias=True),
-    "sparse": sparse_config(),
+    "sparse": small_config(model__decoder__num_experts=4, model__decoder__num_active_experts=2),
 }
 
 

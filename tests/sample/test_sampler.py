@@ -1,6 +1,7 @@
 """Sampling with caches equals the training forward, and an image is a function of its text and seed alone. fp32."""
 
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from rf_repro.model.layers import patchify
 from rf_repro.model.rf_model import GenerationInput, RFModel
 from rf_repro.sample.sampler import Sampler
 from rf_repro.sample.schedule import guide, sample_top_k, shifted_times
-from tests.model.small import TOKENS, generation_input, largest_difference, small_config, small_model, sparse_config
+from tests.model.small import TOKENS, generation_input, largest_difference, small_config, small_model
 
 B, T, N, P = 3, 5, 16, 36
 SAMPLING = SamplingConfig(steps=4, top_k=6, cfg_representation=2.0, cfg_pixel=3.0, shift_base_patches=9)
@@ -35,10 +36,12 @@ def null(count: int) -> Tensor:
 
 
 CONFIGS = {
-    "rf": small_config(), "no rf": small_config(representation__kind="none"),
+    "rf": small_config(),
+    "no rf": small_config(representation__kind="none"),
     "additive": small_config(model__decoder__time_conditioning="additive"),
-    "bias": small_config(model__decoder__distance_bias=True), "sparse": sparse_config(),
-}  # fmt: skip
+    "bias": small_config(model__decoder__distance_bias=True),
+    "sparse": small_config(model__decoder__num_experts=4, model__decoder__num_active_experts=2),
+}
 
 
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
@@ -96,7 +99,7 @@ def reference(
     has_codes = codes is not None
     z = torch.stack([torch.randn(P, 48, generator=generator("pixels", seed)) for seed in seeds])
     times = shifted_times(sampling.steps, (P / sampling.shift_base_patches) ** 0.5).tolist()
-    for t, following in zip(times, times[1:], strict=False):
+    for t, following in pairwise(times):
         at = torch.full((count,), t)
         ((full,), _) = model([GenerationInput(text_ids, z, at, codes, kept if has_codes else None)], [])
         ((none,), _) = model([GenerationInput(null(count), z, at, codes, dropped if has_codes else None)], [])

@@ -117,7 +117,7 @@ def test_pickled_code_is_refused_and_not_run(tmp_path: Path) -> None:
     state = json.loads((path / "state.json").read_text())
     state["sha256"]["optimizer.pt"] = file_sha256(path / "optimizer.pt")  # the digests agree: an attacker can do that
     (path / "state.json").write_text(json.dumps(state))
-    with pytest.raises(UserError, match="optimizer.pt: refused") as error:
+    with pytest.raises(UserError, match=r"optimizer\.pt: refused") as error:
         load_checkpoint(path)
     assert "\n" not in str(error.value)
     assert not proof.exists()

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from rf_repro.config.overrides import apply_overrides
 from rf_repro.config.schema import ExperimentConfig
 from rf_repro.core.errors import TrainingDiverged, UserError
 from rf_repro.core.run_dir import RunDir
@@ -162,9 +163,7 @@ def test_a_term_that_is_not_finite_stops_before_the_step(term: str, tmp_path: Pa
             return super().train_step()
 
     tokenizer = SceneTokenizer(PIXEL_RF.data.scenes)
-    trainer = Poisoned(
-        PIXEL_RF, PIXEL_RF.stages[0], 0, torch.device("cpu"), SceneMixture(PIXEL_RF.data, tokenizer), tokenizer
-    )
+    trainer = Poisoned(PIXEL_RF, PIXEL_RF.stages[0], 0, torch.device("cpu"), SceneMixture(PIXEL_RF.data, tokenizer), tokenizer)
     with pytest.raises(TrainingDiverged, match=f"step 5: loss/{term} is nan"):
         trainer.run(run)
     assert {path: path.read_bytes() for path in run.checkpoints.rglob("*") if path.is_file()} == before
@@ -196,7 +195,8 @@ def test_a_gradient_that_is_not_finite_stops_before_the_step(precision: str) -> 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_averages_of_weights_and_target_encoder_follow_the_masters(precision: str) -> None:
     decay, target_decay = 0.9, 0.6
-    trainer = make(small_config(model__encoder__target_ema_decay=target_decay, **({"optim__precision": "bf16"} if precision == "bf16" else {})))  # fmt: skip
+    config = small_config(model__encoder__target_ema_decay=target_decay)
+    trainer = make(config if precision == "fp32" else apply_overrides(config, {"optim.precision": precision}))
     trainer.warm_up_codebook()
     names = [name for name, _ in trainer.model.named_parameters()]
     ema = {name: trainer.optimizer.masters[name].detach().double() for name in names}

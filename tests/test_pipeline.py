@@ -1,0 +1,230 @@
+"""From configuration to records at `smoke`: shared stages, resumption after SIGKILL, and runs that are done stay as they are."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from rf_repro.config.overrides import apply_overrides, from_dict
+from rf_repro.config.scales import smoke
+from rf_repro.config.schema import ExperimentConfig
+from rf_repro.core.errors import TrainingDiverged, UserError
+from rf_repro.core.files import read_json
+from rf_repro.core.run_dir import RunDir
+from rf_repro.data.mixture import SceneMixture
+from rf_repro.data.scenes.tokenizer import SceneTokenizer
+from rf_repro.pipeline import resolve_device, run_variant, sample_prompts
+from rf_repro.train.checkpoint import load_checkpoint
+from tests.train.test_trainer import assert_same_run
+
+ROOT = Path(__file__).parents[1]
+PIXEL = smoke()
+PIXEL_RF = apply_overrides(smoke(), {"representation.kind": "discrete"})
+
+
+@pytest.fixture(scope="module")
+def fast() -> Iterator[Path]:
+    """A folder in memory where there is one: thousands of small atomic files wait for a disk, one by one."""
+    memory = Path("/dev/shm")
+    before = tempfile.tempdir
+    with tempfile.TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else None) as name:
+        tempfile.tempdir = name  # evaluations put their temporary images there
+        yield Path(name)
+        tempfile.tempdir = before
+
+
+@pytest.fixture(scope="module")
+def runs(fast: Path) -> Path:
+    return fast / "runs"
+
+
+@pytest.fixture(scope="module")
+def pixel_rf(runs: Path) -> RunDir:
+    return run_variant(PIXEL_RF, variant="pixel_rf", seed=0, runs=runs, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def pixel(runs: Path, pixel_rf: RunDir) -> RunDir:
+    return run_variant(PIXEL, variant="pixel", seed=0, runs=runs, device="cpu")
+
+
+def mtimes(folder: Path) -> dict[Path, int]:
+    found = {}
+    for path in folder.rglob("*"):
+        with suppress(FileNotFoundError):  # a temporary file of a process that is watched
+            found[path] = path.stat().st_mtime_ns
+    return found
+
+
+def test_a_run_directory_holds_what_it_promises(pixel_rf: RunDir, pixel: RunDir) -> None:
+    common = {"geneval", "geneval-step000015", "geneval-step000030"}
+    for run, config, evals in (
+        (pixel_rf, PIXEL_RF, common | {"geneval-ground-truth-representation", "codebook-probe"}),
+        (pixel, PIXEL, common),
+    ):
+        record = run.record()
+        assert record.status == "done"
+        assert (record.scale, record.seed, record.steps) == ("smoke", 0, 30)
+        assert record.config_hash == from_dict(run.config()).result_hash() == config.result_hash()
+        assert len(record.attempts) == 1
+        assert record.attempts[0].error is None
+        assert record.data_fingerprint
+        rows = run.metrics()
+        assert [row["step"] for row in rows] == [10, 20, 25, 30]
+        assert record.tokens == rows[-1]["tokens"]
+        assert [path.name for path in sorted(run.checkpoints.iterdir())] == ["step-000020", "step-000030"]
+        assert set(run.eval_names()) == evals
+        result = run.eval_result("geneval")
+        assert result is not None
+        assert result.n == result.expected_n == len(run.eval_items("geneval")) == 24
+        assert result.step == 30
+        manifest = read_json(run.samples / "manifest.json")
+        assert len(manifest["samples"]) == manifest["expected"] == 24
+        weights = load_checkpoint(run.checkpoints / "step-000030").weights
+        count = sum(t.numel() for name, t in weights.items() if not name.startswith(("vq.", "target_encoder.")))
+        assert record.parameters["total"] == count
+
+
+def test_variants_share_one_stage_one_start_and_every_batch(runs: Path, pixel_rf: RunDir, pixel: RunDir) -> None:
+    (stage,) = RunDir.find(runs / "smoke" / "stage-pretrain")
+    assert stage.record().status == "done"
+    assert len(stage.record().attempts) == 1
+    assert set(stage.eval_names()) == {"geneval-ground-truth", "geneval-mismatched"}
+    name = f"stage-pretrain/{stage.path.name}"
+    assert pixel_rf.record().started_from == pixel.record().started_from == [name]
+    mixtures, stages = [], []
+    for run in (pixel_rf, pixel):
+        config = from_dict(run.config())
+        mixtures.append(SceneMixture(config.data, SceneTokenizer(config.data.scenes)))
+        stages.append(config.stage("joint"))
+    for step in (1, 2, 30):
+        first, second = (mixture.batch(own, 0, step) for mixture, own in zip(mixtures, stages, strict=True))
+        for one, other in zip(first.generation + first.understanding, second.generation + second.understanding, strict=True):
+            assert torch.equal(one.images, other.images)
+            assert torch.equal(one.text_ids, other.text_ids)
+    other_step, other_seed = mixtures[0].batch(stages[0], 0, 3), mixtures[0].batch(stages[0], 1, 1)
+    first = mixtures[0].batch(stages[0], 0, 1)
+    assert not torch.equal(first.generation[0].images, other_step.generation[0].images)
+    assert not torch.equal(first.generation[0].images, other_seed.generation[0].images)
+    assert [row["tokens"] for row in pixel.metrics()] < [row["tokens"] for row in pixel_rf.metrics()]
+
+
+def test_a_run_that_is_done_is_left_as_it_is(runs: Path, pixel_rf: RunDir, pixel: RunDir) -> None:
+    before = mtimes(runs)
+    for config, variant in ((PIXEL_RF, "pixel_rf"), (PIXEL, "pixel")):
+        run_variant(config, variant=variant, seed=0, runs=runs, device="cpu")
+    assert mtimes(runs) == before
+
+
+def test_images_lost_while_sampling_are_made_again_bit_by_bit(runs: Path, pixel_rf: RunDir) -> None:
+    """As if killed between two images: some are there, the manifest and the score are not."""
+    manifest = read_json(pixel_rf.samples / "manifest.json")
+    result = pixel_rf.eval_result("geneval")
+    lost = sorted(pixel_rf.samples.rglob("*.png"))[5:12]
+    for path in [*lost, pixel_rf.samples / "manifest.json", pixel_rf.evals / "geneval.json"]:
+        path.unlink()
+    pixel_rf.write_record(replace(pixel_rf.record(), status="running"))
+    run_variant(PIXEL_RF, variant="pixel_rf", seed=0, runs=runs, device="cpu")
+    assert read_json(pixel_rf.samples / "manifest.json") == manifest
+    assert pixel_rf.eval_result("geneval") == result
+
+
+CHILD = """
+import sys
+from pathlib import Path
+from rf_repro.config.overrides import apply_overrides
+from rf_repro.config.scales import smoke
+from rf_repro.pipeline import run_variant
+
+config = apply_overrides(smoke(), {"representation.kind": "discrete"})
+run_variant(config, variant="pixel_rf", seed=0, runs=Path(sys.argv[1]), device="cpu")
+"""
+
+
+@pytest.mark.slow
+def test_killed_again_and_again_it_ends_where_it_would_have(fast: Path, pixel_rf: RunDir) -> None:
+    """SIGKILL at random moments, in the shared stage, in training, in sampling or scoring; then to the end."""
+    seed = time.time_ns()
+    delays = random.Random(seed)
+    environment = {**os.environ, "TMPDIR": str(fast), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", CHILD, str(fast / "killed")]
+    kills = 0
+    for _ in range(3):
+        before = mtimes(fast / "killed")
+        child = subprocess.Popen(command, cwd=ROOT, env=environment)
+        while child.poll() is None and mtimes(fast / "killed") == before:
+            time.sleep(0.02)  # until its imports are done and it works
+        try:
+            child.wait(timeout=delays.uniform(0, 5))
+        except subprocess.TimeoutExpired:
+            child.send_signal(signal.SIGKILL)
+            child.wait()
+            kills += 1
+    subprocess.run(command, cwd=ROOT, env=environment, check=True, timeout=120)
+    run = RunDir(fast / "killed" / pixel_rf.path.relative_to(fast / "runs"))
+    assert run.record().status == "done", f"delays of seed {seed}"
+    assert kills >= 1
+    assert_same_run(pixel_rf, run)
+    assert set(run.eval_names()) == set(pixel_rf.eval_names())
+    for name in pixel_rf.eval_names():
+        assert run.eval_result(name) == pixel_rf.eval_result(name), f"{name}, delays of seed {seed}"
+    assert read_json(run.samples / "manifest.json") == read_json(pixel_rf.samples / "manifest.json")
+
+
+def test_a_run_that_diverges_says_so_in_its_record(runs: Path, pixel_rf: RunDir) -> None:
+    wild = apply_overrides(PIXEL, {"stages.joint.learning_rate": 1e30, "stages.joint.muon_learning_rate": 1e30})
+    with pytest.raises(TrainingDiverged, match=r"step \d+: "):
+        run_variant(wild, variant="wild", seed=0, runs=runs, device="cpu")
+    (run,) = RunDir.find(runs / "smoke" / "wild")
+    assert run.record().status == "failed"
+    assert (run.record().attempts[-1].error or "").startswith("TrainingDiverged: step ")
+    assert len(list((runs / "smoke" / "stage-pretrain").iterdir())) == 1  # it started from the same stage
+
+
+def test_a_run_started_from_other_stages_is_refused(runs: Path, pixel: RunDir) -> None:
+    run = RunDir.create(runs, PIXEL.to_dict(), PIXEL.result_hash(), "smoke", "pixel", 7)
+    run.write_record(replace(run.record(), started_from=["stage-pretrain/000000000000-s0"]))
+    with pytest.raises(UserError, match="started from stage-pretrain/000000000000-s0, not stage-pretrain/"):
+        run_variant(PIXEL, variant="pixel", seed=7, runs=runs, device="cpu")
+
+
+def test_devices_that_are_not_there_are_named() -> None:
+    assert resolve_device("cpu") == torch.device("cpu")
+    with pytest.raises(UserError, match="--device tpu: unknown; choose auto, cpu, cuda, mps"):
+        resolve_device("tpu")
+    if not torch.cuda.is_available():
+        with pytest.raises(UserError, match=r"--device cuda: torch .* finds none here"):
+            resolve_device("cuda")
+
+
+def test_stages_in_a_row_of_its_own_are_refused(runs: Path) -> None:
+    joint = PIXEL.stage("joint")
+    config: ExperimentConfig = replace(PIXEL, stages=(*PIXEL.stages, replace(joint, name="continued")))
+    with pytest.raises(UserError, match="stages joint, continued in a row cannot be trained"):
+        run_variant(config, variant="two", seed=0, runs=runs, device="cpu")
+    assert not (runs / "smoke" / "two").exists()
+
+
+def test_free_prompts_are_sampled_the_same_way_every_time(fast: Path, pixel_rf: RunDir) -> None:
+    prompts = [read_json(path)["prompt"] for path in sorted(pixel_rf.samples.rglob("metadata.jsonl"))[:2]]
+    first = sample_prompts(pixel_rf, prompts, 2, fast / "first", seed=3, device="cpu")
+    again = sample_prompts(pixel_rf, prompts, 2, fast / "again", seed=3, device="cpu")
+    other = sample_prompts(pixel_rf, prompts, 2, fast / "other", seed=4, device="cpu")
+    assert first.entries() == again.entries()
+    assert len({entry.sha256 for entry in first.entries()}) == 4
+    assert {entry.sha256 for entry in first.entries()}.isdisjoint(entry.sha256 for entry in other.entries())
+    with pytest.raises(UserError, match="is not empty"):
+        sample_prompts(pixel_rf, prompts, 1, fast / "first", device="cpu")
+    with pytest.raises(UserError, match="unknown word 'zeppelin'"):
+        sample_prompts(pixel_rf, ["a photo of a zeppelin"], 1, fast / "refused", device="cpu")
+    assert not (fast / "refused").exists()

@@ -93,6 +93,7 @@ class SceneEvaluation:
             batch = [wanted[index] for index in chosen]
             images, _ = sampler.sample(self.text_ids(batch), [r.seed for r in batch], None if codes is None else codes[chosen])
             self._write(out, batch, to_pixels(images).cpu().numpy())
+        progress("sample", len(wanted), len(wanted))
         self._finish(out, wanted)
 
     def write_images(self, wanted: Sequence[Request], images: np.ndarray, out: ImageFolder) -> None:

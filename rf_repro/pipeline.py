@@ -4,7 +4,7 @@ anywhere loses at most the steps since the last checkpoint."""
 import os
 import socket
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -201,7 +201,13 @@ def _record_training(run: RunDir, trainer: Trainer, started_from: list[str]) -> 
 
 
 def sample_prompts(
-    run: RunDir, prompts: Sequence[str], num_samples: int, out: Path, seed: int = 0, device: str = "auto"
+    run: RunDir,
+    prompts: Sequence[str],
+    num_samples: int,
+    out: Path,
+    seed: int = 0,
+    device: str = "auto",
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> ImageFolder:
     """Images of free prompts from a run's last checkpoint (averaged weights), into GenEval's folder layout.
 
@@ -225,5 +231,5 @@ def sample_prompts(
     model.load_state_dict(load_weights(last_checkpoint(run), ema=True))
     model = model.to(torch_device, DTYPES[config.optim.precision]).eval().requires_grad_(False)
     tokens = TextTokens(tokenizer.pad_id, tokenizer.bos_id, tokenizer.null_id)
-    evaluation.sample(Sampler(model, config.sampling, tokens), wanted, folder, lambda phase, done, total: None)
+    evaluation.sample(Sampler(model, config.sampling, tokens), wanted, folder, lambda phase, done, total: progress(done, total))
     return folder

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from rf_repro.commands.options import Commands, add_command, add_device, at_least_one, numbers, writable_folder
+from rf_repro.commands.options import Commands, add_command, add_device, at_least_one, numbers, progress_bar, writable_folder
 from rf_repro.core.errors import UserError
 from rf_repro.core.run_dir import RunDir
 
@@ -38,7 +38,10 @@ def run(options: argparse.Namespace) -> int:
         raise UserError(f"--out {options.out}: is not empty; name a new folder")
     from rf_repro.pipeline import sample_prompts
 
-    folder = sample_prompts(run_dir, options.prompt, options.num, options.out, seed=seed, device=options.device)
+    with progress_bar("sample") as progress:
+        folder = sample_prompts(
+            run_dir, options.prompt, options.num, options.out, seed=seed, device=options.device, progress=progress
+        )
     for entry in folder.entries():
         print(folder.image_path(entry.prompt_id, entry.sample))
     return 0

@@ -25,7 +25,8 @@ def tiny() -> ExperimentConfig:
     """The scenes world on two CPU cores, minutes a run.
 
     Assumed throughout, as measured on this world: optimiser and schedule (Muon on block matrices, warm-up, linear decay),
-    EMA decay, guidance, codebook size, momentum and centring, the sample mixture. LOG.md has the measurements.
+    EMA decay, guidance, codebook size, momentum and centring, the sample mixture, the weight of L_LM beside generation, the
+    distance bias. LOG.md has the measurements.
     """
     return ExperimentConfig(
         scale="tiny",
@@ -41,6 +42,7 @@ def tiny() -> ExperimentConfig:
                 mixture=MixtureConfig(generation=32, understanding=8),
             ),
         ),
+        model=ModelConfig(decoder=DecoderConfig(distance_bias=True)),
         representation=RepresentationConfig(codebook_size=512, momentum=0.99, center=True, warmup_batches=150),
         objective=ObjectiveConfig(time_stratified=True),
         optim=OptimConfig(

@@ -219,14 +219,18 @@ class Trainer:
 
     # Checkpoints
 
+    def _state(self) -> dict[str, Tensor]:
+        """What training moves besides averages and the optimiser's own state: masters, codebook, target encoder."""
+        state: dict[str, Tensor] = dict(self.optimizer.masters)
+        if self.vq is not None:
+            state |= {f"vq.{name}": tensor for name, tensor in self.vq.state_dict().items()}
+            state |= {f"target_encoder.{name}": tensor for name, tensor in self.target_average.values.items()}
+        return state
+
     def save(self, run: RunDir) -> None:
         """Writes a checkpoint of everything the next step depends on."""
-        tensors = dict(self.optimizer.masters)
-        if self.vq is not None:
-            tensors |= {f"vq.{name}": tensor for name, tensor in self.vq.state_dict().items()}
-            tensors |= {f"target_encoder.{name}": tensor for name, tensor in self.target_average.values.items()}
         extra = {"num_tokens": self.num_tokens, "compute_seconds": self.compute_seconds}
-        on_cpu = {name: tensor.detach().cpu() for name, tensor in tensors.items()}
+        on_cpu = {name: tensor.detach().cpu() for name, tensor in self._state().items()}
         averages = {name: tensor.cpu() for name, tensor in self.average.values.items()}
         save_checkpoint(run.checkpoints, Checkpoint(self.step, on_cpu, averages, self.optimizer.state_dict(), extra))
 
@@ -242,10 +246,7 @@ class Trainer:
             write_jsonl(run.metrics_path, [])
             return False
         saved = load_checkpoint(checkpoints[-1])
-        own: dict[str, Tensor] = dict(self.optimizer.masters)
-        if self.vq is not None:
-            own |= {f"vq.{name}": tensor for name, tensor in self.vq.state_dict().items()}
-            own |= {f"target_encoder.{name}": tensor for name, tensor in self.target_average.values.items()}
+        own = self._state()
         if set(own) != set(saved.weights) or set(saved.ema) != set(self.average.values):
             raise UserError(f"{checkpoints[-1]}: holds another model's weights; delete the run directory to start again")
         for name, tensor in own.items():

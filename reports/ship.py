@@ -14,13 +14,12 @@ from reports.contact_sheet import make_contact_sheet
 from rf_repro.core.errors import UserError
 from rf_repro.core.files import atomic_path, write_json, write_jsonl
 from rf_repro.core.image_folder import ImageFolder
-from rf_repro.core.provenance import ROOT
 from rf_repro.core.run_dir import RunDir
 
 MAX_METRIC_ROWS = 200
 
 
-def ship_results(runs: Sequence[Path], scale: str = "tiny", out: Path | None = None) -> list[Path]:
+def ship_results(runs: Sequence[Path], out: Path, scale: str = "tiny") -> list[Path]:
     """Copies what a report at `scale` reads, from every run that belongs to a table and every stage they share.
 
     Metrics are thinned to `MAX_METRIC_ROWS` rows, per-image rows lose `details`, attempts their host and process, and a
@@ -28,7 +27,7 @@ def ship_results(runs: Sequence[Path], scale: str = "tiny", out: Path | None = N
 
     Args:
         runs: folders of run directories.
-        out: folder to fill; default `reports/results/<scale>` of this checkout.
+        out: folder to fill, e.g. `reports/results/tiny`.
 
     Returns:
         The shipped run directories, `out/<variant>/<hash12>-s<seed>`.
@@ -36,7 +35,6 @@ def ship_results(runs: Sequence[Path], scale: str = "tiny", out: Path | None = N
     Raises:
         UserError: no run belongs, or the destination holds something else.
     """
-    target = out if out is not None else ROOT / "reports" / "results" / scale
     chosen: dict[Path, Run] = {}
     for grid in GRIDS.values():
         selected = select(grid, scale, load_runs(runs))
@@ -44,7 +42,7 @@ def ship_results(runs: Sequence[Path], scale: str = "tiny", out: Path | None = N
             chosen |= {run.dir.path.resolve(): run for run in seeds.values()}
     if not chosen:
         raise UserError(f"{', '.join(map(str, runs)) or '--runs'}: no run of any table at scale {scale}; train one first")
-    return [_ship(run, target / run.record.variant / run.dir.path.name) for run in chosen.values()]
+    return [_ship(run, Path(out) / run.record.variant / run.dir.path.name) for run in chosen.values()]
 
 
 def thin(rows: Sequence[dict[str, Any]], most: int = MAX_METRIC_ROWS) -> list[dict[str, Any]]:

@@ -13,6 +13,9 @@ def add_parser(commands: Commands) -> None:
         "--runs", type=Path, action="append", metavar="DIR", help="folder of runs; may be repeated (default: runs)"
     )
     parser.add_argument("--out", type=Path, default=Path("report"), metavar="DIR", help="folder to write (default: report)")
+    parser.add_argument(
+        "--ship", type=Path, metavar="DIR", help="also copy what the report reads to DIR, small enough to publish"
+    )
     add_scale(parser)
     parser.set_defaults(run=run)
 
@@ -20,5 +23,11 @@ def add_parser(commands: Commands) -> None:
 def run(options: argparse.Namespace) -> int:
     from reports.build import build_report
 
-    print(build_report(options.runs or [Path("runs")], writable_folder(options.out, "--out"), options.scale))
+    runs = options.runs or [Path("runs")]
+    print(build_report(runs, writable_folder(options.out, "--out"), options.scale))
+    if options.ship is not None:
+        from reports.ship import ship_results
+
+        for path in ship_results(runs, writable_folder(options.ship, "--ship"), options.scale):
+            print(path)
     return 0

@@ -26,7 +26,7 @@ def write_runs(root):
 
 def test_a_report_from_shipped_runs_equals_the_one_from_the_runs(tmp_path):
     write_runs(tmp_path / "runs")
-    shipped = ship_results([tmp_path / "runs"], "smoke", tmp_path / "results")
+    shipped = ship_results([tmp_path / "runs"], tmp_path / "results", "smoke")
     assert sorted(path.parent.name for path in shipped) == ["pixel", "pixel_rf", "stage-pretrain"]
     for source in ("runs", "results"):
         build_report([tmp_path / source], tmp_path / f"report-{source}", "smoke")
@@ -40,7 +40,7 @@ def test_a_report_from_shipped_runs_equals_the_one_from_the_runs(tmp_path):
 
 def test_only_records_travel_and_no_machine_is_named(tmp_path):
     write_runs(tmp_path / "runs")
-    ship_results([tmp_path / "runs"], "smoke", tmp_path / "results")
+    ship_results([tmp_path / "runs"], tmp_path / "results", "smoke")
     run = RunDir(next((tmp_path / "results" / "pixel_rf").iterdir()))
     assert sorted(path.name for path in run.path.iterdir()) == [
         "config.json", "contact_sheet.png", "evals", "metrics.jsonl", "run.json",
@@ -54,22 +54,22 @@ def test_only_records_travel_and_no_machine_is_named(tmp_path):
 
 def test_shipping_again_replaces_and_refuses_what_is_not_a_run(tmp_path):
     write_runs(tmp_path / "runs")
-    first = ship_results([tmp_path / "runs"], "smoke", tmp_path / "results")
+    first = ship_results([tmp_path / "runs"], tmp_path / "results", "smoke")
     (first[0] / "stale").write_text("x")
-    assert ship_results([tmp_path / "runs"], "smoke", tmp_path / "results") == first
+    assert ship_results([tmp_path / "runs"], tmp_path / "results", "smoke") == first
     assert not (first[0] / "stale").exists()
     with pytest.raises(UserError, match="both a source and the destination"):
-        ship_results([tmp_path / "results"], "smoke", tmp_path / "results")
+        ship_results([tmp_path / "results"], tmp_path / "results", "smoke")
     (first[0] / "run.json").unlink()
     with pytest.raises(UserError, match="not a run directory"):
-        ship_results([tmp_path / "runs"], "smoke", tmp_path / "results")
+        ship_results([tmp_path / "runs"], tmp_path / "results", "smoke")
     assert not list((tmp_path / "results").glob("*/.*"))
 
 
 def test_nothing_to_ship_is_an_error(tmp_path):
     write_runs(tmp_path / "runs")
     with pytest.raises(UserError, match="no run of any table at scale tiny"):
-        ship_results([tmp_path / "runs"], "tiny", tmp_path / "results")
+        ship_results([tmp_path / "runs"], tmp_path / "results", "tiny")
 
 
 def test_thinning_keeps_both_ends_and_spreads_evenly():

@@ -85,8 +85,8 @@ def run_plan(plan: Plan, make_call: MakeCall, display: Display, jobs: int, threa
 
     Args:
         make_call: the picklable callable that does a job with so many threads (`slurm.jobs.RunJob` outside tests).
-        jobs: processes at a time; a shared stage, which nothing can run beside, may use as many threads.
-        threads: threads of each variant.
+        jobs: processes at a time.
+        threads: threads of each. One is fastest at `tiny`: the matrices are small.
 
     Returns:
         What failed. A failed job stops those that start from it and no others.
@@ -149,12 +149,8 @@ class _Launcher:
             self.display.note(f"{job.name}: process {pid} of another launcher works on it; waiting for it (kill {pid} stops it)")
             self.active.append(_Active(Watch(job), None))
             return
-        threads = self.threads
-        if job.kind == "stage":
-            stages = 1 + sum(other.kind == "stage" for other in (*self.waiting, *(active.job for active in self.active)))
-            threads = max(1, self.jobs // stages, self.threads)
         verb = "resumes" if job.state == "partial" else "starts again after a failure" if job.state == "failed" else "starts"
-        process = _submit(self.make_call(job, threads), job.run.path / "logs", threads)
+        process = _submit(self.make_call(job, self.threads), job.run.path / "logs", self.threads)
         self.display.note(f"{job.name}: {verb} ({job.run.path})")
         self.active.append(_Active(Watch(job), process))
 

@@ -72,8 +72,8 @@ def test_everything_runs_once_in_order_and_never_more_at_a_time_than_allowed(tmp
     assert max(stage) < min(min(rows) for rows in variants)
     for moment in (row for rows in variants for row in rows):
         assert sum(rows[0] <= moment <= rows[-1] for rows in variants) <= 2
-    assert [job.run.record().attempts[0].threads for job in plan.jobs] == [2, 1, 1, 1, 1]  # the stage has both cores
-    assert [environment(job)[:2] for job in plan.jobs] == [["2", "passive"], *[["1", "passive"]] * 4]
+    assert [job.run.record().attempts[0].threads for job in plan.jobs] == [1] * 5
+    assert [environment(job)[:2] for job in plan.jobs] == [["1", "passive"]] * 5
     assert output.count("starts (") == 5
 
     failures, output = launch(plan)

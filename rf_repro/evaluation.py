@@ -127,10 +127,7 @@ class SceneEvaluation:
 
 
 def evaluate_ground_truth(evaluation: SceneEvaluation, run: RunDir, progress: Progress) -> None:
-    """Gates of the evaluator itself: the score of true renderings, and of true renderings under other prompts.
-
-    The other prompt is the one half the list of its task away, so no image is scored under its own.
-    """
+    """Gates of the evaluator itself: the score of true renderings, and of true renderings under randomly permuted prompts."""
     wanted = requests(evaluation.world.benchmark(evaluation.config.evals.images_per_task))
     truth = evaluation.ground_truth(wanted).images
     if run.eval_result("geneval-ground-truth") is None:
@@ -138,13 +135,10 @@ def evaluate_ground_truth(evaluation: SceneEvaluation, run: RunDir, progress: Pr
             evaluation.write_images(wanted, truth, folder)
             evaluation.score(folder, run, "geneval-ground-truth", progress, None, "rendered")
     if run.eval_result("geneval-mismatched") is None:
-        order = np.arange(len(wanted))
-        for tag in dict.fromkeys(r.metadata["tag"] for r in wanted):
-            members = np.flatnonzero([r.metadata["tag"] == tag for r in wanted])
-            order[members] = np.roll(members, len(members) // 2)
+        order = np.random.default_rng(GROUND_TRUTH_SEED).permutation(len(wanted))
         with temporary_folder() as folder:
             evaluation.write_images(wanted, truth[order], folder)
-            evaluation.score(folder, run, "geneval-mismatched", progress, None, "rendered, prompts exchanged within a task")
+            evaluation.score(folder, run, "geneval-mismatched", progress, None, "rendered, prompts permuted")
 
 
 def evaluate_curve(evaluation: SceneEvaluation, trainer: Trainer, run: RunDir, progress: Progress) -> None:

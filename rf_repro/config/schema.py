@@ -323,6 +323,24 @@ class ExperimentConfig:
                      f"a divisor of data.scenes.image_size={size}")  # fmt: skip
             _require(size % (2 * self.model.encoder.patch_size) == 0, "model.encoder.patch_size", self.model.encoder.patch_size,
                      f"a divisor of half of data.scenes.image_size={size} (2x2 pooling)")  # fmt: skip
+            self._require_unset_where_scenes_do_not_use_it()
+        _require(self.representation.kind == "none" or self.model.pixel.space != "none", "representation.kind",
+                 self.representation.kind, "none where model.pixel.space=none: nothing is generated")  # fmt: skip
+
+    def _require_unset_where_scenes_do_not_use_it(self) -> None:
+        """Settings of real data and pretrained weights must not be silently ignored."""
+        encoder, decoder = self.model.encoder, self.model.decoder
+        used: dict[str, tuple[object, object]] = {  # (value, what it must be)
+            "model.encoder.kind": (encoder.kind, "vit"),
+            "model.encoder.pretrained": (encoder.pretrained, ""),
+            "model.decoder.pretrained": (decoder.pretrained, ""),
+            "model.decoder.vocab_size": (decoder.vocab_size, 0),
+        }
+        for stage in self.stages:
+            used[f"stages.{stage.name}.tokens_per_rank"] = (stage.tokens_per_rank, 0)
+            used[f"stages.{stage.name}.max_image_size"] = (stage.max_image_size, 0)
+        for name, (value, off) in used.items():
+            _require(value == off, name, value, f"{off!r} where data.world=scenes, which does not use it")
 
     def stage(self, name: str) -> StageConfig:
         """The stage of that name."""

@@ -102,10 +102,10 @@ class RFModel(nn.Module):
     def __init__(self, config: ExperimentConfig, vocab_size: int) -> None:
         super().__init__()
         decoder, image_size = config.model.decoder, config.data.scenes.image_size
-        if config.data.world != "scenes" or config.model.encoder.kind != "vit":
+        if config.data.world != "scenes":
             raise UserError(
-                f"scale {config.scale!r}: data.world={config.data.world} with a {config.model.encoder.kind} encoder cannot be "
-                "trained by this version; its configuration can be printed and checked. Choose tiny or smoke"
+                f"scale {config.scale!r}: data.world={config.data.world} cannot be trained by this version; its configuration "
+                "can be printed and checked. Choose tiny or smoke"
             )
         width, eps = decoder.width, decoder.norm_eps
         self.config = config

@@ -87,7 +87,23 @@ def test_stages_must_be_named_apart_and_shared_ones_come_first() -> None:
         ExperimentConfig(scale="x", stages=())
     with pytest.raises(UserError, match=r"no such stage; there are pretrain, joint"):
         tiny().stage("late")
-    assert tiny().stage("joint") is not None
+    assert tiny().stage("joint") == second
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [{"model.encoder.kind": "dinov3"}, {"model.encoder.pretrained": "x"}, {"model.decoder.vocab_size": 9},
+     {"stages.joint.tokens_per_rank": 512}, {"stages.pretrain.max_image_size": 64}],
+)  # fmt: skip
+def test_what_scenes_do_not_use_cannot_be_set(overrides: dict[str, Any]) -> None:
+    (name,) = overrides
+    with pytest.raises(UserError, match=f"{name}=.*which does not use it"):
+        apply_overrides(tiny(), overrides)
+
+
+def test_a_model_that_generates_nothing_takes_no_representation_tokens() -> None:
+    with pytest.raises(UserError, match=r"representation.kind='discrete'.*nothing is generated"):
+        apply_overrides(tiny(), {"representation.kind": "discrete", "model.pixel.space": "none"})
 
 
 @pytest.mark.parametrize(

@@ -134,6 +134,7 @@ def test_representation_tokens_are_position_plus_identity_after_a_start_token() 
     assert torch.equal(tokens.embed(codes[:, :2]), tokens.embed(codes)[:, :3])  # a beginning of the sequence
 
 
+@torch.no_grad()
 def test_time_embedding_tells_times_apart() -> None:
     torch.manual_seed(0)
     embed = TimeEmbedding(16)

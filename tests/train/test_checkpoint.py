@@ -5,6 +5,8 @@ import os
 import pickle
 import subprocess
 import sys
+import threading
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -157,6 +159,26 @@ def test_a_full_disk_leaves_the_older_checkpoint_and_nothing_half_written(limit:
     assert child.stderr.startswith(f"UserError: {tmp_path / 'step-000002'}: cannot write checkpoint"), child.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["step-000001"]
     assert torch.equal(load_checkpoint(older).weights["w"], checkpoint(1).weights["w"])
+
+
+def test_a_checkpoint_is_whole_from_the_moment_it_is_there(tmp_path: Path) -> None:
+    """Another thread looks at the final name all the while 60 MB are written."""
+    tensor = torch.zeros(5_000_000)
+    final, stop = tmp_path / "step-000003", threading.Event()
+    seen: set[tuple[tuple[str, ...], bool]] = set()
+
+    def watch() -> None:
+        while not stop.is_set():
+            with suppress(FileNotFoundError):
+                seen.add((tuple(sorted(os.listdir(final))), (final / "state.json").exists()))
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    save_checkpoint(tmp_path, Checkpoint(3, {"w": tensor}, {"w": tensor}, [{"state": {0: tensor}}], {}))
+    stop.set()
+    watcher.join()
+    assert seen <= {(tuple(sorted([*FILES, "state.json"])), True)}
+    assert final.is_dir()
 
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:

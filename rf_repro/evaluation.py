@@ -1,5 +1,6 @@
 """From a trained model to GenEval records on the scenes world: sample the benchmark, score it, write the result."""
 
+import json
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,7 +19,7 @@ from evaluators.geneval.options import GenEvalOptions
 from evaluators.scenes.colors import SceneColorClassifier
 from evaluators.scenes.detector import SceneDetector
 from rf_repro.config.schema import ExperimentConfig
-from rf_repro.core.files import write_json, write_jsonl
+from rf_repro.core.files import write_jsonl, write_text
 from rf_repro.core.hashing import derive_seed, file_sha256
 from rf_repro.core.image_folder import ImageFolder, SampleEntry
 from rf_repro.core.records import EvalResult
@@ -82,16 +83,17 @@ class SceneEvaluation:
     def sample(
         self, sampler: Sampler, wanted: Sequence[Request], out: ImageFolder, progress: Progress, codes: Tensor | None = None
     ) -> None:
-        """Makes the images into a folder; those already there are kept. `codes` int64 [B, N] replace stage 1."""
+        """Makes the images into a folder; batches already there are kept. `codes` int64 [B, N] replace stage 1."""
         for prompt_id, metadata in {r.prompt_id: r.metadata for r in wanted}.items():
             out.write_prompt(prompt_id, metadata)
-        missing = [index for index, r in enumerate(wanted) if not out.image_path(r.prompt_id, r.sample).exists()]
         size = self.config.sampling.batch_size
-        for first in range(0, len(missing), size):
-            progress("sample", len(wanted) - len(missing) + first, len(wanted))
-            chosen = missing[first : first + size]
-            batch = [wanted[index] for index in chosen]
-            images, _ = sampler.sample(self.text_ids(batch), [r.seed for r in batch], None if codes is None else codes[chosen])
+        for first in range(0, len(wanted), size):
+            batch = wanted[first : first + size]
+            if all(out.image_path(r.prompt_id, r.sample).exists() for r in batch):
+                continue
+            progress("sample", first, len(wanted))
+            given = None if codes is None else codes[first : first + size]
+            images, _ = sampler.sample(self.text_ids(batch), [r.seed for r in batch], given)
             self._write(out, batch, to_pixels(images).cpu().numpy())
         progress("sample", len(wanted), len(wanted))
         self._finish(out, wanted)
@@ -206,6 +208,6 @@ def progress_writer(run: RunDir) -> Progress:
     """Keeps `progress.json` of a run up to date, for whoever watches it."""
 
     def write(phase: str, done: int, total: int) -> None:
-        write_json(run.path / "progress.json", {"phase": phase, "done": done, "total": total})
+        write_text(run.path / "progress.json", json.dumps({"phase": phase, "done": done, "total": total}), durable=False)
 
     return write

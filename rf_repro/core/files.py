@@ -12,8 +12,12 @@ from rf_repro.core.errors import UserError
 
 
 @contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
+def atomic_path(path: Path, durable: bool = True) -> Iterator[Path]:
     """Yields a temporary path; when the block ends without an error it replaces `path`, else it is removed.
+
+    Args:
+        durable: flush to disk before the replacement, so that even a power cut leaves a whole file. Files that can be made
+            again from others, many and small, do without; a killed process leaves them whole all the same.
 
     Raises:
         UserError: the folder cannot be written or the disk is full (nothing is left under `path`'s name).
@@ -26,8 +30,9 @@ def atomic_path(path: Path) -> Iterator[Path]:
         os.close(handle)
         temporary = Path(name)
         yield temporary
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
+        if durable:
+            with open(temporary, "rb") as file:
+                os.fsync(file.fileno())
         temporary.chmod(0o666 & ~_umask())  # mkstemp makes files private; records are for colleagues too
         os.replace(temporary, path)
     except OSError as error:
@@ -43,9 +48,9 @@ def _umask() -> int:
     return current
 
 
-def write_text(path: Path, text: str) -> None:
+def write_text(path: Path, text: str, durable: bool = True) -> None:
     """Writes UTF-8 text atomically."""
-    with atomic_path(path) as temporary:
+    with atomic_path(path, durable) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 

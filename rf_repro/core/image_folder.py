@@ -42,14 +42,14 @@ class ImageFolder:
 
     def write_prompt(self, prompt_id: int, metadata: dict[str, Any]) -> None:
         """Writes the prompt's metadata.jsonl, one object in GenEval's official fields."""
-        write_text(self.path / f"{prompt_id:05d}" / "metadata.jsonl", canonical_json(metadata) + "\n")
+        write_text(self.path / f"{prompt_id:05d}" / "metadata.jsonl", canonical_json(metadata) + "\n", durable=False)
 
     def write_image(self, prompt_id: int, sample: int, seed: int, image: "Image") -> SampleEntry:
         """Writes a PNG atomically."""
         path = self.image_path(prompt_id, sample)
         buffer = BytesIO()
         image.save(buffer, format="PNG")
-        with atomic_path(path) as temporary:
+        with atomic_path(path, durable=False) as temporary:
             temporary.write_bytes(buffer.getvalue())
         return SampleEntry(prompt_id, sample, seed, file_sha256(path))
 

@@ -54,7 +54,7 @@ def start_from(model: RFModel, state: dict[str, Tensor]) -> None:
     What else generation has keeps its own initialisation.
     """
     own = model.state_dict()
-    unplaced = set(state) - set(own)
+    unplaced = {name for name in state if name not in own or state[name].shape != own[name].shape}
     lacking = {name for name in own if not is_generation(name)} - set(state)
     if unplaced or lacking:
         raise UserError(

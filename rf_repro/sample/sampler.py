@@ -92,14 +92,13 @@ class Sampler:
         layout = self.model.generation_layout(T)
         layout = replace(layout, num_cached=layout.length - grid**2)
         times = shifted_times(self.sampling.steps, timestep_shift(grid**2, self.sampling.shift_base_patches)).tolist()
-        floor = self.model.config.objective.min_one_minus_t
         for t, t_next in pairwise(times):
             repeated = z.repeat(2, 1, 1) if scale != 1 else z
             clean = self.model.denoise(caches, layout, repeated, torch.full((repeated.shape[0],), t, device=self.device))
             if scale != 1:
                 conditional, unconditional = clean.chunk(2)
                 clean = guide(conditional, unconditional, scale)
-            z = z + (clean - z) / max(1 - t, floor) * (t_next - t)
+            z = z + (clean - z) * ((t_next - t) / (1 - t))  # no floor: the last step lands on x
         return unpatchify(z, patch_size)
 
     def _unconditional_prefix(self, num_text: int) -> list[KVCache]:

@@ -5,10 +5,10 @@ read with weights_only), and state.json with the step and every file's SHA-256. 
 step comes from a generator seeded by (seed, stage, step), so the step is the data position and the RNG state.
 """
 
+import os
 import pickle
 import re
 import shutil
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from torch import Tensor
 
 from rf_repro.core.errors import UserError
 from rf_repro.core.files import read_json, write_json
-from rf_repro.core.hashing import file_sha256
+from rf_repro.core.hashing import content_hash, file_sha256
 
 _FILES = ("weights.safetensors", "ema.safetensors", "optimizer.pt")
 
@@ -46,12 +46,14 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
     temporary: Path | None = None
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(dir=folder, prefix=".writing-"))
+        temporary = folder / f".writing-{os.getpid()}"
+        temporary.mkdir(exist_ok=True)
         save_file({name: tensor.contiguous() for name, tensor in checkpoint.weights.items()}, temporary / _FILES[0])
         save_file({name: tensor.contiguous() for name, tensor in checkpoint.ema.items()}, temporary / _FILES[1])
         torch.save(checkpoint.optimizer, temporary / _FILES[2])
         digests = {name: file_sha256(temporary / name) for name in _FILES}
-        write_json(temporary / "state.json", {"step": checkpoint.step, "sha256": digests, "extra": checkpoint.extra})
+        state = {"step": checkpoint.step, "sha256": digests, "extra": checkpoint.extra}
+        write_json(temporary / "state.json", {**state, "digest": content_hash(state)})
         if final.exists():
             shutil.rmtree(final)
         temporary.rename(final)
@@ -81,7 +83,8 @@ def load_checkpoint(path: Path) -> Checkpoint:
     """
     remedy = "delete this folder to go back to the checkpoint before it, or to the start"
     state = read_json(path / "state.json")
-    if not isinstance(state, dict) or set(state) != {"step", "sha256", "extra"} or path.name != f"step-{state['step']!s:0>6}":
+    digest = state.pop("digest", None) if isinstance(state, dict) else None
+    if digest is None or digest != content_hash(state) or path.name != f"step-{state['step']:06d}":
         raise UserError(f"{path / 'state.json'}: corrupt checkpoint (not the state that was written); {remedy}")
     for name in _FILES:
         if not (path / name).is_file() or file_sha256(path / name) != state["sha256"].get(name):

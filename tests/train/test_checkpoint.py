@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from rf_repro.core.errors import UserError
-from rf_repro.core.hashing import file_sha256
+from rf_repro.core.hashing import content_hash, file_sha256
 from rf_repro.train.checkpoint import Checkpoint, list_checkpoints, load_checkpoint, load_weights, save_checkpoint
 
 SIZE = 20_000  # elements: 80 kB a file
@@ -118,6 +118,8 @@ def test_pickled_code_is_refused_and_not_run(tmp_path: Path) -> None:
     torch.save([Exploit(proof)], path / "optimizer.pt")
     state = json.loads((path / "state.json").read_text())
     state["sha256"]["optimizer.pt"] = file_sha256(path / "optimizer.pt")  # the digests agree: an attacker can do that
+    del state["digest"]
+    state["digest"] = content_hash(state)
     (path / "state.json").write_text(json.dumps(state))
     with pytest.raises(UserError, match=r"optimizer\.pt: refused") as error:
         load_checkpoint(path)

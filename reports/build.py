@@ -155,8 +155,8 @@ def _budget_notes(runs: GridRuns, scores: Mapping[str, RowScores]) -> list[str]:
         listed = ", ".join(f"{scores[key].variant.label} {cost:.3f} s ({cost / least:.2f}x)" for key, cost in costs.items())
         notes.append(f"Training compute a step: {listed}. Stages that all rows share are not counted.")
         notes.append(
-            "At equal compute a row whose runs go on beyond the budget is read off its curve on the way, before its learning rate "
-            "has decayed; a run with its schedule cut to that budget was not made."
+            "At equal compute a row whose runs go on beyond the budget is read off its curve on the way, before its learning "
+            "rate has decayed; a run with its schedule cut to that budget was not made."
         )
     devices = sorted({machine(attempt) for row in used.values() for run in row for attempt in run.record.attempts})
     if len(devices) > 1:

@@ -14,7 +14,10 @@ def add_parser(commands: Commands) -> None:
     )
     parser.add_argument("--out", type=Path, default=Path("report"), metavar="DIR", help="folder to write (default: report)")
     parser.add_argument(
-        "--ship", type=Path, metavar="DIR", help="also copy what the report reads to DIR, small enough to publish"
+        "--ship",
+        type=Path,
+        metavar="DIR",
+        help="also copy what the report reads to DIR, small enough to publish (default: do not)",
     )
     add_scale(parser)
     parser.set_defaults(run=run)

@@ -6,7 +6,7 @@ from typing import Any
 
 from rf_repro.config.overrides import apply_overrides
 from rf_repro.config.scales import get_scale
-from rf_repro.config.schema import ExperimentConfig, shared_stages
+from rf_repro.config.schema import ExperimentConfig, SharedRun, shared_runs
 from rf_repro.core.errors import UserError
 
 GENEVAL_TASKS = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
@@ -72,10 +72,10 @@ class AblationGrid:
         base = get_scale(scale)
         return {row.key: row.config(base) for row in self.rows}
 
-    def shared(self, scale: str) -> dict[tuple[str, str], ExperimentConfig]:
-        """(run name, config hash) -> config of every stage that the rows start from, in training order."""
-        stages = (stage for config in self.configs(scale).values() for stage in shared_stages(config))
-        return {(name, config.result_hash()): config for name, config in stages}
+    def shared(self, scale: str) -> dict[tuple[str, str], SharedRun]:
+        """(run name, config hash) -> every run that the rows start from, in training order."""
+        runs = (run for config in self.configs(scale).values() for run in shared_runs(config))
+        return {(run.name, run.config.result_hash()): run for run in runs}
 
 
 def config_difference(base: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from rf_repro.config.overrides import from_dict
-from rf_repro.config.schema import ExperimentConfig, StageConfig, shared_stages
+from rf_repro.config.schema import ExperimentConfig, SharedRun, StageConfig, shared_runs
 from rf_repro.core.errors import UserError
 from rf_repro.core.hashing import derive_seed
 from rf_repro.core.image_folder import ImageFolder
@@ -51,24 +51,25 @@ def resolve_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def run_stage(config: ExperimentConfig, *, variant: str, seed: int, runs: Path, device: str = "auto", threads: int = 1) -> RunDir:
-    """Trains a shared stage, the last of `config.stages`, and checks the evaluator on true renderings.
+def run_shared(shared: SharedRun, *, seed: int, runs: Path, device: str = "auto", threads: int = 1) -> RunDir:
+    """Completes one of `shared_runs`, after those it starts from.
 
     Args:
-        config: one of `shared_stages`.
-        variant: its run name, e.g. `stage-pretrain`.
         threads: of the CPU; results on a CPU depend on it in the last bits.
     """
-    run = RunDir.create(runs, config.to_dict(), config.result_hash(), config.scale, variant, seed)
+    config = shared.config
+    run = RunDir.create(runs, config.to_dict(), config.result_hash(), config.scale, shared.name, seed)
     if run.record().status == "done":
         return run
+    before = [one for one in shared_runs(config) if one.name in shared.after]
+    done = complete_shared(before, seed=seed, runs=runs, device=device, threads=threads)
     with _attempt(run, config, resolve_device(device), threads) as torch_device:
         tokenizer = SceneTokenizer(config.data.scenes)
         trainer = Trainer(config, config.stages[-1], seed, torch_device, SceneMixture(config.data, tokenizer), tokenizer)
         trainer.run(run)
         evaluation = SceneEvaluation(config, ScenesWorld(config.data.scenes), tokenizer)
         evaluate_ground_truth(evaluation, run, progress_writer(run))
-        _record_training(run, trainer, [])
+        _record_training(run, trainer, started_from(done))
     return run
 
 
@@ -92,18 +93,20 @@ def run_variant(
     if run.record().status == "done":
         return run
     torch_device = resolve_device(device)
-    start, started_from = _run_shared_stages(config, runs, device, threads, stage_seed)
-    before = run.record().started_from
-    if before not in ([], started_from):
-        raise UserError(f"{run.path}: started from {', '.join(before)}, not {', '.join(started_from)}; choose another --runs")
+    shared = complete_shared(shared_runs(config), seed=stage_seed, runs=runs, device=device, threads=threads)
+    before, names = run.record().started_from, started_from(shared)
+    if before not in ([], names):
+        raise UserError(f"{run.path}: started from {', '.join(before)}, not {', '.join(names)}; choose another --runs")
+    stages = [f"stage-{one.name}" for one in config.stages if one.shared]
+    start = load_weights(last_checkpoint(shared[stages[-1]]), ema=True) if stages else None
     with _attempt(run, config, torch_device, threads):
-        run.write_record(replace(run.record(), started_from=started_from))
+        run.write_record(replace(run.record(), started_from=names))
         tokenizer = SceneTokenizer(config.data.scenes)
         evaluation = SceneEvaluation(config, ScenesWorld(config.data.scenes), tokenizer)
         trainer = Trainer(config, stage, seed, torch_device, SceneMixture(config.data, tokenizer), tokenizer, start)
         report = progress_writer(run)
         trainer.run(run, at_step=lambda step: evaluate_curve(evaluation, trainer, run, report))
-        _record_training(run, trainer, started_from)
+        _record_training(run, trainer, names)
         evaluate_final(evaluation, trainer, run, report)
     return run
 
@@ -119,19 +122,22 @@ def own_stage(config: ExperimentConfig) -> StageConfig:
     return own[0]
 
 
-def _run_shared_stages(
-    config: ExperimentConfig, runs: Path, device: str, threads: int, seed: int
-) -> tuple[dict[str, Tensor] | None, list[str]]:
-    """The last shared stage's averaged weights, training what is missing, and the names of the stages' runs."""
-    weights, names = None, []
-    for name, stage_config in shared_stages(config):
-        run = RunDir.create(runs, stage_config.to_dict(), stage_config.result_hash(), config.scale, name, seed)
+def complete_shared(wanted: Sequence[SharedRun], *, seed: int, runs: Path, device: str, threads: int) -> dict[str, RunDir]:
+    """The shared runs by name, in order, training what is missing."""
+    done = {}
+    for shared in wanted:
+        config = shared.config
+        run = RunDir.create(runs, config.to_dict(), config.result_hash(), config.scale, shared.name, seed)
         if run.record().status != "done":
             with run_lock(run.path):
-                run_stage(stage_config, variant=name, seed=seed, runs=runs, device=device, threads=threads)
-        weights = load_weights(last_checkpoint(run), ema=True)
-        names.append(f"{name}/{run.path.name}")
-    return weights, names
+                run_shared(shared, seed=seed, runs=runs, device=device, threads=threads)
+        done[shared.name] = run
+    return done
+
+
+def started_from(runs: dict[str, RunDir]) -> list[str]:
+    """Names of shared runs as records give them: `stage-pretrain/<hash12>-s<seed>`."""
+    return [f"{name}/{run.path.name}" for name, run in runs.items()]
 
 
 def last_checkpoint(run: RunDir) -> Path:
@@ -184,7 +190,7 @@ def _device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
-def _record_training(run: RunDir, trainer: Trainer, started_from: list[str]) -> None:
+def _record_training(run: RunDir, trainer: Trainer, names: list[str]) -> None:
     parameters = {"total": sum(p.numel() for p in trainer.model.parameters())}
     for name, module in trainer.model.named_children():
         parameters[name] = sum(p.numel() for p in module.parameters())
@@ -195,7 +201,7 @@ def _record_training(run: RunDir, trainer: Trainer, started_from: list[str]) -> 
             tokens=trainer.num_tokens,
             compute_seconds=round(trainer.compute_seconds, 1),
             parameters=parameters,
-            started_from=started_from,
+            started_from=names,
         )
     )
 

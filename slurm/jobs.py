@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 
+from rf_repro.config.schema import SharedRun
 from rf_repro.core.run_lock import run_lock
 from slurm.plan import Job
 
@@ -57,9 +58,8 @@ class RunJob:
             from rf_repro import pipeline  # torch; after the environment is right
 
             if job.kind == "stage":
-                pipeline.run_stage(
-                    job.config, variant=job.variant, seed=job.seed, runs=self.runs, device=self.device, threads=self.threads
-                )
+                shared = SharedRun(job.variant, job.config, tuple(path.parent.name for path in job.after))
+                pipeline.run_shared(shared, seed=job.seed, runs=self.runs, device=self.device, threads=self.threads)
             else:
                 pipeline.run_variant(
                     job.config, variant=job.variant, seed=job.seed, runs=self.runs, device=self.device, threads=self.threads,

@@ -9,7 +9,7 @@ from ablations.grid import Variant
 from ablations.registry import GRIDS, get_grid
 from rf_repro.config.overrides import apply_overrides
 from rf_repro.config.scales import get_scale
-from rf_repro.config.schema import ExperimentConfig, shared_stages
+from rf_repro.config.schema import ExperimentConfig, shared_runs
 from rf_repro.core.errors import UserError
 from rf_repro.core.run_dir import RunDir
 from rf_repro.core.run_lock import lock_holder
@@ -108,12 +108,13 @@ def make_plan(
     for seed, row in _rows(tables, seeds, variant):
         stage_seed = seed if reseed_first_stage else 0
         config = row.config(base)
-        after: tuple[Path, ...] = ()
-        for name, stage_config in shared_stages(config):
-            stage = _job("stage", runs, stage_config, name, stage_seed, stage_seed, after)
+        paths: dict[str, Path] = {}
+        for shared in shared_runs(config):
+            after = tuple(paths[name] for name in shared.after)
+            stage = _job("stage", runs, shared.config, shared.name, stage_seed, stage_seed, after)
+            paths[shared.name] = stage.run.path
             stages.setdefault(stage.run.path, stage)
-            after = (*after, stage.run.path)
-        job = _job("variant", runs, config, row.key, seed, stage_seed, after)
+        job = _job("variant", runs, config, row.key, seed, stage_seed, tuple(paths.values()))
         _check_start(job)
         variants.setdefault(job.run.path, job)
     return Plan(Path(runs), (*stages.values(), *variants.values()))

@@ -123,17 +123,19 @@ def _coerce(value: Any, hint: Any, path: str) -> Any:
 
 
 def from_dict(data: Any) -> ExperimentConfig:
-    """The inverse of `ExperimentConfig.to_dict`. Strict: an unknown or missing key raises UserError."""
+    """The inverse of `ExperimentConfig.to_dict`. Strict: an unknown or missing key raises UserError; only a field that joined
+    after the config was written may be missing, and is at its default."""
     return _build(ExperimentConfig, data, "config")
 
 
 def _build(kind: Any, data: Any, path: str) -> Any:
     if is_dataclass(kind) and isinstance(kind, type):
         hints = get_type_hints(kind)
-        if not isinstance(data, dict) or set(data) != set(hints):
+        later = {item.name for item in fields(kind) if item.metadata.get("later")}
+        if not isinstance(data, dict) or not set(hints) - later <= set(data) <= set(hints):
             found = sorted(data) if isinstance(data, dict) else type(data).__name__
             raise UserError(f"{path}: fields do not match this version of rf_repro: found {found}, expected {sorted(hints)}")
-        return kind(**{name: _build(hint, data[name], f"{path}.{name}") for name, hint in hints.items()})
+        return kind(**{name: _build(hint, data[name], f"{path}.{name}") for name, hint in hints.items() if name in data})
     if get_origin(kind) is tuple and is_dataclass(get_args(kind)[0]):
         return tuple(_build(get_args(kind)[0], item, f"{path}[{index}]") for index, item in enumerate(data))
     return _coerce(data, kind, path)

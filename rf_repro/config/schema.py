@@ -3,9 +3,10 @@ fields; a `Literal` is checked where values come in (`overrides`).
 
 A field whose value the paper does not give is marked `assumed` with its reason. Off is a first-class value
 (`representation.kind = "none"`). Fields declared with `_runtime` do not change results and stay out of the config hash.
+Fields declared with `_later` joined after records had been published: at their default, which is "off", they stay out too.
 """
 
-from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from dataclasses import Field, asdict, dataclass, field, fields, is_dataclass, replace
 from typing import Any, Literal, TypeVar
 
 from rf_repro.core.errors import UserError
@@ -20,6 +21,11 @@ T = TypeVar("T")
 def _runtime(default: T) -> T:
     """A field that steers the run but not its result: left out of the config hash."""
     return field(default=default, metadata={"affects_results": False})
+
+
+def _later(default: T) -> T:
+    """A field newer than published records: at its default it is left out of the config hash, and may be absent in a file."""
+    return field(default=default, metadata={"later": True})
 
 
 def _require(ok: bool, name: str, value: object, allowed: str) -> None:
@@ -111,6 +117,25 @@ class DecoderConfig:
 
 
 @dataclass(frozen=True)
+class EncoderPretrainingConfig:
+    """The encoder's own pretraining, before the first stage: it stands for DINOv3 or SigLIP2 where nothing is downloaded.
+
+    `none`: the first stage trains the encoder from random weights. All values are assumed.
+    """
+
+    kind: Literal["none", "dino", "siglip"] = "none"
+    steps: int = 1200
+    learning_rate: float = 2e-3
+    batch_size: int = 64  # images
+
+    def __post_init__(self) -> None:
+        name = "model.encoder.pretraining."
+        _require(self.steps >= 1, name + "steps", self.steps, ">= 1")
+        _require(self.learning_rate > 0, name + "learning_rate", self.learning_rate, "> 0")
+        _require(self.batch_size >= 2, name + "batch_size", self.batch_size, ">= 2 images")
+
+
+@dataclass(frozen=True)
 class EncoderConfig:
     """Understanding encoder: a ViT, trained jointly; an EMA copy of it gives the representation targets (Sec. 3.1)."""
 
@@ -122,6 +147,7 @@ class EncoderConfig:
     patch_size: int = 3  # pixels
     pretrained: str = ""
     target_ema_decay: float = 0.999  # assumed: the paper gives one EMA decay (0.9999) for parameters
+    pretraining: EncoderPretrainingConfig = _later(EncoderPretrainingConfig())
 
     def __post_init__(self) -> None:
         _require(self.width % self.num_heads == 0, "model.encoder.num_heads", self.num_heads, f"a divisor of width={self.width}")
@@ -132,13 +158,36 @@ class EncoderConfig:
 
 @dataclass(frozen=True)
 class PixelConfig:
-    """Generation pathway: pixels (Sec. 3.2), or none (VLM-only, Sec. 4.4)."""
+    """Generation pathway: pixels (Sec. 3.2), a frozen VAE's latents, or none (VLM-only; both Sec. 4.4)."""
 
-    space: Literal["pixel", "none"] = "pixel"
-    patch_size: int = 4  # pixels
+    space: Literal["pixel", "vae", "none"] = "pixel"
+    patch_size: int = 4  # pixels a token covers, whatever the space
 
     def __post_init__(self) -> None:
         _require(self.patch_size >= 1, "model.pixel.patch_size", self.patch_size, ">= 1 pixel")
+
+
+@dataclass(frozen=True)
+class VAEConfig:
+    """The frozen VAE of the VAE variants: a small convolutional one trained in-suite (`kl`), or Wan 2.1's (`wan`)."""
+
+    kind: Literal["kl", "wan"] = "kl"
+    pretrained: str = ""  # folder or hub id, of `wan`
+    downsample: int = 4  # pixels a latent cell covers, a side; Wan: 8
+    latent_channels: int = 8  # Wan: 16
+    width: int = 32  # channels at full resolution
+    kl_weight: float = 1e-4  # beside the mean squared error of pixels
+    steps: int = 2700
+    learning_rate: float = 3e-3
+    batch_size: int = 64  # images
+
+    def __post_init__(self) -> None:
+        name = "model.vae."
+        _require(self.downsample in (2, 4, 8), name + "downsample", self.downsample, "2, 4 or 8")
+        for key in ("latent_channels", "width", "steps", "batch_size"):
+            _require(getattr(self, key) >= 1, name + key, getattr(self, key), ">= 1")
+        _require(self.kl_weight >= 0, name + "kl_weight", self.kl_weight, ">= 0")
+        _require(self.learning_rate > 0, name + "learning_rate", self.learning_rate, "> 0")
 
 
 @dataclass(frozen=True)
@@ -146,13 +195,51 @@ class ModelConfig:
     decoder: DecoderConfig = DecoderConfig()
     encoder: EncoderConfig = EncoderConfig()
     pixel: PixelConfig = PixelConfig()
+    vae: VAEConfig = _later(VAEConfig())
+
+
+@dataclass(frozen=True)
+class ContinuousConfig:
+    """Continuous representation tokens: a diffusion head at each position (after MAR, arXiv 2406.11838; sizes assumed)."""
+
+    width: int = 256  # of the head's residual MLP
+    num_layers: int = 3  # residual blocks; MAR has 3 to 12
+    draws: int = 4  # noise draws a position in training, as MAR
+    steps: int = 10  # Euler steps a position in sampling
+
+    def __post_init__(self) -> None:
+        for item in fields(self):
+            value = getattr(self, item.name)
+            _require(value >= 1, f"representation.continuous.{item.name}", value, ">= 1")
+
+
+@dataclass(frozen=True)
+class AlignmentConfig:
+    """REPA (arXiv 2410.06940): pixel tokens of a middle layer are aligned with the encoder's features.
+
+    Assumed: the layer is the middle one at `tiny` (REPA takes a quarter to a third of far deeper models), weight 0.5 and a
+    projector of three linear layers are REPA's, its inner width is about twice the model's, as there.
+    """
+
+    layer: int = 2  # hidden states after so many blocks
+    weight: float = 0.5
+    width: int = 256  # inner width of the projector
+
+    def __post_init__(self) -> None:
+        _require(self.layer >= 1, "representation.alignment.layer", self.layer, ">= 1")
+        _require(self.weight >= 0, "representation.alignment.weight", self.weight, ">= 0")
+        _require(self.width >= 1, "representation.alignment.width", self.width, ">= 1")
 
 
 @dataclass(frozen=True)
 class RepresentationConfig:
-    """Representation tokens and their online vector quantisation (Sec. 3.1, Algorithm 1)."""
+    """How generation uses the encoder's features: not at all, as tokens predicted before pixels, or by alignment.
 
-    kind: Literal["none", "discrete"] = "none"
+    `discrete`: representation tokens by online vector quantisation (Sec. 3.1, Algorithm 1), which is RF. `continuous`: the
+    features themselves at the same positions (Table 3c). `repa`: no tokens, an auxiliary loss (Table 3b).
+    """
+
+    kind: Literal["none", "discrete", "continuous", "repa"] = "none"
     codebook_size: int = 16_384
     momentum: float = 0.9999
     temperature: float = 0.5
@@ -161,6 +248,8 @@ class RepresentationConfig:
     center: bool = False  # assumed: subtract an EMA mean of the features before normalising; helps at `tiny`
     warmup_batches: int = 0  # assumed: codebook-only batches before the first step
     warmup_momentum: float = 0.7
+    continuous: ContinuousConfig = _later(ContinuousConfig())
+    alignment: AlignmentConfig = _later(AlignmentConfig())
 
     def __post_init__(self) -> None:
         name = "representation."
@@ -200,8 +289,10 @@ class MixtureConfig:
     """Samples of each kind in one optimiser step at `tiny`; relative shares where `tokens_per_rank` packs by length."""
 
     generation: int = 32  # caption -> image
-    understanding: int = 8  # image -> text
+    understanding: int = 8  # image -> caption
     masked_image: int = 0  # masked-autoencoding of the encoder (first stage at `tiny` only)
+    questions: int = _later(0)  # image and question -> answer
+    text: int = _later(0)  # text alone
 
     def __post_init__(self) -> None:
         for item in fields(self):
@@ -210,7 +301,7 @@ class MixtureConfig:
 
     @property
     def total(self) -> int:
-        return self.generation + self.understanding + self.masked_image
+        return self.generation + self.understanding + self.masked_image + self.questions + self.text
 
 
 @dataclass(frozen=True)
@@ -284,16 +375,18 @@ class SamplingConfig:
 
 @dataclass(frozen=True)
 class EvalConfig:
-    """GenEval on samples of the EMA weights."""
+    """GenEval on samples of the EMA weights, and questions about held-out images."""
 
     images_per_task: int = 200  # final score; GenEval has 4 images a prompt, scenes has fewer prompts and more images
     curve_images_per_task: int = 25  # at each `every` steps
     every: int = 500  # steps between points of the learning curve; 0: none
+    questions_per_type: int = _later(0)
 
     def __post_init__(self) -> None:
         _require(self.images_per_task >= 1, "evals.images_per_task", self.images_per_task, ">= 1")
         _require(self.curve_images_per_task >= 1, "evals.curve_images_per_task", self.curve_images_per_task, ">= 1")
         _require(self.every >= 0, "evals.every", self.every, ">= 0")
+        _require(self.questions_per_type >= 0, "evals.questions_per_type", self.questions_per_type, ">= 0")
 
 
 @dataclass(frozen=True)
@@ -326,6 +419,16 @@ class ExperimentConfig:
             self._require_unset_where_scenes_do_not_use_it()
         _require(self.representation.kind == "none" or self.model.pixel.space != "none", "representation.kind",
                  self.representation.kind, "none where model.pixel.space=none: nothing is generated")  # fmt: skip
+        for stage in self.stages:
+            _require(stage.mixture.generation == 0 or stage.shared or self.model.pixel.space != "none",
+                     f"stages.{stage.name}.mixture.generation", stage.mixture.generation,
+                     "0 where model.pixel.space=none: nothing is generated")  # fmt: skip
+        if self.model.pixel.space == "vae":
+            _require(self.model.pixel.patch_size % self.model.vae.downsample == 0, "model.vae.downsample",
+                     self.model.vae.downsample, f"a divisor of model.pixel.patch_size={self.model.pixel.patch_size}")  # fmt: skip
+        if self.representation.kind == "repa":
+            _require(self.representation.alignment.layer <= self.model.decoder.num_layers, "representation.alignment.layer",
+                     self.representation.alignment.layer, f"at most num_layers={self.model.decoder.num_layers}")  # fmt: skip
 
     def _require_unset_where_scenes_do_not_use_it(self) -> None:
         """Settings of real data and pretrained weights must not be silently ignored."""
@@ -363,34 +466,57 @@ def _plain(value: Any, results_only: bool) -> Any:
         return {
             item.name: _plain(getattr(value, item.name), results_only)
             for item in fields(value)
-            if not results_only or item.metadata.get("affects_results", True)
+            if not results_only or _is_hashed(item, getattr(value, item.name))
         }
     if isinstance(value, tuple):
         return [_plain(item, results_only) for item in value]
     return value
 
 
-def shared_stages(config: ExperimentConfig) -> "list[tuple[str, ExperimentConfig]]":
-    """(run name, config) of each stage that all variants share, e.g. `("stage-pretrain", ...)`, in training order.
+def _is_hashed(item: Field[Any], value: Any) -> bool:
+    return item.metadata.get("affects_results", True) and not (item.metadata.get("later") and value == item.default)
 
-    What only variants differ in is set to its default, so that every variant asks for the same run.
+
+@dataclass(frozen=True)
+class SharedRun:
+    """A run that variants start from: trained once, whoever asks first. `after` names the ones it starts from itself."""
+
+    name: str  # e.g. stage-pretrain
+    config: ExperimentConfig
+    after: tuple[str, ...]
+
+
+def shared_runs(config: ExperimentConfig) -> list[SharedRun]:
+    """What must be trained before the variant itself, in order: the encoder, the shared stages, the VAE, where there are any.
+
+    What a shared run does not depend on is set to its default, so that all variants that can share it ask for the same run.
     """
-    return [
-        (
-            f"stage-{stage.name}",
-            replace(
-                config,
-                stages=config.stages[: index + 1],
-                model=replace(
-                    config.model,
-                    decoder=replace(config.model.decoder, distance_bias=False, time_conditioning="adaln"),
-                    pixel=PixelConfig(space="none"),
-                ),
-                representation=RepresentationConfig(),
-                sampling=SamplingConfig(),
-                evals=EvalConfig(),
-            ),
-        )
-        for index, stage in enumerate(config.stages)
-        if stage.shared
-    ]
+    runs: list[SharedRun] = []
+    encoder, vae = config.model.encoder, config.model.vae
+    if encoder.pretraining.kind != "none":
+        stage = StageConfig(name="encoder", steps=encoder.pretraining.steps, learning_rate=encoder.pretraining.learning_rate,
+                            shared=True)  # fmt: skip
+        runs.append(SharedRun("stage-encoder", _component(config, stage, ModelConfig(encoder=encoder)), ()))
+    for index, stage in enumerate(config.stages):
+        if stage.shared:
+            model = replace(
+                config.model,
+                decoder=replace(config.model.decoder, distance_bias=False, time_conditioning="adaln"),
+                pixel=PixelConfig(space="none"),
+                vae=VAEConfig(),
+            )
+            below = replace(
+                config, stages=config.stages[: index + 1], model=model, representation=RepresentationConfig(),
+                sampling=SamplingConfig(), evals=EvalConfig(),
+            )  # fmt: skip
+            runs.append(SharedRun(f"stage-{stage.name}", below, tuple(run.name for run in runs)))
+    if config.model.pixel.space == "vae" and vae.kind == "kl":
+        stage = StageConfig(name="vae", steps=vae.steps, learning_rate=vae.learning_rate, shared=True)
+        runs.append(SharedRun("stage-vae", _component(config, stage, ModelConfig(vae=vae)), ()))
+    return runs
+
+
+def _component(config: ExperimentConfig, stage: StageConfig, model: ModelConfig) -> ExperimentConfig:
+    """The config of a component that is trained alone: on the same data, with nothing else of the variant."""
+    alone = replace(model, pixel=PixelConfig(space="none"))
+    return ExperimentConfig(config.scale, (stage,), data=config.data, model=alone, checkpoint_every=config.checkpoint_every)

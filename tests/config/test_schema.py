@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from rf_repro.config.overrides import apply_overrides
+from rf_repro.config.overrides import apply_overrides, from_dict
 from rf_repro.config.scales import SCALES, tiny
-from rf_repro.config.schema import ExperimentConfig, StageConfig, shared_stages
+from rf_repro.config.schema import ExperimentConfig, StageConfig, shared_runs
 from rf_repro.core.errors import UserError
 
 RUNTIME = {"sampling.batch_size", "checkpoint_every"}  # the only fields that may change without making another run
@@ -61,20 +61,44 @@ def test_hashes_differ_between_scales() -> None:
     ],
 )
 def test_a_shared_stage_is_one_run_for_all_that_only_later_stages_see(overrides: dict[str, Any]) -> None:
-    [(name, stage)] = shared_stages(tiny())
-    [(other_name, other)] = shared_stages(apply_overrides(tiny(), overrides))
-    assert name == other_name == "stage-pretrain"
-    assert stage.result_hash() == other.result_hash()
-    assert [item.name for item in stage.stages] == ["pretrain"]
+    [shared] = shared_runs(tiny())
+    [other] = shared_runs(apply_overrides(tiny(), overrides))
+    assert shared.name == other.name == "stage-pretrain"
+    assert shared.config.result_hash() == other.config.result_hash()
+    assert [item.name for item in shared.config.stages] == ["pretrain"]
+
+
+def test_a_vae_and_a_pretrained_encoder_are_shared_runs_of_their_own() -> None:
+    plain, vae = tiny(), apply_overrides(tiny(), {"model.pixel.space": "vae"})
+    [stage] = shared_runs(plain)
+    assert [(run.name, run.after) for run in shared_runs(vae)] == [("stage-pretrain", ()), ("stage-vae", ())]
+    assert shared_runs(vae)[0].config == stage.config
+    both = [shared_runs(apply_overrides(plain, {"model.encoder.pretraining.kind": kind})) for kind in ("dino", "siglip")]
+    for runs in both:
+        assert [(run.name, run.after) for run in runs] == [("stage-encoder", ()), ("stage-pretrain", ("stage-encoder",))]
+        assert shared_runs(runs[1].config)[0].config == runs[0].config  # the stage asks for the same encoder
+    assert len({run.config.result_hash() for runs in both for run in runs}) == 4
+
+
+def test_a_field_that_joined_later_leaves_hashes_alone_until_it_is_used() -> None:
+    data = tiny().to_dict()
+    del data["model"]["vae"], data["representation"]["alignment"], data["evals"]["questions_per_type"]
+    assert from_dict(data) == tiny()
+    changed = apply_overrides(tiny(), {"model.vae.width": 8})
+    assert changed.result_hash() != tiny().result_hash()
+    assert from_dict(changed.to_dict()) == changed
+    del data["model"]["pixel"]
+    with pytest.raises(UserError, match=r"config.model: fields do not match"):
+        from_dict(data)
 
 
 @pytest.mark.parametrize(
     "overrides", [{"stages.pretrain.steps": 5}, {"model.decoder.width": 64}, {"data.scenes.seed": 1}, {"model.encoder.width": 48}]
 )
 def test_a_shared_stage_is_another_run_when_what_it_trains_changes(overrides: dict[str, Any]) -> None:
-    [(_, stage)] = shared_stages(tiny())
-    [(_, other)] = shared_stages(apply_overrides(tiny(), overrides))
-    assert stage.result_hash() != other.result_hash()
+    [stage] = shared_runs(tiny())
+    [other] = shared_runs(apply_overrides(tiny(), overrides))
+    assert stage.config.result_hash() != other.config.result_hash()
 
 
 def test_stages_must_be_named_apart_and_shared_ones_come_first() -> None:

@@ -66,10 +66,10 @@ def write_run(root: Path, variant: str, seed: int, scale: str = "smoke", change:
 
     grid = get_grid("table3a")
     if variant.startswith("stage-"):
-        ((_, digest), config) = next(item for item in grid.shared(scale).items() if item[0][0] == variant)
+        config = next(run.config for (name, _), run in grid.shared(scale).items() if name == variant)
     else:
         config = apply_overrides(grid.configs(scale)[variant], change or {})
-        digest = config.result_hash()
+    digest = config.result_hash()
     run = RunDir.create(root, config.to_dict(), digest, scale, variant, seed)
     attempt = Attempt("2026-01-01T00:00:00+00:00", "host", 1, "cpu", 1, seconds=12.0)
     run.write_record(

@@ -10,7 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from rf_repro.config.overrides import from_dict
 from rf_repro.config.schema import ExperimentConfig, SharedRun, StageConfig, shared_runs

@@ -55,7 +55,7 @@ def training(base: ExperimentConfig, repeats: int) -> dict[str, float]:
         name: Trainer(config, config.stage("joint"), 0, torch.device("cpu"), mixture, tokenizer)
         for name, config in configs.items()
     }
-    trainers["pixel_rf bf16"].warm_up_codebook()
+    trainers["pixel_rf bf16"].warm_up_targets()
     return alternate({name: trainer.train_step for name, trainer in trainers.items()}, repeats)
 
 
@@ -82,7 +82,7 @@ def sampling(base: ExperimentConfig, repeats: int) -> dict[str, float]:
     tokenizer = SceneTokenizer(config.data.scenes)
     trainer = Trainer(config, config.stage("joint"), 0, torch.device("cpu"), SceneMixture(config.data, tokenizer), tokenizer)
     model = trainer.inference_model()
-    sampler = Sampler(model, replace(config.sampling, cfg_pixel=1.0), trainer.tokens)
+    sampler = Sampler(model, trainer.space, replace(config.sampling, cfg_pixel=1.0), trainer.tokens)
     batch = 16
     text = torch.from_numpy(tokenizer.encode(["a photo of a circle"] * batch, config.data.caption_tokens))
     assert model.representation is not None

@@ -81,9 +81,15 @@ class SceneEvaluation:
         return self.world.for_prompts([r.metadata for r in wanted], seed=GROUND_TRUTH_SEED)
 
     def sample(
-        self, sampler: Sampler, wanted: Sequence[Request], out: ImageFolder, progress: Progress, codes: Tensor | None = None
+        self,
+        sampler: Sampler,
+        wanted: Sequence[Request],
+        out: ImageFolder,
+        progress: Progress,
+        representation: Tensor | None = None,
     ) -> None:
-        """Makes the images into a folder; batches already there are kept. `codes` int64 [B, N] replace stage 1."""
+        """Makes the images into a folder; batches already there are kept. `representation`, as of `Sampler.sample`, replaces
+        stage 1."""
         for prompt_id, metadata in {r.prompt_id: r.metadata for r in wanted}.items():
             out.write_prompt(prompt_id, metadata)
         size = self.config.sampling.batch_size
@@ -92,7 +98,7 @@ class SceneEvaluation:
             if all(out.image_path(r.prompt_id, r.sample).exists() for r in batch):
                 continue
             progress("sample", first, len(wanted))
-            given = None if codes is None else codes[first : first + size]
+            given = None if representation is None else representation[first : first + size]
             images, _ = sampler.sample(self.text_ids(batch), [r.seed for r in batch], given)
             self._write(out, batch, to_pixels(images).cpu().numpy())
         progress("sample", len(wanted), len(wanted))
@@ -144,9 +150,9 @@ def evaluate_ground_truth(evaluation: SceneEvaluation, run: RunDir, progress: Pr
 
 
 def evaluate_curve(evaluation: SceneEvaluation, trainer: Trainer, run: RunDir, progress: Progress) -> None:
-    """A point of the learning curve: a small benchmark at the present step, scored once."""
+    """A point of the learning curve: a small benchmark at the present step, scored once. Nothing without generation."""
     name = f"geneval-step{trainer.step:06d}"
-    if run.eval_result(name) is not None:
+    if trainer.model.pixels is None or run.eval_result(name) is not None:
         return
     wanted = requests(evaluation.world.benchmark(evaluation.config.evals.curve_images_per_task))
     with temporary_folder() as folder:
@@ -155,46 +161,60 @@ def evaluate_curve(evaluation: SceneEvaluation, trainer: Trainer, run: RunDir, p
 
 
 def evaluate_final(evaluation: SceneEvaluation, trainer: Trainer, run: RunDir, progress: Progress) -> None:
-    """The scored samples of a finished run; with RF also the score under the true images' codes, and the codes' probe."""
+    """All scores of a finished run that it does not have yet."""
+    if trainer.model.pixels is not None:
+        evaluate_generation(evaluation, trainer, run, progress)
+    if trainer.vq is not None:
+        evaluate_codebook(evaluation, trainer, run)
+
+
+def evaluate_generation(evaluation: SceneEvaluation, trainer: Trainer, run: RunDir, progress: Progress) -> None:
+    """The scored samples; with representation tokens also the score of samples made from the true images' tokens."""
     wanted = requests(evaluation.world.benchmark(evaluation.config.evals.images_per_task))
     sampler = make_sampler(trainer)
     if run.eval_result("geneval") is None:
         folder = ImageFolder(run.samples)
         evaluation.sample(sampler, wanted, folder, progress)
         evaluation.score(folder, run, "geneval", progress, trainer.step, "ema")
-    if trainer.vq is None:
-        return
-    if run.eval_result("geneval-ground-truth-representation") is None:
-        codes = codes_of(trainer, evaluation.ground_truth(wanted).images)
+    if trainer.model.representation is not None and run.eval_result("geneval-ground-truth-representation") is None:
+        truth = tokens_of(trainer, evaluation.ground_truth(wanted).images)
         with temporary_folder() as folder:
-            evaluation.sample(sampler, wanted, folder, progress, codes)
+            evaluation.sample(sampler, wanted, folder, progress, truth)
             evaluation.score(folder, run, "geneval-ground-truth-representation", progress, trainer.step, "ema")
-    if run.eval_result("codebook-probe") is None:
-        count = min(PROBE_SCENES, evaluation.config.data.scenes.num_train)
-        scenes = evaluation.world.train(np.arange(count))
-        size = evaluation.config.representation.codebook_size
-        metrics, n = probe_codes(
-            codes_of(trainer, scenes.images), scenes.shape, scenes.color, scenes.center, size,
-            evaluation.config.data.scenes.image_size,
-        )  # fmt: skip
-        protocol = f"linear probe of 4 codes an object, {count} training scenes, a fifth held out"
-        run.write_eval("codebook-probe", EvalResult("codebook-probe", protocol, dict(metrics), n, n, step=trainer.step))
 
 
-def codes_of(trainer: Trainer, images: np.ndarray) -> Tensor:
-    """Codes int64 [B, N] of images uint8 [B, S, S, 3], assigned in batches of the training size, as in training."""
-    assert trainer.vq is not None
+def evaluate_codebook(evaluation: SceneEvaluation, trainer: Trainer, run: RunDir) -> None:
+    """What a linear probe reads from the codes: the gate without which RF cannot help."""
+    if run.eval_result("codebook-probe") is not None:
+        return
+    count = min(PROBE_SCENES, evaluation.config.data.scenes.num_train)
+    scenes = evaluation.world.train(np.arange(count))
+    size = evaluation.config.representation.codebook_size
+    metrics, n = probe_codes(
+        tokens_of(trainer, scenes.images), scenes.shape, scenes.color, scenes.center, size,
+        evaluation.config.data.scenes.image_size,
+    )  # fmt: skip
+    protocol = f"linear probe of 4 codes an object, {count} training scenes, a fifth held out"
+    run.write_eval("codebook-probe", EvalResult("codebook-probe", protocol, dict(metrics), n, n, step=trainer.step))
+
+
+def tokens_of(trainer: Trainer, images: np.ndarray) -> Tensor:
+    """Representation tokens of images uint8 [N, S, S, 3]: codes int64 [N, R], assigned in batches of the training size, as in
+    training, or features [N, R, F]."""
     size = trainer.stage.mixture.generation
     pieces = []
     for first in range(0, len(images), size):
         features = trainer.target_features(to_images(torch.from_numpy(images[first : first + size])))
-        pieces.append(trainer.vq.assign(features.flatten(0, 1)).view(features.shape[:2]).cpu())
+        if trainer.vq is not None:
+            pieces.append(trainer.vq.assign(features.flatten(0, 1)).view(features.shape[:2]).cpu())
+        else:
+            pieces.append(trainer.continuous_targets(features).cpu())
     return torch.cat(pieces)
 
 
 def make_sampler(trainer: Trainer) -> Sampler:
     """A sampler of the averaged weights."""
-    return Sampler(trainer.inference_model(), trainer.config.sampling, trainer.tokens)
+    return Sampler(trainer.inference_model(), trainer.space, trainer.config.sampling, trainer.tokens)
 
 
 @contextmanager

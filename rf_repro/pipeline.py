@@ -33,6 +33,7 @@ from rf_repro.evaluation import (
     progress_writer,
 )
 from rf_repro.model.rf_model import RFModel
+from rf_repro.model.space import PixelSpace
 from rf_repro.sample.sampler import Sampler
 from rf_repro.train.checkpoint import list_checkpoints, load_weights
 from rf_repro.train.trainer import DTYPES, Trainer
@@ -236,5 +237,8 @@ def sample_prompts(
     model.load_state_dict(load_weights(last_checkpoint(run), ema=True))
     model = model.to(torch_device, DTYPES[config.optim.precision]).eval().requires_grad_(False)
     tokens = TextTokens(tokenizer.pad_id, tokenizer.bos_id, tokenizer.null_id)
-    evaluation.sample(Sampler(model, config.sampling, tokens), wanted, folder, lambda phase, done, total: progress(done, total))
+    space = PixelSpace(config.model.pixel.patch_size)
+    evaluation.sample(
+        Sampler(model, space, config.sampling, tokens), wanted, folder, lambda phase, done, total: progress(done, total)
+    )
     return folder

@@ -9,10 +9,12 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class SampleGroup:
-    """Images float32 [B, 3, S, S] in [-1, 1] with text_ids int64 [B, T]: a caption to generate from, or an answer."""
+    """Images float32 [B, 3, S, S] in [-1, 1] (None: text alone) with text_ids int64 [B, T]: a caption to generate from, or to
+    be learned from the image; or a question and its answer, then `answer_mask` bool [B, T] is True at the answer."""
 
-    images: Tensor
+    images: Tensor | None
     text_ids: Tensor
+    answer_mask: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,8 @@ class PackedBatch:
 
     def to(self, device: torch.device) -> "PackedBatch":
         def move(group: SampleGroup) -> SampleGroup:
-            return SampleGroup(group.images.to(device), group.text_ids.to(device))
+            parts = (group.images, group.text_ids, group.answer_mask)
+            return SampleGroup(*(None if part is None else part.to(device) for part in parts))  # type: ignore[arg-type]
 
         return replace(
             self,

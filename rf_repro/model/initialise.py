@@ -13,7 +13,7 @@ EMBEDDING_STD = 0.02
 RESIDUAL_GAIN = 0.5  # of the matrices that write to the residual stream
 
 # Modules that only generation has: the paper's "newly initialised generation parameters" (App. A).
-_GENERATION_PARTS = ("pixels.", "representation.", ".modulation.", ".pools.pixel.", ".pools.representation.",
+_GENERATION_PARTS = ("pixels.", "representation.", "alignment.", ".modulation.", ".pools.pixel.", ".pools.representation.",
                      ".ffn_norms.pixel.", ".ffn_norms.representation.")  # fmt: skip
 
 

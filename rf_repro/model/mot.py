@@ -127,17 +127,24 @@ class MixtureOfTransformers(nn.Module):
         time_BD: Tensor | None = None,
         caches: Sequence[KVCache] | None = None,
         commit: bool = False,
-    ) -> Tensor:
+        tap: int = 0,
+    ) -> tuple[Tensor, Tensor]:
         """
         Args:
             x_TD: embeddings in the pack's storage order.
             time_BD: time conditioning of each sample that has pixels, in the order of the pixel pool.
             caches: one KVCache a layer for the pack's single group; `commit` stores the fresh tokens in them.
+            tap: number of blocks after which to tap the hidden states too; 0: the embeddings.
+
+        Returns:
+            Hidden states [T, D] after the last block, and at the tap.
         """
         rope = _rope(packed, self.config.head_dim, self.config.rope_theta, x_TD.dtype, x_TD.device)
+        tapped_TD = x_TD
         for index, block in enumerate(self.blocks):
             x_TD = block(x_TD, packed, rope, time_BD, caches[index] if caches else None, commit)
-        return x_TD
+            tapped_TD = x_TD if index + 1 == tap else tapped_TD
+        return x_TD, tapped_TD
 
     def new_caches(self, count: int) -> list[KVCache]:
         """Empty caches, one a layer, for `count` samples."""

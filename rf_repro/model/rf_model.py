@@ -1,6 +1,7 @@
 """The unified model: encoder, connector, decoder, and the ways in and out for text, representation and pixel tokens.
 
-B samples of a group, N representation tokens, P pixel patches, D width, V vocabulary, K codes.
+B samples of a group, N representation tokens, P generation tokens ("pixels", also where they hold VAE latents) of C numbers,
+D width, V vocabulary, K codes, F width of the encoder's features.
 """
 
 from collections.abc import Sequence
@@ -15,83 +16,62 @@ from rf_repro.data.packing import PackedBatch
 from rf_repro.model.attention import KVCache
 from rf_repro.model.encoder import VisionTransformer
 from rf_repro.model.layers import RMSNorm, TimeEmbedding, pool_2x2, sincos_2d
-from rf_repro.model.layout import Group, PackedLayout, Pool, SampleLayout, Span
+from rf_repro.model.layout import Group, PackedLayout, Pool, SampleLayout, Span, SpanKind
 from rf_repro.model.mot import MixtureOfTransformers
+from rf_repro.model.representation_tokens import ContinuousTokens, DiscreteTokens, RepresentationTokens
+from rf_repro.model.space import patch_dim
+from rf_repro.representation.alignment import Projector
 
 
 @dataclass(frozen=True)
 class GenerationInput:
     """`[text | representation | pixels]` samples of one layout.
 
-    text_ids int64 [B, T] (null text where dropped); codes int64 [B, N] or None; representation_dropped bool [B] or None;
-    noisy float [B, P, 3*p*p]; t float [B].
+    text_ids int64 [B, T] (null text where dropped); noisy float [B, P, C]; t float [B]; representation: codes int64 [B, N],
+    or features float [B, N, F], or None; representation_dropped bool [B] or None.
     """
 
     text_ids: Tensor
     noisy: Tensor
     t: Tensor
-    codes: Tensor | None = None
+    representation: Tensor | None = None
     representation_dropped: Tensor | None = None
 
 
 @dataclass(frozen=True)
 class UnderstandingInput:
-    """`[image features | text]` samples of one layout: images [B, 3, S, S] in [-1, 1], text_ids int64 [B, T]."""
+    """`[image features | text]` samples of one layout, or text alone: images [B, 3, S, S] in [-1, 1] or None, text_ids int64
+    [B, T]."""
 
-    images: Tensor
+    images: Tensor | None
     text_ids: Tensor
 
 
 @dataclass(frozen=True)
 class GenerationOutput:
-    """text_hidden [B, T, D]; representation_logits [B, N, K] or None; clean float32 [B, P, 3*p*p], the predicted x."""
+    """text_hidden [B, T, D]; representation: what predicts the tokens, logits [B, N, K] where they are discrete, or None; clean
+    float32 [B, P, C], the predicted x; aligned: the projected middle layer of pixel tokens [B, P, F] under REPA, or None."""
 
     text_hidden: Tensor
-    representation_logits: Tensor | None
+    representation: Tensor | None
     clean: Tensor
-
-
-class RepresentationTokens(nn.Module):
-    """Discrete representation tokens in and out (paper Sec. 3.2): an embedding is a learned 2D position plus an identity
-    from a table of K; a start token makes the first one predictable; a mask stands for a dropped sequence (assumed)."""
-
-    def __init__(self, width: int, codebook_size: int, grid: int, extent: float, norm_eps: float) -> None:
-        super().__init__()
-        self.grid = grid
-        self.identity = nn.Embedding(codebook_size, width)
-        self.position = nn.Parameter(sincos_2d(grid, width, extent))
-        self.start = nn.Parameter(torch.empty(width))
-        self.mask = nn.Parameter(torch.empty(width))
-        self.norm = RMSNorm(width, norm_eps)
-        self.head = nn.Linear(width, codebook_size)
-
-    def embed(self, codes: Tensor, dropped: Tensor | None = None) -> Tensor:
-        """int64 [B, n] (the first n <= N tokens) -> [B, 1 + n, D], start token first."""
-        identity = self.identity(codes)
-        if dropped is not None:
-            identity = torch.where(dropped[:, None, None], self.mask, identity)
-        tokens = identity + self.position[: codes.shape[1]]
-        return torch.cat([self.start.expand(codes.shape[0], 1, -1), tokens], 1)
-
-    def logits(self, hidden: Tensor) -> Tensor:
-        """Next-token logits, [..., D] -> [..., K]."""
-        return self.head(self.norm(hidden))
+    aligned: Tensor | None
 
 
 class PixelTokens(nn.Module):
-    """Pixel patches in and out: linear patch embedding with 2D positions and time, linear head that predicts clean x."""
+    """Pixel (or latent) patches in and out: linear embedding with 2D positions and time, linear head that predicts clean x."""
 
-    def __init__(self, width: int, patch_dim: int, grid: int, additive_time: bool, norm_eps: float) -> None:
+    def __init__(self, width: int, token_dim: int, grid: int, additive_time: bool, norm_eps: float) -> None:
         super().__init__()
         self.grid, self.additive_time = grid, additive_time
-        self.patch_in = nn.Linear(patch_dim, width)
+        self.patch_in = nn.Linear(token_dim, width)
         self.position = nn.Parameter(sincos_2d(grid, width, extent=grid))
         self.time = TimeEmbedding(width)
         self.norm = RMSNorm(width, norm_eps)
-        self.head = nn.Linear(width, patch_dim)
+        self.head = nn.Linear(width, token_dim)
 
     def embed(self, noisy: Tensor, time_BD: Tensor) -> Tensor:
-        """[B, P, 3*p*p] -> [B, P, D]."""
+        """[B, P, C] -> [B, P, D]."""
         tokens = self.patch_in(noisy.to(self.patch_in.weight.dtype)) + self.position
         return tokens + time_BD[:, None] if self.additive_time else tokens
 
@@ -126,11 +106,18 @@ class RFModel(nn.Module):
         self.pixels: PixelTokens | None = None
         if config.model.pixel.space != "none":
             pools.append("pixel")
-            patch_dim = 3 * config.model.pixel.patch_size**2
-            self.pixels = PixelTokens(width, patch_dim, pixel_grid, decoder.time_conditioning == "additive", eps)
-        if config.representation.kind == "discrete":
+            additive = decoder.time_conditioning == "additive"
+            self.pixels = PixelTokens(width, patch_dim(config.model), pixel_grid, additive, eps)
+        representation, feature_dim = config.representation, config.model.encoder.width
+        if representation.kind == "discrete":
+            self.representation = DiscreteTokens(width, representation.codebook_size, feature_grid, pixel_grid, eps)
+        elif representation.kind == "continuous":
+            self.representation = ContinuousTokens(width, feature_dim, feature_grid, pixel_grid, eps, representation.continuous)
+        if self.representation is not None:
             pools.append("representation")
-            self.representation = RepresentationTokens(width, config.representation.codebook_size, feature_grid, pixel_grid, eps)
+        self.alignment: Projector | None = None
+        if representation.kind == "repa":
+            self.alignment = Projector(width, representation.alignment.width, feature_dim)
         self.decoder = MixtureOfTransformers(decoder, pools)
 
     # Layouts
@@ -146,14 +133,17 @@ class RFModel(nn.Module):
             spans.append(Span("pixel", self.pixels.grid**2, self.pixels.grid))
         return SampleLayout(tuple(spans))
 
-    def understanding_layout(self, num_text: int) -> SampleLayout:
-        """`[image features | text]`."""
-        return SampleLayout((Span("image", self.feature_grid**2, self.feature_grid), Span("text", num_text)))
+    def understanding_layout(self, num_text: int, with_image: bool = True) -> SampleLayout:
+        """`[image features | text]`, or text alone."""
+        image = (Span("image", self.feature_grid**2, self.feature_grid),) if with_image else ()
+        return SampleLayout((*image, Span("text", num_text)))
 
     def num_tokens(self, batch: PackedBatch) -> int:
         """Tokens of the packed sequence; masked images count their patches."""
         count = sum(len(g.text_ids) * self.generation_layout(g.text_ids.shape[1]).length for g in batch.generation)
-        count += sum(len(g.text_ids) * self.understanding_layout(g.text_ids.shape[1]).length for g in batch.understanding)
+        for group in batch.understanding:
+            layout = self.understanding_layout(group.text_ids.shape[1], group.images is not None)
+            count += len(group.text_ids) * layout.length
         return count + (0 if batch.masked_images is None else len(batch.masked_images) * self.encoder.grid**2)
 
     # Ways in
@@ -181,30 +171,38 @@ class RFModel(nn.Module):
             times.append(self.pixels.time(sample.t))
             embeddings[index, "text"] = self.text_embedding(sample.text_ids)
             if self.representation is not None:
-                assert sample.codes is not None
-                embeddings[index, "representation"] = self.representation.embed(sample.codes, sample.representation_dropped)
+                assert sample.representation is not None
+                embeddings[index, "representation"] = self.representation.embed(
+                    sample.representation, sample.representation_dropped
+                )
             embeddings[index, "pixel"] = self.pixels.embed(sample.noisy, times[-1])
         for index, question in enumerate(understanding, start=len(groups)):
-            groups.append(Group(self.understanding_layout(question.text_ids.shape[1]), question.text_ids.shape[0]))
-            embeddings[index, "image"] = self.embed_images(question.images)
+            layout = self.understanding_layout(question.text_ids.shape[1], question.images is not None)
+            groups.append(Group(layout, question.text_ids.shape[0]))
+            if question.images is not None:
+                embeddings[index, "image"] = self.embed_images(question.images)
             embeddings[index, "text"] = self.text_embedding(question.text_ids)
 
         packed = PackedLayout(tuple(groups))
         ordered = [embeddings[index, groups[index].layout.spans[span].kind] for index, span in packed.blocks]
         x_TD = torch.cat([tokens.flatten(0, 1) for tokens in ordered])
         time_BD = torch.cat(times) if times else None
-        hidden_TD = self.decoder(x_TD, packed, time_BD)
+        tap = self.config.representation.alignment.layer if self.alignment is not None else 0
+        hidden_TD, middle_TD = self.decoder(x_TD, packed, time_BD, tap=tap)
 
-        def part(index: int, kind: str) -> Tensor:
-            return hidden_TD[packed.rows(kind, index)].view(groups[index].num_samples, -1, hidden_TD.shape[1])  # type: ignore[arg-type]
+        def part(index: int, kind: SpanKind, states_TD: Tensor = hidden_TD) -> Tensor:
+            return states_TD[packed.rows(kind, index)].view(groups[index].num_samples, -1, states_TD.shape[1])
 
         outputs = []
         for index in range(len(generation)):
             assert self.pixels is not None
-            logits = None
+            predicted = aligned = None
             if self.representation is not None:
-                logits = self.representation.logits(part(index, "representation")[:, :-1])
-            outputs.append(GenerationOutput(part(index, "text"), logits, self.predict_clean(part(index, "pixel"))))
+                predicted = self.representation.predict(part(index, "representation")[:, :-1])
+            if self.alignment is not None:
+                aligned = self.alignment(part(index, "pixel", middle_TD))
+            clean = self.predict_clean(part(index, "pixel"))
+            outputs.append(GenerationOutput(part(index, "text"), predicted, clean, aligned))
         answers = [self.text_logits(part(index, "text")) for index in range(len(generation), len(groups))]
         return outputs, answers
 
@@ -213,7 +211,7 @@ class RFModel(nn.Module):
         return self.text_head(self.text_norm(hidden))
 
     def predict_clean(self, hidden: Tensor) -> Tensor:
-        """Pixel tokens' hidden states [B, P, D] -> predicted clean patches, float32 [B, P, 3*p*p]."""
+        """Pixel tokens' hidden states [B, P, D] -> predicted clean patches, float32 [B, P, C]."""
         assert self.pixels is not None
         return self.pixels.head(self.pixels.norm(hidden)).float()
 
@@ -225,7 +223,7 @@ class RFModel(nn.Module):
         return self._run(tokens, packed, None, caches, commit=True)
 
     def denoise(self, caches: list[KVCache], layout: SampleLayout, noisy: Tensor, t: Tensor) -> Tensor:
-        """Predicted clean patches of noisy ones [B, P, 3*p*p] at times t [B], given cached text and representation."""
+        """Predicted clean patches of noisy ones [B, P, C] at times t [B], given cached text and representation."""
         assert self.pixels is not None
         packed = PackedLayout((Group(layout, noisy.shape[0]),))
         time_BD = self.pixels.time(t)
@@ -237,7 +235,7 @@ class RFModel(nn.Module):
         blocks = [(packed.blocks[0, span], bounds) for span, bounds in enumerate(group.layout.fresh_bounds)]
         blocks = sorted(((rows, bounds) for rows, bounds in blocks if bounds[1] > bounds[0]), key=lambda item: item[0].start)
         x_TD = torch.cat([tokens[:, first:stop].flatten(0, 1) for _, (first, stop) in blocks])
-        hidden_TD = self.decoder(x_TD, packed, time_BD, caches, commit)
+        hidden_TD, _ = self.decoder(x_TD, packed, time_BD, caches, commit)
         result = torch.empty_like(tokens)
         for rows, (first, stop) in blocks:
             result[:, first:stop] = hidden_TD[rows].view(tokens.shape[0], stop - first, -1)

@@ -5,11 +5,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rf_repro.config.schema import ObjectiveConfig, StageConfig
+from rf_repro.config.schema import ExperimentConfig, ObjectiveConfig, StageConfig
 from rf_repro.data.packing import PackedBatch, TextTokens
 from rf_repro.model.encoder import MaskedImageHead
-from rf_repro.model.layers import patchify
 from rf_repro.model.rf_model import GenerationInput, RFModel, UnderstandingInput
+from rf_repro.model.space import ImageSpace
+from rf_repro.representation.alignment import alignment_loss
 from rf_repro.train.flow import interpolate, sample_times, velocity_loss
 
 LossTerms = dict[str, tuple[Tensor, int]]
@@ -26,8 +27,9 @@ def cross_entropy_terms(logits: Tensor, targets: Tensor, ignore: int = -100) -> 
 
 def compute_losses(
     model: RFModel,
+    space: ImageSpace,
     batch: PackedBatch,
-    codes: list[Tensor] | None,
+    targets: list[Tensor] | None,
     objective: ObjectiveConfig,
     tokens: TextTokens,
     generator: torch.Generator,
@@ -36,27 +38,30 @@ def compute_losses(
     """Draws noise, times and dropped conditions, runs the model once, and returns the terms present in the batch.
 
     Args:
-        codes: representation targets int64 [B, N] of each generation group, assigned over the whole optimiser step.
+        space: what generation tokens hold.
+        targets: the encoder's view of each generation group, assigned over the whole optimiser step: codes int64 [B, N] or
+            features [B, N, F] of representation tokens, or features [B, P, F] to align with; None without any.
         generator: a CPU generator; every draw of the step comes from it.
     """
     device = model.text_embedding.weight.device
-    patch_size = model.config.model.pixel.patch_size
     inputs, cleans = [], []
     for index, group in enumerate(batch.generation):
+        assert group.images is not None
         count = group.text_ids.shape[0]
-        clean = patchify(group.images.float(), patch_size)
+        clean = space.encode(group.images)
         t = sample_times(count, objective, generator).to(device)
         noise = torch.randn(clean.shape, generator=generator).to(device)
         text_dropped = (torch.rand(count, generator=generator) < objective.text_drop).to(device)
         representation_dropped = (torch.rand(count, generator=generator) < objective.representation_drop).to(device)
         null_text = tokens.dropped(group.text_ids.shape[1]).to(device)
+        has_tokens = targets is not None and model.representation is not None
         inputs.append(
             GenerationInput(
                 text_ids=torch.where(text_dropped[:, None], null_text, group.text_ids),
                 noisy=interpolate(clean, noise, t),
                 t=t,
-                codes=codes[index] if codes is not None else None,
-                representation_dropped=representation_dropped if codes is not None else None,
+                representation=targets[index] if targets is not None and has_tokens else None,
+                representation_dropped=representation_dropped if has_tokens else None,
             )
         )
         cleans.append((clean, text_dropped))
@@ -65,18 +70,28 @@ def compute_losses(
     outputs, answers = model(inputs, questions) if inputs or questions else ([], [])
 
     sums: dict[str, list[tuple[Tensor, Tensor]]] = {}
-    for group, given, (clean, text_dropped), output in zip(batch.generation, inputs, cleans, outputs, strict=True):
+    for index, (group, given, (clean, text_dropped), output) in enumerate(
+        zip(batch.generation, inputs, cleans, outputs, strict=True)
+    ):
         sums.setdefault("flow", []).append(velocity_loss(output.clean, clean, given.noisy, given.t, objective.min_one_minus_t))
-        if output.representation_logits is not None and given.codes is not None:
+        if model.representation is not None:
+            assert output.representation is not None
+            assert given.representation is not None
             assert given.representation_dropped is not None
-            targets = given.codes.masked_fill(given.representation_dropped[:, None], -100)  # a dropped sequence has no L_Rep
-            sums.setdefault("representation", []).append(cross_entropy_terms(output.representation_logits, targets))
+            term = model.representation.loss(
+                output.representation, given.representation, given.representation_dropped, objective, generator
+            )
+            sums.setdefault("representation", []).append(term)
+        if output.aligned is not None:
+            assert targets is not None
+            sums.setdefault("alignment", []).append(alignment_loss(output.aligned, targets[index]))
         if objective.caption_loss:
-            targets = group.text_ids[:, 1:].masked_fill(text_dropped[:, None] | (group.text_ids[:, 1:] == tokens.pad), -100)
-            sums.setdefault("text", []).append(cross_entropy_terms(model.text_logits(output.text_hidden[:, :-1]), targets))
-    for question, logits in zip(questions, answers, strict=True):
-        targets = question.text_ids[:, 1:].masked_fill(question.text_ids[:, 1:] == tokens.pad, -100)
-        sums.setdefault("text", []).append(cross_entropy_terms(logits[:, :-1], targets))
+            words = group.text_ids[:, 1:].masked_fill(text_dropped[:, None] | (group.text_ids[:, 1:] == tokens.pad), -100)
+            sums.setdefault("text", []).append(cross_entropy_terms(model.text_logits(output.text_hidden[:, :-1]), words))
+    for group, logits in zip(batch.understanding, answers, strict=True):
+        ignored = group.text_ids == tokens.pad if group.answer_mask is None else ~group.answer_mask
+        words = group.text_ids.masked_fill(ignored, -100)[:, 1:]
+        sums.setdefault("text", []).append(cross_entropy_terms(logits[:, :-1], words))
     if batch.masked_images is not None:
         assert masked_head is not None
         images = batch.masked_images.to(model.text_embedding.weight.dtype)
@@ -88,11 +103,12 @@ def compute_losses(
     }
 
 
-def weights(objective: ObjectiveConfig, stage: StageConfig) -> dict[str, float]:
+def weights(config: ExperimentConfig, stage: StageConfig) -> dict[str, float]:
     """The weight of each term in the stage's total."""
     return {
         "text": stage.text_weight,
-        "flow": objective.flow_weight,
-        "representation": objective.representation_weight,
+        "flow": config.objective.flow_weight,
+        "representation": config.objective.representation_weight,
+        "alignment": config.representation.alignment.weight,
         "masked_image": MASKED_IMAGE_WEIGHT,
     }

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from rf_repro.config.schema import ExperimentConfig, StageConfig
+from rf_repro.config.schema import ExperimentConfig, MixtureConfig, StageConfig
 from rf_repro.core.errors import TrainingDiverged, UserError
 from rf_repro.core.files import append_jsonl, write_jsonl
 from rf_repro.core.hashing import derive_seed
@@ -17,9 +17,12 @@ from rf_repro.core.run_dir import RunDir
 from rf_repro.data.mixture import SceneMixture
 from rf_repro.data.packing import PackedBatch, TextTokens
 from rf_repro.data.scenes.tokenizer import SceneTokenizer
-from rf_repro.model.encoder import MaskedImageHead
+from rf_repro.model.encoder import MaskedImageHead, VisionTransformer
 from rf_repro.model.initialise import initialise, start_from
 from rf_repro.model.rf_model import RFModel
+from rf_repro.model.space import ImageSpace, PixelSpace
+from rf_repro.representation.alignment import resize_grid
+from rf_repro.representation.continuous import FeatureStatistics
 from rf_repro.representation.vq import OnlineVQ, usage_and_perplexity
 from rf_repro.train.checkpoint import Checkpoint, list_checkpoints, load_checkpoint, save_checkpoint
 from rf_repro.train.ema import Average
@@ -39,6 +42,8 @@ class Trainer:
     Args:
         stage: the stage of `config` to train.
         start: weights of the stage before it (a shared stage's EMA weights), or None to start from `seed` alone.
+        encoder: weights of a pretrained encoder, by name, which a first stage starts from.
+        space: what generation tokens hold; None: pixels.
     """
 
     def __init__(
@@ -50,14 +55,19 @@ class Trainer:
         mixture: SceneMixture,
         tokenizer: SceneTokenizer,
         start: dict[str, Tensor] | None = None,
+        encoder: dict[str, Tensor] | None = None,
+        space: ImageSpace | None = None,
     ) -> None:
         self.config, self.stage, self.seed, self.device, self.mixture = config, stage, seed, device, mixture
         self.tokens = TextTokens(tokenizer.pad_id, tokenizer.bos_id, tokenizer.null_id)
+        self.space: ImageSpace = PixelSpace(config.model.pixel.patch_size) if space is None else space
         self.step, self.num_tokens, self.compute_seconds = 0, 0, 0.0
         self._recent_codes: list[Tensor] = []  # since the last row of metrics
 
         self.model = RFModel(config, tokenizer.vocab_size)
         initialise(self.model, seed)
+        if encoder is not None:
+            self.model.encoder.load_state_dict(encoder)
         if start is not None:
             start_from(self.model, start)
         self.masked_head: MaskedImageHead | None = None
@@ -80,12 +90,16 @@ class Trainer:
         for module in modules.values():
             module.to(DTYPES[config.optim.precision])
 
-        self.vq: OnlineVQ | None = None
-        self.target_encoder: nn.Module | None = None
-        if config.representation.kind == "discrete":
+        self.vq: OnlineVQ | None = None  # of discrete tokens
+        self.statistics: FeatureStatistics | None = None  # of continuous tokens, and of REPA's features
+        self.target_encoder: VisionTransformer | None = None
+        if config.representation.kind != "none":
             self.target_average = Average(self._encoder_masters(), config.model.encoder.target_ema_decay, warm_up=False)
             self.target_encoder = copy.deepcopy(self.model.encoder).requires_grad_(False)
-            self.vq = OnlineVQ(config.representation, config.model.encoder.width).to(device)
+            if config.representation.kind == "discrete":
+                self.vq = OnlineVQ(config.representation, config.model.encoder.width).to(device)
+            else:
+                self.statistics = FeatureStatistics(config.model.encoder.width).to(device)
 
     # Weights by name, float32
 
@@ -106,40 +120,59 @@ class Trainer:
 
     @torch.no_grad()
     def target_features(self, images: Tensor) -> Tensor:
-        """Pooled features of the EMA encoder before its final norm, float32 [B, N, D]. Paper: Sec. 3.1."""
+        """Features of the EMA encoder before its final norm (Sec. 3.1), float32: pooled [B, N, F], or on the generation
+        tokens' grid [B, P, F] where they are aligned with."""
         assert self.target_encoder is not None
-        dtype = DTYPES[self.config.optim.precision]
-        return self.target_encoder.pooled(images.to(self.device, dtype)).float()  # type: ignore[operator]
+        images = images.to(self.device, DTYPES[self.config.optim.precision])
+        if self.model.alignment is not None:
+            assert self.model.pixels is not None
+            return resize_grid(self.target_encoder(images).float(), self.model.pixels.grid)
+        return self.target_encoder.pooled(images).float()
 
     @torch.no_grad()
-    def warm_up_codebook(self) -> None:
-        """Prototypes from random features of the first images, then codebook-only updates (assumed)."""
-        assert self.vq is not None
-        settings = self.config.representation
+    def warm_up_targets(self) -> None:
+        """Statistics, or prototypes, from the features of the first images; then codebook-only updates (assumed)."""
         generator = torch.Generator().manual_seed(derive_seed("codebook", self.seed))
-        only_images = replace(
-            self.stage, name="codebook", mixture=replace(self.stage.mixture, generation=WARMUP_IMAGES, understanding=0)
-        )
-        first = [self.mixture.batch(only_images, self.seed, -index) for index in range(INITIAL_IMAGES // WARMUP_IMAGES)]
-        features = torch.cat([self.target_features(batch.generation[0].images).flatten(0, 1) for batch in first])
-        self.vq.initialise(features, generator)
-        for index in range(settings.warmup_batches):
-            batch = self.mixture.batch(only_images, self.seed, 1 + index)
-            features = self.target_features(batch.generation[0].images).flatten(0, 1)
-            self.vq.update(features, self.vq.assign(features), settings.warmup_momentum)
+        only_images = replace(self.stage, name="codebook", mixture=MixtureConfig(generation=WARMUP_IMAGES, understanding=0))
+
+        def features_of(index: int) -> Tensor:
+            images = self.mixture.batch(only_images, self.seed, index).generation[0].images
+            assert images is not None
+            return self.target_features(images).flatten(0, 1)
+
+        first = torch.cat([features_of(-index) for index in range(INITIAL_IMAGES // WARMUP_IMAGES)])
+        if self.statistics is not None:
+            self.statistics.initialise(first)
+        if self.vq is not None:
+            self.vq.initialise(first, generator)
+            for index in range(self.config.representation.warmup_batches):
+                features = features_of(1 + index)
+                self.vq.update(features, self.vq.assign(features), self.config.representation.warmup_momentum)
 
     @torch.no_grad()
     def assign_targets(self, batch: PackedBatch) -> list[Tensor] | None:
-        """Codes int64 [B, N] of each generation group, assigned over the whole step's features; moves the codebook."""
-        if self.vq is None or not batch.generation:
+        """The targets of `compute_losses` for each generation group, assigned over the whole step's features; moves the
+        codebook or the statistics."""
+        if self.target_encoder is None or not batch.generation:
             return None
-        features = [self.target_features(group.images) for group in batch.generation]
+        features = [self.target_features(group.images) for group in batch.generation if group.images is not None]
         flat = torch.cat([item.flatten(0, 1) for item in features])
-        codes = self.vq.assign(flat)
-        self.vq.update(flat, codes)
-        self._recent_codes.append(codes.cpu())
-        pieces = codes.split([item.shape[0] * item.shape[1] for item in features])
-        return [piece.view(item.shape[:2]) for piece, item in zip(pieces, features, strict=True)]
+        if self.vq is not None:
+            codes = self.vq.assign(flat)
+            self.vq.update(flat, codes)
+            self._recent_codes.append(codes.cpu())
+            pieces = codes.split([item.shape[0] * item.shape[1] for item in features])
+            return [piece.view(item.shape[:2]) for piece, item in zip(pieces, features, strict=True)]
+        assert self.statistics is not None
+        self.statistics.update(flat)
+        return [self.continuous_targets(item) for item in features]
+
+    def continuous_targets(self, features: Tensor) -> Tensor:
+        """Standardised features as continuous tokens; for REPA centred ones, where the codebook's would be centred too."""
+        assert self.statistics is not None
+        if self.model.alignment is None:
+            return self.statistics.standardise(features)
+        return self.statistics.center(features) if self.config.representation.center else features
 
     # The loop
 
@@ -153,9 +186,11 @@ class Trainer:
         batch = self.mixture.batch(self.stage, self.seed, step).to(self.device)
         generator = torch.Generator().manual_seed(derive_seed("step", self.stage.name, self.seed, step))
         log: dict[str, float] = {}
-        codes = self.assign_targets(batch)
-        terms = compute_losses(self.model, batch, codes, self.config.objective, self.tokens, generator, self.masked_head)
-        weight = weights(self.config.objective, self.stage)
+        targets = self.assign_targets(batch)
+        terms = compute_losses(
+            self.model, self.space, batch, targets, self.config.objective, self.tokens, generator, self.masked_head
+        )
+        weight = weights(self.config, self.stage)
         means = {name: total / max(count, 1) for name, (total, count) in terms.items()}
         loss = torch.stack([weight[name] * mean for name, mean in means.items()]).sum()
         for name, mean in means.items():
@@ -182,8 +217,8 @@ class Trainer:
             at_step: called before each checkpoint and at the end; what it records is recorded once, because the
                 checkpoint follows it.
         """
-        if not self.resume(run) and self.vq is not None:
-            self.warm_up_codebook()
+        if not self.resume(run) and self.target_encoder is not None:
+            self.warm_up_targets()
         rows: list[dict[str, float]] = []
         every, evaluate = self.config.checkpoint_every, self.config.evals.every
         while self.step < self.stage.steps:
@@ -220,10 +255,12 @@ class Trainer:
     # Checkpoints
 
     def _state(self) -> dict[str, Tensor]:
-        """What training moves besides averages and the optimiser's own state: masters, codebook, target encoder."""
+        """What training moves besides averages and the optimiser's own state: masters, codebook or statistics, target encoder."""
         state: dict[str, Tensor] = dict(self.optimizer.masters)
-        if self.vq is not None:
-            state |= {f"vq.{name}": tensor for name, tensor in self.vq.state_dict().items()}
+        for prefix, module in (("vq", self.vq), ("statistics", self.statistics)):
+            if module is not None:
+                state |= {f"{prefix}.{name}": tensor for name, tensor in module.state_dict().items()}
+        if self.target_encoder is not None:
             state |= {f"target_encoder.{name}": tensor for name, tensor in self.target_average.values.items()}
         return state
 

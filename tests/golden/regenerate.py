@@ -50,8 +50,8 @@ def golden_losses(variant: str) -> list[dict[str, float]]:
         tokenizer = SceneTokenizer(config.data.scenes)
         mixture = SceneMixture(config.data, tokenizer)
         trainer = Trainer(config, config.stages[0], 0, torch.device("cpu"), mixture, tokenizer)
-        if trainer.vq is not None:
-            trainer.warm_up_codebook()
+        if trainer.target_encoder is not None:
+            trainer.warm_up_targets()
         return [trainer.train_step() for _ in range(STEPS)]
     finally:
         torch.set_num_threads(threads)

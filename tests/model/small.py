@@ -79,7 +79,7 @@ def generation_input(model: RFModel, count: int, num_text: int, seed: int = 0, d
         text_ids=torch.randint(4, VOCAB, (count, num_text), generator=generator),
         noisy=torch.randn(count, model.pixels.grid**2, model.pixels.patch_in.in_features, generator=generator),
         t=torch.rand(count, generator=generator),
-        codes=codes,
+        representation=codes,
         representation_dropped=flags,
     )
 

@@ -11,7 +11,9 @@ from tests.model.small import VOCAB, generation_input, largest_difference, small
 
 PIXEL_RF = small_config()
 PIXEL = small_config(representation__kind="none")
-STAGE = small_config(representation__kind="none", model__pixel__space="none")  # as shared stages are
+STAGE = small_config(
+    representation__kind="none", model__pixel__space="none", stages__joint__mixture__generation=0
+)  # as shared stages are
 
 
 def built(config: ExperimentConfig, seed: int) -> RFModel:

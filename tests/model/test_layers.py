@@ -11,7 +11,8 @@ from rf_repro.config.schema import EncoderConfig
 from rf_repro.model.encoder import EncoderBlock, MaskedImageHead, VisionTransformer
 from rf_repro.model.initialise import initialise
 from rf_repro.model.layers import RMSNorm, TimeEmbedding, apply_rope, patchify, pool_2x2, rope_tables, sincos_2d, unpatchify
-from rf_repro.model.rf_model import PixelTokens, RepresentationTokens
+from rf_repro.model.representation_tokens import DiscreteTokens
+from rf_repro.model.rf_model import PixelTokens
 from tests.model.small import largest_difference
 
 
@@ -103,7 +104,7 @@ def test_grids_of_different_size_share_one_coordinate_system() -> None:
         y, x = 3 * (n // 2) + 1, 3 * (n % 2) + 1
         assert largest_difference(coarse[n], fine[6 * y + x]) < 1e-6
     assert largest_difference(sincos_2d(2, 16), fine[torch.tensor([7, 10, 25, 28])]) > 0.1  # another extent is another system
-    representation = RepresentationTokens(16, 8, grid=2, extent=6, norm_eps=1e-6)
+    representation = DiscreteTokens(16, 8, grid=2, extent=6, norm_eps=1e-6)
     pixels = PixelTokens(16, 12, grid=6, additive_time=False, norm_eps=1e-6)
     assert largest_difference(representation.position, coarse) == largest_difference(pixels.position, fine) == 0
 
@@ -120,7 +121,7 @@ def test_2d_positions_say_row_then_column() -> None:
 
 def test_representation_tokens_are_position_plus_identity_after_a_start_token() -> None:
     torch.manual_seed(0)
-    tokens = RepresentationTokens(16, 8, grid=2, extent=6, norm_eps=1e-6)
+    tokens = DiscreteTokens(16, 8, grid=2, extent=6, norm_eps=1e-6)
     with torch.no_grad():
         tokens.start.normal_()
         tokens.mask.normal_()

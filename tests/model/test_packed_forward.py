@@ -30,7 +30,7 @@ def one_of(given: GenerationInput, index: int) -> GenerationInput:
     part = slice(index, index + 1)
     return GenerationInput(
         given.text_ids[part], given.noisy[part], given.t[part],
-        None if given.codes is None else given.codes[part],
+        None if given.representation is None else given.representation[part],
         None if given.representation_dropped is None else given.representation_dropped[part],
     )  # fmt: skip
 
@@ -49,11 +49,11 @@ def test_a_pack_of_mixed_groups_equals_one_sample_at_a_time(config: ExperimentCo
             assert largest_difference(output.text_hidden[index : index + 1], alone.text_hidden) < 2e-5
             assert largest_difference(output.clean[index : index + 1], alone.clean) < 2e-5
             if config.representation.kind == "discrete":
-                assert output.representation_logits is not None
-                assert output.representation_logits.shape[1:] == (16, 16)
-                assert largest_difference(output.representation_logits[index : index + 1], alone.representation_logits) < 2e-5
+                assert output.representation is not None
+                assert output.representation.shape[1:] == (16, 16)
+                assert largest_difference(output.representation[index : index + 1], alone.representation) < 2e-5
             else:
-                assert output.representation_logits is None
+                assert output.representation is None
     for question, logits in zip(questions, answers, strict=True):
         for index in range(question.text_ids.shape[0]):
             single = replace(question, images=question.images[index, None], text_ids=question.text_ids[index, None])
@@ -72,7 +72,7 @@ def test_pixels_and_their_time_reach_no_text_and_no_representation(model: RFMode
     ((before,), _) = model([given], [])
     ((after,), _) = model([replace(given, noisy=given.noisy + 3, t=1 - given.t)], [])
     assert torch.equal(before.text_hidden, after.text_hidden)
-    assert torch.equal(before.representation_logits, after.representation_logits)
+    assert torch.equal(before.representation, after.representation)
     assert largest_difference(before.clean, after.clean) > 0.1
 
 
@@ -90,10 +90,10 @@ def test_a_patch_reaches_every_patch(model: RFModel) -> None:
 def test_a_representation_token_reaches_the_later_ones_and_all_pixels(model: RFModel) -> None:
     given = generation_input(model, 1, 5, dropped=False)
     changed = 9
-    codes = given.codes.clone()  # type: ignore[union-attr]
+    codes = given.representation.clone()  # type: ignore[union-attr]
     codes[0, changed] = (codes[0, changed] + 1) % 16
-    ((before,), _), ((after,), _) = model([given], []), model([replace(given, codes=codes)], [])
-    moved = (before.representation_logits - after.representation_logits).abs().amax(-1)[0]  # logits n predict code n
+    ((before,), _), ((after,), _) = model([given], []), model([replace(given, representation=codes)], [])
+    moved = (before.representation - after.representation).abs().amax(-1)[0]  # logits n predict code n
     assert not moved[: changed + 1].any()
     assert bool((moved[changed + 1 :] > 1e-6).all())
     assert torch.equal(before.text_hidden, after.text_hidden)
@@ -108,7 +108,7 @@ def test_a_word_reaches_everything_after_it(model: RFModel) -> None:
     ((before,), _), ((after,), _) = model([given], []), model([replace(given, text_ids=text)], [])
     assert torch.equal(before.text_hidden[:, :2], after.text_hidden[:, :2])
     assert bool(((before.text_hidden - after.text_hidden).abs().amax(-1)[0, 2:] > 1e-6).all())
-    assert bool(((before.representation_logits - after.representation_logits).abs().amax(-1) > 1e-6).all())
+    assert bool(((before.representation - after.representation).abs().amax(-1) > 1e-6).all())
     assert bool(((before.clean - after.clean).abs().amax(-1) > 1e-6).all())
 
 
@@ -135,9 +135,9 @@ def test_a_dropped_representation_says_nothing_about_its_codes(model: RFModel) -
     given = generation_input(model, 1, 5)
     given = replace(given, representation_dropped=torch.tensor([True]))
     ((before,), _) = model([given], [])
-    ((after,), _) = model([replace(given, codes=(given.codes + 1) % 16)], [])  # type: ignore[operator]
+    ((after,), _) = model([replace(given, representation=(given.representation + 1) % 16)], [])  # type: ignore[operator]
     assert torch.equal(before.clean, after.clean)
-    assert torch.equal(before.representation_logits, after.representation_logits)
+    assert torch.equal(before.representation, after.representation)
     ((kept,), _) = model([replace(given, representation_dropped=torch.tensor([False]))], [])
     assert largest_difference(kept.clean, before.clean) > 1e-3
 

@@ -11,6 +11,7 @@ from rf_repro.config.schema import ExperimentConfig, SamplingConfig
 from rf_repro.core.hashing import derive_seed
 from rf_repro.model.layers import patchify
 from rf_repro.model.rf_model import GenerationInput, RFModel
+from rf_repro.model.space import PixelSpace
 from rf_repro.sample.sampler import Sampler
 from rf_repro.sample.schedule import guide, sample_top_k, shifted_times
 from tests.model.small import TOKENS, generation_input, largest_difference, small_config, small_model
@@ -50,8 +51,8 @@ def test_cached_prefix_and_denoise_equal_the_full_forward(config: ExperimentConf
     model = small_model(config)
     given = generation_input(model, B, T)
     ((output,), _) = model([given], [])
-    sampler = Sampler(model, SAMPLING, TOKENS)
-    caches = sampler._prefix(given.text_ids, given.codes, given.representation_dropped)
+    sampler = Sampler(model, PixelSpace(4), SAMPLING, TOKENS)
+    caches = sampler._prefix(given.text_ids, given.representation, given.representation_dropped)
     layout = model.generation_layout(T)
     layout = replace(layout, num_cached=layout.length - P)
     for _ in range(2):  # denoising leaves the caches as they are
@@ -62,19 +63,19 @@ def test_cached_prefix_and_denoise_equal_the_full_forward(config: ExperimentConf
 def test_decoding_token_by_token_equals_teacher_forcing(model: RFModel) -> None:
     given = generation_input(model, B, T, dropped=False)
     ((output,), _) = model([given], [])
-    assert given.codes is not None
+    assert given.representation is not None
     assert model.representation is not None
     caches = model.decoder.new_caches(B)
-    embedded = torch.cat([model.text_embedding(given.text_ids), model.representation.embed(given.codes)], 1)
+    embedded = torch.cat([model.text_embedding(given.text_ids), model.representation.embed(given.representation)], 1)
     start, logits = 0, []
     for count in range(N + 1):
         layout = replace(model.generation_layout(T, count, with_pixels=False), num_cached=start)
         hidden = model.extend(caches, layout, embedded[:, start : layout.length])
         if start == 0:
             assert largest_difference(hidden[:, :T], output.text_hidden) < TOLERANCE
-        logits.append(model.representation.logits(hidden[:, -1]))
+        logits.append(model.representation.predict(hidden[:, -1]))
         start = layout.length
-    assert largest_difference(torch.stack(logits[:-1], 1), output.representation_logits) < TOLERANCE
+    assert largest_difference(torch.stack(logits[:-1], 1), output.representation) < TOLERANCE
     layout = replace(model.generation_layout(T), num_cached=start)
     assert largest_difference(model.denoise(caches, layout, given.noisy, given.t), output.clean) < TOLERANCE
 
@@ -92,9 +93,7 @@ def reference(
         for n in range(N):  # tokens after n are not seen by logits n, so zeros may stand there
             ((with_text,), _) = model([GenerationInput(text_ids, z0, t0, codes, kept)], [])
             ((without,), _) = model([GenerationInput(null(count), z0, t0, codes, kept)], [])
-            logits = guide(
-                with_text.representation_logits[:, n], without.representation_logits[:, n], sampling.cfg_representation
-            )
+            logits = guide(with_text.representation[:, n], without.representation[:, n], sampling.cfg_representation)
             codes[:, n] = sample_top_k(logits, sampling.top_k, uniform[:, n])
     has_codes = codes is not None
     z = torch.stack([torch.randn(P, 48, generator=generator("pixels", seed)) for seed in seeds])
@@ -119,7 +118,7 @@ def test_samples_equal_both_stages_by_full_forwards(kind: str, scales: tuple[flo
     model = small_model(small_config(representation__kind="none") if kind == "none" else small_config())
     sampling = replace(SAMPLING, cfg_representation=scales[0], cfg_pixel=scales[1])
     texts = generation_input(model, B, T).text_ids
-    images, codes = Sampler(model, sampling, TOKENS).sample(texts, SEEDS)
+    images, codes = Sampler(model, PixelSpace(4), sampling, TOKENS).sample(texts, SEEDS)
     expected, expected_codes = reference(model, sampling, texts, SEEDS)
     if expected_codes is None:
         assert codes is None
@@ -133,7 +132,7 @@ def test_samples_equal_both_stages_by_full_forwards(kind: str, scales: tuple[flo
 @torch.no_grad()
 def test_given_codes_replace_the_first_stage(model: RFModel, texts: Tensor) -> None:
     codes = torch.randint(16, (B, N), generator=torch.Generator().manual_seed(1))
-    images, used = Sampler(model, SAMPLING, TOKENS).sample(texts, SEEDS, codes)
+    images, used = Sampler(model, PixelSpace(4), SAMPLING, TOKENS).sample(texts, SEEDS, codes)
     assert used is not None
     assert torch.equal(used, codes)
     expected, _ = reference(model, SAMPLING, texts, SEEDS, codes)
@@ -143,7 +142,7 @@ def test_given_codes_replace_the_first_stage(model: RFModel, texts: Tensor) -> N
 
 @torch.no_grad()
 def test_an_image_does_not_depend_on_its_batch(model: RFModel, texts: Tensor) -> None:
-    sampler = Sampler(model, SAMPLING, TOKENS)
+    sampler = Sampler(model, PixelSpace(4), SAMPLING, TOKENS)
     images, codes = sampler.sample(texts, SEEDS)
     assert codes is not None
     assert len({tuple(row) for row in codes.tolist()}) == B
@@ -175,17 +174,19 @@ def certain(value: float) -> RFModel:
 def test_a_perfect_model_is_integrated_to_its_image(base: int, texts: Tensor) -> None:
     """Exact while no step starts above t = 0.95, where the loss's floor acts."""
     sampling = replace(SAMPLING, steps=20, shift_base_patches=base)
-    images, _ = Sampler(certain(0.4), sampling, TOKENS).sample(texts, SEEDS)
+    images, _ = Sampler(certain(0.4), PixelSpace(4), sampling, TOKENS).sample(texts, SEEDS)
     torch.testing.assert_close(images, torch.full_like(images, 0.4), rtol=0, atol=1e-5)
 
 
 def test_no_noise_is_left_after_steps_beyond_the_floor_of_the_loss(texts: Tensor) -> None:
     """25 uniform steps end with one from t = 0.96; the loss's floor of 1 - t at 0.05 has no part in sampling."""
-    images, _ = Sampler(certain(0.4), replace(SAMPLING, steps=25, shift_base_patches=36), TOKENS).sample(texts, SEEDS)
+    images, _ = Sampler(certain(0.4), PixelSpace(4), replace(SAMPLING, steps=25, shift_base_patches=36), TOKENS).sample(
+        texts, SEEDS
+    )
     torch.testing.assert_close(images, torch.full_like(images, 0.4), rtol=0, atol=1e-5)
 
 
 def test_a_model_without_pixels_cannot_be_sampled() -> None:
-    vlm = small_model(small_config(representation__kind="none", model__pixel__space="none"))
+    vlm = small_model(small_config(representation__kind="none", model__pixel__space="none", stages__joint__mixture__generation=0))
     with pytest.raises(ValueError, match="VLM-only"):
-        Sampler(vlm, SAMPLING, TOKENS)
+        Sampler(vlm, PixelSpace(4), SAMPLING, TOKENS)

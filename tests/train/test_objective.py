@@ -11,6 +11,7 @@ from rf_repro.config.schema import ObjectiveConfig, StageConfig
 from rf_repro.data.packing import PackedBatch, SampleGroup
 from rf_repro.model.layers import patchify
 from rf_repro.model.rf_model import GenerationInput, RFModel
+from rf_repro.model.space import PixelSpace
 from rf_repro.train.flow import interpolate, sample_times
 from rf_repro.train.objective import LossTerms, compute_losses, cross_entropy_terms, weights
 from tests.model.small import TOKENS, VOCAB, small_config, small_model
@@ -47,7 +48,7 @@ CODES = [torch.randint(16, (3, 16), generator=torch.Generator().manual_seed(4))]
 
 
 def losses(model: RFModel, batch: PackedBatch, objective: ObjectiveConfig, codes: list[Tensor] | None = CODES) -> LossTerms:
-    return compute_losses(model, batch, codes, objective, TOKENS, torch.Generator().manual_seed(8))
+    return compute_losses(model, PixelSpace(4), batch, codes, objective, TOKENS, torch.Generator().manual_seed(8))
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +80,7 @@ def test_every_term_equals_its_formula_on_what_the_model_says(model: RFModel) ->
     error = (output.clean - clean) / (1 - t).clamp(min=0.05)[:, None, None]
     assert float(terms["flow"][0]) == pytest.approx(float(error.square().sum()), rel=1e-5)
     assert int(terms["flow"][1]) == 3 * 36 * 48
-    log_p = F.log_softmax(output.representation_logits, -1)
+    log_p = F.log_softmax(output.representation, -1)
     expected = -sum(log_p[b, n, CODES[0][b, n]] for b in range(3) if not no_codes[b] for n in range(16))
     assert float(terms["representation"][0]) == pytest.approx(float(expected), rel=1e-5)
     assert int(terms["representation"][1]) == 16 * int((~no_codes).sum())
@@ -173,8 +174,11 @@ def test_understanding_groups_add_up_to_their_union(model: RFModel) -> None:
 
 def test_weights_are_the_configured_ones() -> None:
     stage = StageConfig(name="joint", steps=1, learning_rate=1.0, text_weight=0.2)
-    given = weights(ObjectiveConfig(flow_weight=0.3, representation_weight=0.4), stage)
-    assert (given["text"], given["flow"], given["representation"]) == (0.2, 0.3, 0.4)
+    config = small_config(
+        objective__flow_weight=0.3, objective__representation_weight=0.4, representation__alignment__weight=0.6
+    )
+    given = weights(config, stage)
+    assert [given[name] for name in ("text", "flow", "representation", "alignment")] == [0.2, 0.3, 0.4, 0.6]
 
 
 def test_drops_come_at_their_rates() -> None:

@@ -125,7 +125,7 @@ def test_rows_are_means_over_their_steps_and_evaluations_come_at_their_steps(tmp
     make(PIXEL_RF).run(run, at_step=calls.append)
     assert calls == [5, 8]
     other = make(PIXEL_RF)
-    other.warm_up_codebook()
+    other.warm_up_targets()
     logs = [other.train_step() for _ in range(8)]
     rows = run.metrics()
     assert [row["step"] for row in rows] == [2, 4, 6, 8]
@@ -180,7 +180,7 @@ def test_a_term_that_is_not_finite_stops_before_the_step(term: str, tmp_path: Pa
 def test_a_gradient_that_is_not_finite_stops_before_the_step(precision: str) -> None:
     config = PIXEL_RF if precision == "fp32" else small_config(optim__precision="bf16")
     trainer = make(config)
-    trainer.warm_up_codebook()
+    trainer.warm_up_targets()
     trainer.train_step()
     before = {name: tensor.detach().clone() for name, tensor in trainer.optimizer.masters.items()}
     averages = {name: tensor.clone() for name, tensor in trainer.average.values.items()}
@@ -197,7 +197,7 @@ def test_averages_of_weights_and_target_encoder_follow_the_masters(precision: st
     decay, target_decay = 0.9, 0.6
     config = small_config(model__encoder__target_ema_decay=target_decay)
     trainer = make(config if precision == "fp32" else apply_overrides(config, {"optim.precision": precision}))
-    trainer.warm_up_codebook()
+    trainer.warm_up_targets()
     names = [name for name, _ in trainer.model.named_parameters()]
     ema = {name: trainer.optimizer.masters[name].detach().double() for name in names}
     target = {name: value for name, value in ema.items() if name.startswith("encoder.")}
@@ -224,7 +224,7 @@ def test_averages_of_weights_and_target_encoder_follow_the_masters(precision: st
 
 def test_targets_are_balanced_codes_of_the_average_encoder_over_the_whole_step() -> None:
     trainer = make(PIXEL_RF)
-    trainer.warm_up_codebook()
+    trainer.warm_up_targets()
     assert trainer.vq is not None
     assert int(trainer.vq.num_updates) == 2  # warm-up batches
     with torch.no_grad():  # the model's own encoder has no say

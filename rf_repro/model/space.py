@@ -1,0 +1,39 @@
+"""What generation tokens hold: patches of pixels, or of a frozen VAE's latents. A variant swaps one for the other and
+nothing else (paper Sec. 4.4)."""
+
+from typing import Protocol
+
+from torch import Tensor
+
+from rf_repro.config.schema import ModelConfig
+from rf_repro.model.layers import patchify, unpatchify
+
+
+class ImageSpace(Protocol):
+    """B images of S pixels a side; P = (S / model.pixel.patch_size)^2 tokens in raster order, C numbers each."""
+
+    def encode(self, images: Tensor) -> Tensor:
+        """[B, 3, S, S] in [-1, 1] -> float32 [B, P, C] of about unit scale."""
+
+    def decode(self, patches: Tensor) -> Tensor:
+        """The inverse: float32 [B, P, C] -> images [B, 3, S, S] around [-1, 1]."""
+
+
+class PixelSpace:
+    """Pixels themselves: the bottleneck-free space (Sec. 3.2)."""
+
+    def __init__(self, patch_size: int) -> None:
+        self.patch_size = patch_size
+
+    def encode(self, images: Tensor) -> Tensor:
+        return patchify(images.float(), self.patch_size)
+
+    def decode(self, patches: Tensor) -> Tensor:
+        return unpatchify(patches, self.patch_size)
+
+
+def patch_dim(model: ModelConfig) -> int:
+    """C: numbers of one generation token."""
+    if model.pixel.space == "vae":
+        return model.vae.latent_channels * (model.pixel.patch_size // model.vae.downsample) ** 2
+    return 3 * model.pixel.patch_size**2

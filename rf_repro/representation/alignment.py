@@ -1,0 +1,38 @@
+"""REPA: pixel tokens of a middle layer are drawn towards the encoder's features of the clean image (paper Table 3b, after
+arXiv 2410.06940). No representation tokens.
+
+B samples, P pixel tokens, F feature width, D the decoder's width.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Projector(nn.Module):
+    """REPA's three linear layers with SiLU between them. [B, P, D] -> [B, P, F]."""
+
+    def __init__(self, width: int, inner: int, feature_dim: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Linear(width, inner), nn.SiLU(), nn.Linear(inner, inner), nn.SiLU(), nn.Linear(inner, feature_dim)
+        )
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return self.layers(hidden)
+
+
+def alignment_loss(projected: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
+    """Negative cosine similarity of [B, P, F] and [B, P, F] as (sum, count) over tokens; -1 where they agree."""
+    similarity = F.cosine_similarity(projected.float(), features.float(), dim=-1)
+    return -similarity.sum(), torch.tensor(similarity.numel())
+
+
+def resize_grid(features: Tensor, grid: int) -> Tensor:
+    """Features on a square grid, [B, G*G, F], interpolated onto another, [B, grid*grid, F]; both span one image."""
+    side = round(features.shape[1] ** 0.5)
+    if side == grid:
+        return features
+    planes = features.float().transpose(1, 2).unflatten(2, (side, side))
+    resized = F.interpolate(planes, size=(grid, grid), mode="bilinear", align_corners=False, antialias=True)
+    return resized.flatten(2).transpose(1, 2)

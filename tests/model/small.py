@@ -22,6 +22,7 @@ from rf_repro.config.schema import (
 )
 from rf_repro.data.packing import TextTokens
 from rf_repro.model.initialise import initialise
+from rf_repro.model.representation_tokens import DiscreteTokens
 from rf_repro.model.rf_model import GenerationInput, RFModel, UnderstandingInput
 
 VOCAB = 23
@@ -70,16 +71,19 @@ def generation_input(model: RFModel, count: int, num_text: int, seed: int = 0, d
     """Random samples of one layout; with `dropped`, every second sample's representation is dropped."""
     assert model.pixels is not None
     generator = torch.Generator().manual_seed(seed)
-    codes = flags = None
+    values = flags = None
     if model.representation is not None:
         size = (count, model.representation.grid**2)
-        codes = torch.randint(model.representation.identity.num_embeddings, size, generator=generator)
+        if isinstance(model.representation, DiscreteTokens):
+            values = torch.randint(model.representation.identity.num_embeddings, size, generator=generator)
+        else:
+            values = torch.randn(*size, model.config.model.encoder.width, generator=generator)
         flags = (torch.arange(count) % 2 == 1) & dropped
     return GenerationInput(
         text_ids=torch.randint(4, VOCAB, (count, num_text), generator=generator),
         noisy=torch.randn(count, model.pixels.grid**2, model.pixels.patch_in.in_features, generator=generator),
         t=torch.rand(count, generator=generator),
-        representation=codes,
+        representation=values,
         representation_dropped=flags,
     )
 

@@ -20,6 +20,8 @@ from tests.model.small import (
 CONFIGS = {
     "pixel_rf": small_config(),
     "pixel": small_config(representation__kind="none"),
+    "continuous": small_config(representation__kind="continuous"),
+    "repa": small_config(representation__kind="repa", representation__alignment__layer=1),
     "additive time": small_config(model__decoder__time_conditioning="additive"),
     "distance bias": small_config(model__decoder__distance_bias=True),
     "sparse": small_config(model__decoder__num_experts=4, model__decoder__num_active_experts=2),
@@ -48,12 +50,14 @@ def test_a_pack_of_mixed_groups_equals_one_sample_at_a_time(config: ExperimentCo
             ((alone,), _) = model([one_of(given, index)], [])
             assert largest_difference(output.text_hidden[index : index + 1], alone.text_hidden) < 2e-5
             assert largest_difference(output.clean[index : index + 1], alone.clean) < 2e-5
-            if config.representation.kind == "discrete":
-                assert output.representation is not None
-                assert output.representation.shape[1:] == (16, 16)
-                assert largest_difference(output.representation[index : index + 1], alone.representation) < 2e-5
-            else:
-                assert output.representation is None
+            for part, alone_part in ((output.representation, alone.representation), (output.aligned, alone.aligned)):
+                assert (part is None) == (alone_part is None)
+                if part is not None:
+                    assert largest_difference(part[index : index + 1], alone_part) < 2e-6 * max(10.0, float(part.abs().max()))
+    shapes = {"discrete": (16, 16), "continuous": (16, 32)}  # logits; conditions of the diffusion head
+    predicted, aligned = outputs[0].representation, outputs[0].aligned
+    assert (predicted.shape[1:] if predicted is not None else None) == shapes.get(config.representation.kind)
+    assert (aligned is not None) == (config.representation.kind == "repa")
     for question, logits in zip(questions, answers, strict=True):
         for index in range(question.text_ids.shape[0]):
             single = replace(question, images=question.images[index, None], text_ids=question.text_ids[index, None])
@@ -150,3 +154,28 @@ def test_tokens_are_counted_as_the_pack_holds_them(model: RFModel) -> None:
     )
     # text + start and 16 representation tokens + 36 patches; 16 image features + text; 64 encoder patches
     assert model.num_tokens(batch) == 3 * (5 + 17 + 36) + 2 * (16 + 6) + 64
+
+
+@torch.no_grad()
+def test_text_alone_is_the_same_text_without_its_image(model: RFModel) -> None:
+    question = understanding_input(model, 2, 6, seed=3)
+    _, (alone, with_image) = model([], [replace(question, images=None), question])
+    assert alone.shape == with_image.shape
+    assert largest_difference(alone, with_image) > 1e-3
+    _, (again,) = model([generation_input(model, 3, 5)], [replace(question, images=None)])
+    assert largest_difference(alone, again) < 2e-5
+    assert [span.kind for span in model.understanding_layout(6, with_image=False).spans] == ["text"]
+
+
+@torch.no_grad()
+def test_what_is_aligned_is_the_projected_middle_layer() -> None:
+    """The tap after block 1 is the output of a decoder of one block with the same weights."""
+    config = small_config(representation__kind="repa", representation__alignment__layer=1)
+    model, one_block = small_model(config), small_model(config)
+    one_block.decoder.blocks = one_block.decoder.blocks[:1]
+    given = generation_input(model, 2, 5)
+    ((output,), _), ((short,), _) = model([given], []), one_block([given], [])
+    assert output.aligned is not None
+    assert output.aligned.shape == (2, 36, 24)
+    assert torch.equal(output.aligned, short.aligned)
+    assert largest_difference(output.clean, short.clean) > 1e-3

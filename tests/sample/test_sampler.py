@@ -10,6 +10,7 @@ from torch import Tensor
 from rf_repro.config.schema import ExperimentConfig, SamplingConfig
 from rf_repro.core.hashing import derive_seed
 from rf_repro.model.layers import patchify
+from rf_repro.model.representation_tokens import ContinuousTokens
 from rf_repro.model.rf_model import GenerationInput, RFModel
 from rf_repro.model.space import PixelSpace
 from rf_repro.sample.sampler import Sampler
@@ -39,6 +40,7 @@ def null(count: int) -> Tensor:
 CONFIGS = {
     "rf": small_config(),
     "no rf": small_config(representation__kind="none"),
+    "continuous": small_config(representation__kind="continuous"),
     "additive": small_config(model__decoder__time_conditioning="additive"),
     "bias": small_config(model__decoder__distance_bias=True),
     "sparse": small_config(model__decoder__num_experts=4, model__decoder__num_active_experts=2),
@@ -59,8 +61,10 @@ def test_cached_prefix_and_denoise_equal_the_full_forward(config: ExperimentConf
         assert largest_difference(model.denoise(caches, layout, given.noisy, given.t), output.clean) < TOLERANCE
 
 
+@pytest.mark.parametrize("kind", ["discrete", "continuous"])
 @torch.no_grad()
-def test_decoding_token_by_token_equals_teacher_forcing(model: RFModel) -> None:
+def test_decoding_token_by_token_equals_teacher_forcing(kind: str) -> None:
+    model = small_model(small_config(representation__kind=kind) if kind != "discrete" else small_config())
     given = generation_input(model, B, T, dropped=False)
     ((output,), _) = model([given], [])
     assert given.representation is not None
@@ -127,6 +131,30 @@ def test_samples_equal_both_stages_by_full_forwards(kind: str, scales: tuple[flo
         assert torch.equal(codes, expected_codes)
     scale = float(expected.abs().max())
     assert largest_difference(patchify(images, 4) / scale, expected / scale) < TOLERANCE
+
+
+@pytest.mark.parametrize("scale", [1.0, 2.0])
+@torch.no_grad()
+def test_continuous_tokens_equal_a_head_run_on_full_forwards(scale: float) -> None:
+    """Each sampled feature is fed back, and guidance acts on the head's predicted feature at each of its own steps."""
+    model = small_model(small_config(representation__kind="continuous", representation__continuous__steps=3))
+    assert isinstance(model.representation, ContinuousTokens)
+    texts = generation_input(model, B, T).text_ids
+    _, values = Sampler(model, PixelSpace(4), replace(SAMPLING, cfg_representation=scale), TOKENS).sample(texts, SEEDS)
+    expected = torch.zeros(B, N, 24)
+    noise = torch.stack([torch.randn(N, 24, generator=generator("representation", seed)) for seed in SEEDS])
+    still, kept = (torch.zeros(B, P, 48), torch.zeros(B)), torch.zeros(B, dtype=torch.bool)
+    for n in range(N):
+        ((with_text,), _) = model([GenerationInput(texts, *still, expected, kept)], [])
+        ((without,), _) = model([GenerationInput(null(B), *still, expected, kept)], [])
+        z = noise[:, n]
+        for step in range(3):
+            t = torch.full((B,), step / 3)
+            x, x_none = (model.representation.head(z, t, out.representation[:, n]) for out in (with_text, without))
+            z = z + (x_none + scale * (x - x_none) - z) / (1 - step / 3) / 3
+        expected[:, n] = z
+    assert values is not None
+    assert largest_difference(values / expected.abs().max(), expected / expected.abs().max()) < TOLERANCE
 
 
 @torch.no_grad()

@@ -10,7 +10,8 @@ from torch import Tensor
 from rf_repro.config.schema import ObjectiveConfig, StageConfig
 from rf_repro.data.packing import PackedBatch, SampleGroup
 from rf_repro.model.layers import patchify
-from rf_repro.model.rf_model import GenerationInput, RFModel
+from rf_repro.model.representation_tokens import ContinuousTokens
+from rf_repro.model.rf_model import GenerationInput, RFModel, UnderstandingInput
 from rf_repro.model.space import PixelSpace
 from rf_repro.train.flow import interpolate, sample_times
 from rf_repro.train.objective import LossTerms, compute_losses, cross_entropy_terms, weights
@@ -172,11 +173,68 @@ def test_understanding_groups_add_up_to_their_union(model: RFModel) -> None:
     assert float(whole[0]) == pytest.approx(float(split[0]), rel=1e-5)
 
 
+@torch.no_grad()
+def test_only_an_answer_is_learned_where_there_is_a_question(model: RFModel) -> None:
+    ids = texts([5, 4], 1)
+    answers = torch.zeros_like(ids, dtype=torch.bool)
+    answers[0, 5:7] = answers[1, 4:6] = True  # the last word and eos
+    batch = PackedBatch(understanding=(SampleGroup(images(2, 3), ids, answers),))
+    total, count = losses(model, batch, KEPT, None)["text"]
+    _, (logits,) = model([], [UnderstandingInput(images(2, 3), ids)])
+    log_p = F.log_softmax(logits, -1)
+    expected = -sum(log_p[b, n - 1, ids[b, n]] for b in range(2) for n in range(1, LENGTH) if answers[b, n])
+    assert count == 4
+    assert float(total) == pytest.approx(float(expected), rel=1e-5)
+
+
+@torch.no_grad()
+def test_continuous_tokens_carry_the_velocity_loss_of_their_features() -> None:
+    config = small_config(representation__kind="continuous", representation__continuous__draws=2)
+    model = small_model(config)
+    assert isinstance(model.representation, ContinuousTokens)
+    features = torch.randn(3, 16, 24, generator=torch.Generator().manual_seed(4))
+    objective = ObjectiveConfig(text_drop=NONE, representation_drop=0.5)
+    total, count = losses(model, batch_of(3, 0), objective, [features])["representation"]
+
+    generator = torch.Generator().manual_seed(8)  # one step's draws, the head's last
+    t = sample_times(3, objective, generator)
+    z = interpolate(patchify(images(3, 2), 4), torch.randn(3, 36, 48, generator=generator), t)
+    torch.rand(3, generator=generator)
+    dropped = torch.rand(3, generator=generator) < 0.5
+    kept = [b for b in range(3) if not dropped[b]]
+    assert 0 < len(kept) < 3
+    ((output,), _) = model([GenerationInput(texts([3, 5, 2], 0), z, t, features, dropped)], [])
+    rows = [(b, n) for _ in range(2) for b in kept for n in range(16)]
+    times = torch.rand(len(rows), generator=generator)
+    noise = torch.randn(len(rows), 24, generator=generator)
+    expected = 0.0
+    for row, (b, n) in enumerate(rows):
+        noisy = times[row] * features[b, n] + (1 - times[row]) * noise[row]
+        guess = model.representation.head(noisy[None], times[row, None], output.representation[b, n][None])[0]
+        expected += float(((guess - features[b, n]) / max(1 - float(times[row]), 0.05)).square().sum())
+    assert count == len(rows) * 24
+    assert float(total) == pytest.approx(expected, rel=1e-4)
+
+
+@torch.no_grad()
+def test_alignment_is_the_negative_cosine_of_each_pixel_token() -> None:
+    model = small_model(small_config(representation__kind="repa", representation__alignment__layer=1))
+    features = torch.randn(3, 36, 24, generator=torch.Generator().manual_seed(4))
+    terms = losses(model, batch_of(3, 0), KEPT, [features])
+    generator = torch.Generator().manual_seed(8)
+    t = sample_times(3, KEPT, generator)
+    z = interpolate(patchify(images(3, 2), 4), torch.randn(3, 36, 48, generator=generator), t)
+    ((output,), _) = model([GenerationInput(texts([3, 5, 2], 0), z, t)], [])
+    a, b = output.aligned, features
+    expected = -sum(float(a[i, p] @ b[i, p] / (a[i, p].norm() * b[i, p].norm())) for i in range(3) for p in range(36))
+    assert set(terms) == {"flow", "alignment"}
+    assert terms["alignment"][1] == 3 * 36
+    assert float(terms["alignment"][0]) == pytest.approx(expected, rel=1e-4)
+
+
 def test_weights_are_the_configured_ones() -> None:
     stage = StageConfig(name="joint", steps=1, learning_rate=1.0, text_weight=0.2)
-    config = small_config(
-        objective__flow_weight=0.3, objective__representation_weight=0.4, representation__alignment__weight=0.6
-    )
+    config = small_config(objective__flow_weight=0.3, objective__representation_weight=0.4, representation__alignment__weight=0.6)
     given = weights(config, stage)
     assert [given[name] for name in ("text", "flow", "representation", "alignment")] == [0.2, 0.3, 0.4, 0.6]
 

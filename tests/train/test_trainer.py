@@ -14,6 +14,7 @@ from rf_repro.core.errors import TrainingDiverged, UserError
 from rf_repro.core.run_dir import RunDir
 from rf_repro.data.mixture import SceneMixture
 from rf_repro.data.scenes.tokenizer import SceneTokenizer
+from rf_repro.representation.alignment import resize_grid
 from rf_repro.train.checkpoint import list_checkpoints, load_checkpoint
 from rf_repro.train.trainer import Trainer
 from tests.model.small import largest_difference, small_config
@@ -25,6 +26,10 @@ CASES = {
     ),
     "pixel_rf, fp32, adamw": PIXEL_RF,
     "pixel, fp32, muon": small_config(evals__every=5, representation__kind="none", stages__joint__optimizer="muon"),
+    "continuous, bf16": small_config(
+        evals__every=5, optim__precision="bf16", representation__kind="continuous", stages__joint__mixture__text=2
+    ),
+    "repa, fp32": small_config(evals__every=5, representation__kind="repa", representation__center=True),
     "masked images, bf16": small_config(
         evals__every=5, optim__precision="bf16", representation__kind="none", model__pixel__space="none",
         stages__joint__mixture__generation=0, stages__joint__mixture__masked_image=3,
@@ -250,3 +255,31 @@ def test_only_the_connector_moves_where_the_stage_says_so() -> None:
         trainer.train_step()
     moved = {name for name, parameter in trainer.model.named_parameters() if not torch.equal(parameter, before[name])}
     assert moved == {name for name in before if name.startswith("connector.")}
+
+
+@pytest.mark.parametrize("center", [False, True])
+def test_repa_aligns_with_the_average_encoders_features_on_the_pixel_grid(center: bool) -> None:
+    changes = {"representation__center": True} if center else {}
+    trainer = make(small_config(representation__kind="repa", **changes))
+    trainer.warm_up_targets()
+    batch = trainer.mixture.batch(trainer.stage, 0, 1)
+    assert trainer.target_encoder is not None
+    assert trainer.statistics is not None
+    with torch.no_grad():
+        expected = resize_grid(trainer.target_encoder(batch.generation[0].images), 6)
+    (targets,) = trainer.assign_targets(batch)  # type: ignore[misc]
+    assert targets.shape == (4, 36, 24)
+    assert largest_difference(targets, expected - trainer.statistics.mean if center else expected) < 1e-6
+
+
+def test_continuous_targets_are_standardised_pooled_features() -> None:
+    trainer = make(small_config(representation__kind="continuous"))
+    trainer.warm_up_targets()
+    batch = trainer.mixture.batch(trainer.stage, 0, 1)
+    features = trainer.target_features(batch.generation[0].images)
+    (targets,) = trainer.assign_targets(batch)  # type: ignore[misc]
+    assert targets.shape == (4, 16, 24)
+    assert trainer.statistics is not None
+    mean, variance = trainer.statistics.mean, trainer.statistics.variance
+    assert largest_difference(targets * (variance + 1e-6).sqrt() + mean, features) < 1e-5
+    assert targets.std() == pytest.approx(1, abs=0.3)

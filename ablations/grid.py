@@ -1,7 +1,7 @@
 """A table of the paper as data: its rows are variants, each a small diff over one scale's config."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 from rf_repro.config.overrides import apply_overrides
@@ -12,24 +12,40 @@ from rf_repro.core.errors import UserError
 GENEVAL_TASKS = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
 
 
+Overrides = Mapping[str, Any]
+
+
 @dataclass(frozen=True)
 class Variant:
-    """One row: a key (the run directory's name), the label the paper prints, dotted overrides over the scale's config."""
+    """One row: a key (the run directory's name), the label that tables print, and its difference from a scale's config.
+
+    `overrides` are dotted paths and values. Where a value follows from the scale ("twice the codebook"), they are a function
+    of the scale's config, so that one row means the same at every scale.
+    """
 
     key: str
     label: str
-    overrides: Mapping[str, Any]
+    overrides: Overrides | Callable[[ExperimentConfig], Overrides]
+
+    def difference(self, base: ExperimentConfig) -> Overrides:
+        """Dotted path -> value, over this base."""
+        return self.overrides(base) if callable(self.overrides) else self.overrides
 
     def config(self, base: ExperimentConfig) -> ExperimentConfig:
         """The base with this variant's overrides. Raises UserError on a bad path, a bad value or a no-op."""
-        return apply_overrides(base, self.overrides)
+        return apply_overrides(base, self.difference(base))
+
+    def labelled(self, label: str) -> "Variant":
+        """The same row under the name that another table gives it: same key, hence the same run."""
+        return replace(self, label=label)
 
 
 @dataclass(frozen=True)
 class Column:
     """One measured column: `metric` of the evaluation record `evals/<evaluation>.json`.
 
-    `metric` is the unweighted mean over `tasks` of each task's share of correct images (GenEval's own definition).
+    `metric` is the unweighted mean over `tasks` of each task's share of correct items (GenEval's own definition). `cluster`
+    is the field of an item that a bootstrap draws by: items that share its value are alike and come or go together.
     """
 
     key: str
@@ -37,9 +53,10 @@ class Column:
     evaluation: str
     metric: str
     tasks: tuple[str, ...]
+    cluster: str
 
 
-GENEVAL = Column("geneval", "GenEval", "geneval", "overall", GENEVAL_TASKS)
+GENEVAL = Column("geneval", "GenEval", "geneval", "overall", GENEVAL_TASKS, cluster="prompt")
 
 
 @dataclass(frozen=True)

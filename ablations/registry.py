@@ -1,10 +1,16 @@
-"""Every table this suite can run."""
+"""Every table this suite can run. Table 1 compares other groups' systems: it has claims and published values, no grid."""
 
 from ablations.grid import AblationGrid
+from ablations.table2 import TABLE2
 from ablations.table3a import TABLE3A
+from ablations.table3b import TABLE3B
+from ablations.table3c import TABLE3C
+from ablations.table3d import TABLE3D
+from ablations.table3e import TABLE3E
 from rf_repro.core.errors import UserError
 
-GRIDS: dict[str, AblationGrid] = {grid.name: grid for grid in (TABLE3A,)}
+_TABLES = (TABLE3A, TABLE3B, TABLE3C, TABLE3D, TABLE2, TABLE3E)
+GRIDS: dict[str, AblationGrid] = {grid.name: grid for grid in _TABLES}
 
 
 def get_grid(name: str) -> AblationGrid:

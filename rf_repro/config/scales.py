@@ -4,6 +4,8 @@ from collections.abc import Callable
 
 from rf_repro.config.overrides import apply_overrides
 from rf_repro.config.schema import (
+    AlignmentConfig,
+    ContinuousConfig,
     DataConfig,
     DecoderConfig,
     EncoderConfig,
@@ -17,6 +19,7 @@ from rf_repro.config.schema import (
     RepresentationConfig,
     SamplingConfig,
     StageConfig,
+    VAEConfig,
 )
 from rf_repro.core.errors import UserError
 
@@ -34,12 +37,12 @@ def tiny() -> ExperimentConfig:
             # The paper starts from pretrained Qwen3 and DINOv3; here the first stage makes both, once, for all variants.
             StageConfig(
                 name="pretrain", steps=1200, learning_rate=2e-3, shared=True, decay_fraction=0.6, optimizer="muon",
-                mixture=MixtureConfig(generation=0, understanding=64, masked_image=64),
+                mixture=MixtureConfig(generation=0, understanding=64, questions=32, masked_image=64),
             ),
             StageConfig(
                 name="joint", steps=3000, learning_rate=2e-3, decay_fraction=0.3, optimizer="muon",
                 encoder_lr_multiplier=0.1, text_weight=0.1,
-                mixture=MixtureConfig(generation=32, understanding=8),
+                mixture=MixtureConfig(generation=32, understanding=2, questions=12, text=2),
             ),
         ),
         model=ModelConfig(decoder=DecoderConfig(distance_bias=True)),
@@ -49,6 +52,7 @@ def tiny() -> ExperimentConfig:
             betas=(0.9, 0.98), weight_decay=0.01, generation_lr_multiplier=1.0, ema_decay=0.995
         ),
         sampling=SamplingConfig(cfg_pixel=2.0, shift_base_patches=36),
+        evals=EvalConfig(questions_per_type=200),
     )  # fmt: skip
 
 
@@ -68,18 +72,32 @@ def smoke() -> ExperimentConfig:
             "model.encoder.ffn_width": 48,
             "representation.codebook_size": 32,
             "representation.warmup_batches": 4,
+            "representation.continuous.width": 32,
+            "representation.continuous.steps": 2,
+            "representation.alignment.layer": 1,
+            "representation.alignment.width": 32,
+            "model.vae.width": 8,
+            "model.vae.steps": 20,
+            "model.vae.batch_size": 8,
+            "model.encoder.pretraining.dino_steps": 10,
+            "model.encoder.pretraining.siglip_steps": 10,
+            "model.encoder.pretraining.batch_size": 8,
             "stages.pretrain.steps": 20,
             "stages.pretrain.warmup_steps": 5,
             "stages.pretrain.mixture.understanding": 8,
             "stages.pretrain.mixture.masked_image": 8,
+            "stages.pretrain.mixture.questions": 4,
             "stages.joint.steps": 30,
             "stages.joint.warmup_steps": 5,
             "stages.joint.mixture.generation": 8,
-            "stages.joint.mixture.understanding": 4,
+            "stages.joint.mixture.understanding": 1,
+            "stages.joint.mixture.questions": 2,
+            "stages.joint.mixture.text": 1,
             "sampling.steps": 4,
             "evals.images_per_task": 4,
             "evals.curve_images_per_task": 2,
             "evals.every": 15,
+            "evals.questions_per_type": 2,
             "checkpoint_every": 10,
         },
     )
@@ -115,6 +133,13 @@ def paper() -> ExperimentConfig:
                 pretrained="facebook/dinov3-vith16plus-pretrain-lvd1689m", target_ema_decay=0.9999,
             ),
             pixel=PixelConfig(patch_size=16),
+            vae=VAEConfig(
+                kind="wan", pretrained="Wan-AI/Wan2.1-T2V-1.3B-Diffusers", downsample=8, latent_channels=16,
+            ),
+        ),
+        representation=RepresentationConfig(
+            continuous=ContinuousConfig(width=1024),  # assumed: MAR's heads are 1,024 to 1,536 wide
+            alignment=AlignmentConfig(layer=16, width=4096),  # assumed: REPA aligns about a third of the way up
         ),
         evals=EvalConfig(images_per_task=320, every=0),
         checkpoint_every=1_000,

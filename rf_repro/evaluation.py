@@ -18,6 +18,7 @@ from evaluators.geneval.evaluate import evaluate_folder
 from evaluators.geneval.options import GenEvalOptions
 from evaluators.scenes.colors import SceneColorClassifier
 from evaluators.scenes.detector import SceneDetector
+from evaluators.scenes.questions import score_answers
 from rf_repro.config.schema import ExperimentConfig
 from rf_repro.core.files import write_jsonl, write_text
 from rf_repro.core.hashing import derive_seed, file_sha256
@@ -25,9 +26,11 @@ from rf_repro.core.image_folder import ImageFolder, SampleEntry
 from rf_repro.core.records import EvalResult
 from rf_repro.core.run_dir import RunDir
 from rf_repro.data.packing import to_images, to_pixels
+from rf_repro.data.scenes.questions import SceneQuestions
 from rf_repro.data.scenes.tokenizer import SceneTokenizer
 from rf_repro.data.scenes.world import BenchmarkPrompt, SceneBatch, ScenesWorld
 from rf_repro.representation.probe import probe_codes
+from rf_repro.sample.answer import answer_questions
 from rf_repro.sample.sampler import Sampler
 from rf_repro.train.trainer import Trainer
 
@@ -166,6 +169,26 @@ def evaluate_final(evaluation: SceneEvaluation, trainer: Trainer, run: RunDir, p
         evaluate_generation(evaluation, trainer, run, progress)
     if trainer.vq is not None:
         evaluate_codebook(evaluation, trainer, run)
+    if trainer.config.evals.questions_per_type:
+        evaluate_understanding(evaluation, trainer, run, progress)
+
+
+def evaluate_understanding(evaluation: SceneEvaluation, trainer: Trainer, run: RunDir, progress: Progress) -> None:
+    """The scenes question suite, answered greedily by the averaged weights (Table 2)."""
+    if run.eval_result("questions") is not None:
+        return
+    batch = SceneQuestions(evaluation.config.data.scenes).held_out(evaluation.config.evals.questions_per_type)
+    progress("answer", 0, len(batch.questions))
+    model, length = trainer.inference_model(), evaluation.config.data.answer_tokens
+    answers = answer_questions(
+        model, batch.images, batch.questions, evaluation.tokenizer, max_new_tokens=length,
+        batch_size=trainer.config.sampling.batch_size,
+    )  # fmt: skip
+    result, rows = score_answers(batch, answers, step=trainer.step, weights="ema")
+    items = "questions.items.jsonl"
+    write_jsonl(run.evals / items, rows)
+    run.write_eval("questions", replace(result, items=items))
+    progress("answer", len(answers), len(answers))
 
 
 def evaluate_generation(evaluation: SceneEvaluation, trainer: Trainer, run: RunDir, progress: Progress) -> None:

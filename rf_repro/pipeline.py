@@ -36,6 +36,7 @@ from rf_repro.model.rf_model import RFModel
 from rf_repro.model.space import PixelSpace
 from rf_repro.sample.sampler import Sampler
 from rf_repro.train.checkpoint import list_checkpoints, load_weights
+from rf_repro.train.encoder_pretraining import EncoderPretraining, load_encoder, pretrain_encoder
 from rf_repro.train.trainer import DTYPES, Trainer
 
 
@@ -65,10 +66,17 @@ def run_shared(shared: SharedRun, *, seed: int, runs: Path, device: str = "auto"
     done = complete_shared(before, seed=seed, runs=runs, device=device, threads=threads)
     with _attempt(run, config, resolve_device(device), threads) as torch_device:
         tokenizer = SceneTokenizer(config.data.scenes)
-        trainer = Trainer(config, config.stages[-1], seed, torch_device, SceneMixture(config.data, tokenizer), tokenizer)
-        trainer.run(run)
+        mixture = SceneMixture(config.data, tokenizer)
         evaluation = SceneEvaluation(config, ScenesWorld(config.data.scenes), tokenizer)
-        evaluate_ground_truth(evaluation, run, progress_writer(run))
+        report = progress_writer(run)
+        trainer: Trainer | EncoderPretraining
+        if shared.name == "stage-encoder":
+            trainer = pretrain_encoder(config, run, seed, torch_device, mixture, tokenizer, report)
+        else:
+            encoder = load_encoder(last_checkpoint(done["stage-encoder"])) if "stage-encoder" in done else None
+            trainer = Trainer(config, config.stages[-1], seed, torch_device, mixture, tokenizer, encoder=encoder)
+            trainer.run(run)
+            evaluate_ground_truth(evaluation, run, report)
         _record_training(run, trainer, started_from(done))
     return run
 
@@ -190,7 +198,7 @@ def _device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
-def _record_training(run: RunDir, trainer: Trainer, names: list[str]) -> None:
+def _record_training(run: RunDir, trainer: Trainer | EncoderPretraining, names: list[str]) -> None:
     parameters = {"total": sum(p.numel() for p in trainer.model.parameters())}
     for name, module in trainer.model.named_children():
         parameters[name] = sum(p.numel() for p in module.parameters())

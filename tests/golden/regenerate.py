@@ -20,7 +20,7 @@ from tests.model.small import small_config
 
 FOLDER = Path(__file__).parent
 STEPS = 50
-VARIANTS = ("pixel", "pixel_rf")
+VARIANTS = {"pixel": "none", "pixel_rf": "discrete", "continuous": "continuous", "repa": "repa"}  # by representation.kind
 
 
 def golden_config(variant: str) -> ExperimentConfig:
@@ -31,13 +31,15 @@ def golden_config(variant: str) -> ExperimentConfig:
         "stages__joint__encoder_lr_multiplier": 0.5,
         "stages__joint__text_weight": 0.5,
         "stages__joint__mixture__generation": 8,
+        "stages__joint__mixture__questions": 2,
+        "stages__joint__mixture__text": 1,
         "data__scenes__num_train": 256,
         "representation__codebook_size": 32,
         "representation__center": True,
         "objective__time_stratified": True,
     }
-    if variant == "pixel":
-        overrides["representation__kind"] = "none"
+    if VARIANTS[variant] != "discrete":
+        overrides["representation__kind"] = VARIANTS[variant]
     return small_config(**overrides)
 
 

@@ -1,57 +1,180 @@
-"""A claim's verdict, from the paired difference of the two variants it names."""
+"""A claim's verdict: what its comparison measures, whether the 95% interval decides it, and whether its gates let it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ablations.claims import Claim
-from ablations.grid import Column
-from reports.collect import RowScores
-from reports.statistics import Interval, paired_difference
+from ablations.claims import Claim, ClaimGate, ColumnsWon, Comparison, Difference, Equivalence, GainDifference, LeadBelow
+from ablations.grid import AblationGrid
+from ablations.registry import get_grid
+from reports.collect import RowScores, Run
+from reports.paper_values import PAPER_TABLES
+from reports.statistics import ColumnItems, Interval, columns_won, contrast
+from rf_repro.config.scales import get_scale
+from rf_repro.config.schema import shared_runs
 
 Verdict = Literal["reproduced", "not reproduced", "inconclusive", "not run"]
+Gates = Mapping[tuple[str, str, str], float]  # (config hash of a run, evaluation, metric) -> the lowest value over its seeds
 
 
 @dataclass(frozen=True)
 class ClaimResult:
-    """`difference` is better minus worse, None with a `reason` when the claim was not tested; `remark` adds to it in words."""
+    """`measured` is None when the claim was not tested, and `reason` says why; a gate that decides gives its reason too.
+
+    `remark` adds to it in words. `measured.n` counts the items of all rows over the seeds.
+    """
 
     claim: Claim
     scale: str
     verdict: Verdict
-    difference: Interval | None
+    measured: Interval | None
     reason: str
     remark: str = ""
 
+    @property
+    def estimate(self) -> float | None:
+        return self.measured.estimate if self.measured else None
+
+    @property
+    def low(self) -> float | None:
+        return self.measured.low if self.measured else None
+
+    @property
+    def high(self) -> float | None:
+        return self.measured.high if self.measured else None
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        return self.measured.seeds if self.measured else ()
+
+    @property
+    def n(self) -> int:
+        return self.measured.n if self.measured else 0
+
+    @property
+    def unit(self) -> str:
+        return self.claim.unit
+
+    @property
+    def rows(self) -> tuple[str, ...]:
+        return self.claim.rows
+
     def to_dict(self) -> dict[str, Any]:
-        """One entry of claims.json. `n` counts the images of both variants over `seeds`."""
-        difference = self.difference
+        """One entry of claims.json. `difference` is the measured number in the claim's unit: for counts, the columns won."""
         return {
             "id": self.claim.id,
             "table": self.claim.table,
             "statement": self.claim.statement,
             "verdict": self.verdict,
-            "difference": difference.estimate if difference else None,
-            "low": difference.low if difference else None,
-            "high": difference.high if difference else None,
+            "difference": self.estimate,
+            "low": self.low,
+            "high": self.high,
             "scale": self.scale,
-            "seeds": list(difference.seeds) if difference else [],
-            "n": difference.n if difference else 0,
+            "seeds": list(self.seeds),
+            "n": self.n,
         }
 
 
-def judge(claim: Claim, scale: str, column: Column, scores: Mapping[str, RowScores]) -> ClaimResult:
-    """Reproduced when the whole 95% interval lies above the claim's minimal difference, not reproduced when it lies below."""
-    sides = (scores[claim.better], scores[claim.worse])
-    reasons = [f"{side.variant.label}: {side.reason}" for side in sides if side.reason]
-    if not reasons and not set(sides[0].results) & set(sides[1].results):
-        reasons = [f"{sides[0].variant.label} and {sides[1].variant.label} have no seed in common"]
+def judge(claim: Claim, scale: str, scores: Mapping[str, Mapping[str, RowScores]], gates: Gates) -> ClaimResult:
+    """The verdict on a claim of any kind.
+
+    Args:
+        scores: column key -> row key -> scores, of the claim's table at this scale; unused where the claim needs more than
+            this suite can run.
+        gates: what `gate_values` found in the runs.
+    """
+    if claim.needs:
+        return ClaimResult(claim, scale, "not run", None, f"needs {claim.needs}")
+    grid = get_grid(claim.table)
+    sides = [scores[column][row] for column in claim.columns for row in claim.rows]
+    reasons = list(dict.fromkeys(f"{side.variant.label}: {side.reason}" for side in sides if side.reason))
+    if not reasons and not set.intersection(*(set(side.results) for side in sides)):
+        reasons = [f"{' and '.join(grid.variant(row).label for row in claim.rows)} have no seed in common"]
     if reasons:
         return ClaimResult(claim, scale, "not run", None, "; ".join(reasons))
-    difference = paired_difference(sides[0].items, sides[1].items, column.tasks)
-    verdict: Verdict = "inconclusive"
-    if difference.low > claim.minimum_difference:
-        verdict = "reproduced"
-    elif difference.high < claim.minimum_difference:
-        verdict = "not reproduced"
-    return ClaimResult(claim, scale, verdict, difference, "")
+    measured = _measure(claim, grid, scores)
+    barred = [text for gate in claim.gates if (text := _barred(gate, grid, scale, gates))]
+    if barred:
+        return ClaimResult(claim, scale, "inconclusive", measured, "; ".join(barred))
+    return ClaimResult(claim, scale, decide(claim.comparison, measured.low, measured.high), measured, "")
+
+
+def decide(comparison: Comparison, low: float, high: float) -> Verdict:
+    """Reproduced when the whole interval agrees with the claim, not reproduced when none of it does.
+
+    An interval inside the bounds is the usual test of equivalence (two one-sided tests), here at 2.5% a side.
+    """
+    match comparison:
+        case Difference() | GainDifference():
+            agrees, contradicts = low > comparison.minimum, high < comparison.minimum
+        case Equivalence():
+            bound = comparison.bound
+            agrees, contradicts = -bound <= low and high <= bound, high < -bound or low > bound
+        case LeadBelow():
+            agrees, contradicts = high < comparison.bound, low > comparison.bound
+        case ColumnsWon():
+            agrees, contradicts = low >= comparison.minimum, high < comparison.minimum
+    return "reproduced" if agrees else "not reproduced" if contradicts else "inconclusive"
+
+
+def gate_values(runs: Sequence[Run]) -> Gates:
+    """Every metric of every finished evaluation of these runs; of a run's seeds the lowest value stands."""
+    found: dict[tuple[str, str, str], float] = {}
+    for run in runs:
+        for name in run.dir.eval_names():
+            result = run.dir.eval_result(name)
+            for metric, value in (result.metrics if result else {}).items():
+                key = run.record.config_hash, name, metric
+                if value is not None:
+                    found[key] = min(value, found.get(key, value))
+    return found
+
+
+def published(claim: Claim) -> float:
+    """What `judge` measures, from the paper's numbers: a difference, or a count of columns."""
+    paper, weights = PAPER_TABLES[claim.table], claim.comparison.weights
+    columns = []
+    for column in claim.columns:
+        values = {row: paper.value(row, column) for row in claim.rows}
+        columns.append(sum(weight * value for row, weight in weights.items() if (value := values[row]) is not None))
+        assert None not in values.values(), f"{claim.id}: the paper has no {column} of every row"
+    if isinstance(claim.comparison, ColumnsWon):
+        return sum(difference > 0 for difference in columns)
+    return sum(columns) / len(columns)
+
+
+def published_text(claim: Claim) -> str:
+    """What the paper printed for it, e.g. `0.76 against 0.25 (+0.51)`."""
+    if isinstance(claim.comparison, ColumnsWon):
+        return f"{published(claim):.0f} of {len(claim.columns)} columns"
+    paper = PAPER_TABLES[claim.table]
+    means = [sum(paper.value(row, column) or 0.0 for column in claim.columns) / len(claim.columns) for row in claim.rows]
+    if isinstance(claim.comparison, GainDifference):
+        means = [means[0] - means[1], means[2] - means[3]]
+        return f"gains {means[0]:+.2f} and {means[1]:+.2f} ({published(claim):+.2f})"
+    digits = paper.digits
+    return f"{means[0]:.{digits}f} against {means[1]:.{digits}f} ({published(claim):+.{digits}f})"
+
+
+def _measure(claim: Claim, grid: AblationGrid, scores: Mapping[str, Mapping[str, RowScores]]) -> Interval:
+    by_key = {column.key: column for column in grid.columns}
+    columns = [
+        ColumnItems({row: scores[key][row].items for row in claim.rows}, by_key[key].tasks, by_key[key].cluster)
+        for key in claim.columns
+    ]
+    if isinstance(claim.comparison, ColumnsWon):
+        return columns_won(columns, claim.comparison.better, claim.comparison.worse)
+    return contrast(columns, claim.comparison.weights)
+
+
+def _barred(gate: ClaimGate, grid: AblationGrid, scale: str, gates: Gates) -> str:
+    """Why the gate keeps the claim from being decided; empty when it does not."""
+    row = grid.variant(gate.row)
+    started = {run.name: run.config.result_hash() for run in shared_runs(row.config(get_scale(scale)))}
+    if gate.run not in started:
+        return ""
+    what = f"gate of {row.label}, {gate.metric} of {gate.evaluation} in its {gate.run}"
+    value = gates.get((started[gate.run], gate.evaluation, gate.metric))
+    if value is None:
+        return f"{what}: not measured"
+    return "" if value >= gate.minimum else f"{what}: {value:.3f}, at least {gate.minimum:.2f} needed"

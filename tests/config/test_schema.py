@@ -9,7 +9,7 @@ import pytest
 
 from rf_repro.config.overrides import apply_overrides, from_dict
 from rf_repro.config.scales import SCALES, tiny
-from rf_repro.config.schema import ExperimentConfig, StageConfig, shared_runs
+from rf_repro.config.schema import EvalConfig, ExperimentConfig, StageConfig, shared_runs
 from rf_repro.core.errors import UserError
 
 RUNTIME = {"sampling.batch_size", "checkpoint_every"}  # the only fields that may change without making another run
@@ -81,9 +81,11 @@ def test_a_vae_and_a_pretrained_encoder_are_shared_runs_of_their_own() -> None:
 
 
 def test_a_field_that_joined_later_leaves_hashes_alone_until_it_is_used() -> None:
-    data = tiny().to_dict()
+    old = replace(tiny(), evals=EvalConfig())
+    data = old.to_dict()
     del data["model"]["vae"], data["representation"]["alignment"], data["evals"]["questions_per_type"]
-    assert from_dict(data) == tiny()
+    assert from_dict(data) == old
+    assert apply_overrides(old, {"evals.questions_per_type": 1}).result_hash() != old.result_hash()
     changed = apply_overrides(tiny(), {"model.vae.width": 8})
     assert changed.result_hash() != tiny().result_hash()
     assert from_dict(changed.to_dict()) == changed

@@ -3,10 +3,12 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from ablations.grid import AblationGrid, Column, Variant
+from reports.statistics import Interval, interval
 from rf_repro.core.errors import UserError
 from rf_repro.core.records import Attempt, EvalResult, RunRecord
 from rf_repro.core.run_dir import RunDir
@@ -14,6 +16,8 @@ from rf_repro.core.run_dir import RunDir
 
 @dataclass(frozen=True)
 class Run:
+    """One run directory, every file of it read at most once: several tables share a run."""
+
     dir: RunDir
     record: RunRecord
 
@@ -21,12 +25,42 @@ class Run:
     def name(self) -> str:
         return f"{self.record.variant}/{self.record.config_hash[:12]}-s{self.record.seed}"
 
+    @cached_property
+    def metrics(self) -> list[dict[str, Any]]:
+        """Rows of metrics.jsonl, one a step in order: where a resumed run logged a step twice, the later row stands."""
+        return [row for _, row in sorted({row["step"]: row for row in self.dir.metrics()}.items())]
+
+    @cached_property
+    def results(self) -> dict[str, EvalResult]:
+        """Every evaluation done, by name."""
+        found = {name: self.dir.eval_result(name) for name in self.dir.eval_names()}
+        return {name: result for name, result in found.items() if result is not None}
+
+    @cached_property
+    def _items(self) -> dict[str, list[dict[str, Any]]]:
+        return {}
+
+    def items(self, name: str) -> list[dict[str, Any]]:
+        """Per-image rows of an evaluation."""
+        if name not in self._items:
+            self._items[name] = self.dir.eval_items(name)
+        return self._items[name]
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A run that a table does not count, and why."""
+
+    variant: str
+    path: Path
+    why: str
+
 
 @dataclass(frozen=True)
 class GridRuns:
     """The runs of one table at one scale: `rows[variant][seed]`, and in `shared` the stages that the rows start from.
 
-    `configs` are the rows' whole configs, JSON-ready; `ignored` is (variant, path and why) of each run left out.
+    `configs` are the rows' whole configs, JSON-ready.
     """
 
     grid: AblationGrid
@@ -34,7 +68,7 @@ class GridRuns:
     configs: dict[str, dict[str, Any]]
     rows: dict[str, dict[int, Run]]
     shared: dict[str, dict[int, Run]]
-    ignored: tuple[tuple[str, str], ...]
+    left_out: tuple[LeftOut, ...]
 
 
 @dataclass(frozen=True)
@@ -46,6 +80,18 @@ class RowScores:
     items: dict[int, list[dict[str, Any]]]
     notes: tuple[str, ...]  # what a reader must know beside the number
     reason: str  # why there is no number; empty when there is one
+    cluster: str = "prompt"  # field of an item that intervals draw by
+
+    def interval(self, tasks: Sequence[str]) -> Interval:
+        """Its mean over `tasks` with a 95% interval; computed once."""
+        known = self._intervals.get(tuple(tasks))
+        if known is None:
+            known = self._intervals[tuple(tasks)] = interval(self.items, tasks, self.cluster)
+        return known
+
+    @cached_property
+    def _intervals(self) -> dict[tuple[str, ...], Interval]:
+        return {}
 
 
 def load_runs(folders: Sequence[Path]) -> list[Run]:
@@ -73,7 +119,7 @@ def select(grid: AblationGrid, scale: str, runs: Sequence[Run]) -> GridRuns:
     for name, digest in grid.shared(scale):
         hashes.setdefault(name, set()).add(digest)
     chosen: dict[str, dict[int, Run]] = {key: {} for key in hashes}
-    ignored: list[tuple[str, str]] = []
+    left_out: list[LeftOut] = []
     for run in runs:
         record = run.record
         if record.scale != scale or record.variant not in hashes:
@@ -81,10 +127,10 @@ def select(grid: AblationGrid, scale: str, runs: Sequence[Run]) -> GridRuns:
         if record.config_hash not in hashes[record.variant]:
             wanted = ", ".join(sorted(digest[:12] for digest in hashes[record.variant]))
             why = f"another config ({record.config_hash[:12]}; this table's is {wanted})"
-            ignored.append((record.variant, f"{run.dir.path}: {why}"))
+            left_out.append(LeftOut(record.variant, run.dir.path, why))
         elif record.seed in chosen[record.variant]:
             twin = chosen[record.variant][record.seed].dir.path
-            ignored.append((record.variant, f"{run.dir.path}: the same run as {twin}"))
+            left_out.append(LeftOut(record.variant, run.dir.path, f"the same run as {twin}"))
         else:
             chosen[record.variant][record.seed] = run
     return GridRuns(
@@ -92,7 +138,7 @@ def select(grid: AblationGrid, scale: str, runs: Sequence[Run]) -> GridRuns:
         configs={key: config.to_dict() for key, config in configs.items()},
         rows={key: dict(sorted(chosen[key].items())) for key in configs},
         shared={key: dict(sorted(chosen[key].items())) for key in hashes if key not in configs},
-        ignored=tuple(ignored),
+        left_out=tuple(left_out),
     )  # fmt: skip
 
 
@@ -130,7 +176,7 @@ def _row_scores(runs: GridRuns, row: Variant, column: Column, expected_seeds: Se
     notes, absent = [], []
     for seed in expected_seeds:
         run = runs.rows[row.key].get(seed)
-        result = run.dir.eval_result(column.evaluation) if run else None
+        result = run.results.get(column.evaluation) if run else None
         if run is None:
             absent.append(f"seed {seed} not run")
         elif result is None:
@@ -139,25 +185,26 @@ def _row_scores(runs: GridRuns, row: Variant, column: Column, expected_seeds: Se
             why = result.missing.get(column.metric, "the record gives no reason")
             absent.append(f"seed {seed} has no {column.metric} score: {why}")
         else:
-            results[seed], items[seed] = result, run.dir.eval_items(column.evaluation)
+            results[seed], items[seed] = result, run.items(column.evaluation)
             _check_items(run, column, result, items[seed])
             if result.n < result.expected_n:
                 notes.append(f"seed {seed}: {result.n:,} of {result.expected_n:,} images scored")
     if results:
-        return RowScores(row, results, items, tuple(notes + [f"{text}; not in the mean" for text in absent]), "")
+        left_out = [f"{text}; not in the mean" for text in absent]
+        return RowScores(row, results, items, (*notes, *left_out), "", column.cluster)
     if not runs.rows[row.key]:
-        others = sum(variant == row.key for variant, _ in runs.ignored)
+        others = sum(other.variant == row.key for other in runs.left_out)
         reason = f"no {row.key} run at scale {runs.scale}" + (f"; {others} with another config left out" if others else "")
     else:
         reason = "; ".join(absent)
-    return RowScores(row, {}, {}, (), reason)
+    return RowScores(row, {}, {}, (), reason, column.cluster)
 
 
 def _progress(run: Run) -> str:
     """How far a run without its evaluation has come, and the error that stopped it."""
     if run.record.status == "done":
         return "not evaluated"
-    rows = run.dir.metrics()
+    rows = run.metrics
     state = "not started" if not run.record.attempts else "failed" if run.record.status == "failed" else "unfinished"
     step = f" at step {rows[-1]['step']}" if rows else ""
     error = run.record.attempts[-1].error if run.record.attempts else None

@@ -1,34 +1,57 @@
-"""A few images of each run in one PNG, in a layout so fixed that the run's item file is enough to find each image.
+"""Some images of each run in two PNGs, in a layout so fixed that the run's item file is enough to find each image.
 
-One row a task, `COLUMNS` square cells a row. Which images fill a row follows from the items alone (`sheet_rows`), so the
-same function places them here and finds them again in a shipped sheet, and two variants on one prompt set show the
-same prompts in the same cells.
+One row a task, `COLUMNS` square cells a row. `contact_sheet.png` shows images evenly spread over the prompts, right and
+wrong alike; `wrong_sheet.png` further ones that the evaluator judged wrong. Which images fill a row follows from the items
+alone (`sheet_rows`, `wrong_rows`), so the same functions place them here and find them again in shipped sheets, and two
+variants on one prompt set show the same prompts in the same cells of the first sheet.
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from rf_repro.core.errors import UserError
+from rf_repro.core.files import atomic_path
 from rf_repro.core.image_folder import ImageFolder
 from rf_repro.core.run_dir import RunDir
 
 T = TypeVar("T")
+Item = Mapping[str, Any]
+Rows = dict[str, list[Item]]
 COLUMNS = 12
 MAX_CELL = 128  # pixels; larger images are scaled down to keep a sheet small
 
 
-def sheet_rows(items: Sequence[Mapping[str, Any]], tasks: Sequence[str]) -> dict[str, list[Mapping[str, Any]]]:
-    """Task -> the scored items in its row, up to `COLUMNS`.
+def sheet_rows(items: Sequence[Item], tasks: Sequence[str]) -> Rows:
+    """Task -> the scored items in its row of the first sheet, up to `COLUMNS`.
 
     One image each of prompts evenly spread over the task's; a task with fewer prompts goes on with second images, and so on.
     """
+    return _spread([row for row in items if row["correct"] is not None], tasks)
+
+
+def wrong_rows(items: Sequence[Item], tasks: Sequence[str]) -> Rows:
+    """Task -> the items in its row of the second sheet: up to `COLUMNS` judged wrong, spread alike, none of the first sheet."""
+    shown = {_key(item) for row in sheet_rows(items, tasks).values() for item in row}
+    return _spread([row for row in items if row["correct"] is False and _key(row) not in shown], tasks)
+
+
+SHEETS: dict[str, Callable[[Sequence[Item], Sequence[str]], Rows]] = {
+    "contact_sheet.png": sheet_rows,
+    "wrong_sheet.png": wrong_rows,
+}
+
+
+def _spread(items: Sequence[Item], tasks: Sequence[str]) -> Rows:
     seen: Counter[tuple[str, str]] = Counter()
-    ranked: dict[str, list[tuple[int, Mapping[str, Any]]]] = {task: [] for task in tasks}
-    for row in sorted(items, key=lambda row: (row["prompt_id"], row["sample"])):
-        if row["tag"] in ranked and row["correct"] is not None:
+    ranked: dict[str, list[tuple[int, Item]]] = {task: [] for task in tasks}
+    for row in sorted(items, key=_key):
+        if row["tag"] in ranked:
             ranked[row["tag"]].append((seen[row["tag"], row["prompt"]], row))
             seen[row["tag"], row["prompt"]] += 1
     chosen = {}
@@ -48,51 +71,87 @@ def _rank(pair: tuple[int, Any]) -> int:
     return pair[0]
 
 
-def make_contact_sheet(folder: ImageFolder, items: Sequence[Mapping[str, Any]], tasks: Sequence[str]) -> Image.Image:
-    """The sheet, RGB, cells of the images' own size up to `MAX_CELL`; cells without an image are white.
+def _key(item: Item) -> tuple[int, int]:
+    return item["prompt_id"], item["sample"]
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """RGB cells of the images' own size up to `MAX_CELL`, white where there is none; `rows` says what each cell shows.
+
+    `image_size`: width and height of the images themselves, in whose pixels boxes are given; None when they differ.
+    """
+
+    image: Image.Image
+    rows: Rows
+    image_size: tuple[int, int] | None
+
+    @property
+    def cell(self) -> int:
+        return self.image.width // COLUMNS
+
+    def places(self) -> dict[tuple[int, int], tuple[int, int]]:
+        """(prompt id, sample) -> (row, column)."""
+        return {_key(item): (y, x) for y, row in enumerate(self.rows.values()) for x, item in enumerate(row)}
+
+    def save(self, path: Path) -> None:
+        """Writes the PNG atomically, with the images' size in its text."""
+        info = PngInfo()
+        info.add_text("image_size", " ".join(map(str, self.image_size or ())))
+        with atomic_path(path) as temporary:
+            self.image.save(temporary, format="PNG", optimize=True, pnginfo=info)
+
+
+def make_sheet(folder: ImageFolder, rows: Rows) -> Sheet | None:
+    """The sheet of those items; None when there are none.
 
     Raises:
-        UserError: there are no items, or an image they name is missing or unreadable.
+        UserError: an image they name is missing or unreadable.
     """
-    rows = sheet_rows(items, tasks)
-    images = {
-        (y, x): _open(folder, item) for y, task in enumerate(tasks) for x, item in enumerate(rows[task])
-    }  # fmt: skip
+    images = {(y, x): _open(folder, item) for y, row in enumerate(rows.values()) for x, item in enumerate(row)}
     if not images:
-        raise UserError(f"{folder.path}: no images to show; run the evaluation again")
-    cell = min(MAX_CELL, max(max(image.size) for image in images.values()))
-    sheet = Image.new("RGB", (COLUMNS * cell, len(tasks) * cell), "white")
+        return None
+    sizes = {image.size for image in images.values()}
+    cell = min(MAX_CELL, max(max(size) for size in sizes))
+    sheet = Image.new("RGB", (COLUMNS * cell, len(rows) * cell), "white")
     for (y, x), image in images.items():
         if image.size != (cell, cell):
             image = image.resize((cell, cell), Image.Resampling.LANCZOS)
         sheet.paste(image, (x * cell, y * cell))
-    return sheet
+    return Sheet(sheet, rows, next(iter(sizes)) if len(sizes) == 1 else None)
 
 
-def show_images(run: RunDir, items: Sequence[Mapping[str, Any]], tasks: Sequence[str]) -> dict[tuple[int, int], Image.Image]:
-    """(prompt id, sample) -> image of everything in the run's sheet, from its samples, else from `contact_sheet.png`.
-
-    Empty when the run has neither.
-    """
-    path = run.path / "contact_sheet.png"
-    if ImageFolder(run.samples).is_complete():
-        sheet = make_contact_sheet(ImageFolder(run.samples), items, tasks)
-    elif path.exists():
-        with Image.open(path) as file:
-            sheet = file.convert("RGB")
-    else:
-        return {}
-    cell = sheet.width // COLUMNS
-    if sheet.size != (COLUMNS * cell, len(tasks) * cell):
-        raise UserError(f"{path}: {sheet.size} pixels is not {len(tasks)} rows of {COLUMNS} squares; ship the results again")
-    return {
-        (item["prompt_id"], item["sample"]): sheet.crop((x * cell, y * cell, (x + 1) * cell, (y + 1) * cell))
-        for y, (_, row) in enumerate(sheet_rows(items, tasks).items())
-        for x, item in enumerate(row)
-    }
+def read_sheets(run: RunDir, items: Sequence[Item], tasks: Sequence[str]) -> dict[str, Sheet]:
+    """File name -> sheet, from the run's samples, else from its sheet files; what it has neither of is absent."""
+    folder, found = ImageFolder(run.samples), {}
+    complete = folder.is_complete()
+    for name, choose in SHEETS.items():
+        rows = choose(items, tasks)
+        sheet = make_sheet(folder, rows) if complete else _read(run.path / name, rows)
+        if sheet is not None:
+            found[name] = sheet
+    return found
 
 
-def _open(folder: ImageFolder, item: Mapping[str, Any]) -> Image.Image:
+def show_images(sheet: Sheet) -> dict[tuple[int, int], Image.Image]:
+    """(prompt id, sample) -> image of everything in a sheet."""
+    cell = sheet.cell
+    return {key: sheet.image.crop((x * cell, y * cell, (x + 1) * cell, (y + 1) * cell)) for key, (y, x) in sheet.places().items()}
+
+
+def _read(path: Path, rows: Rows) -> Sheet | None:
+    if not path.exists():
+        return None
+    with Image.open(path) as file:
+        size = [int(number) for number in str(file.info.get("image_size", "")).split()]
+        image = file.convert("RGB")
+    cell = image.width // COLUMNS
+    if image.size != (COLUMNS * cell, len(rows) * cell):
+        raise UserError(f"{path}: {image.size} pixels is not {len(rows)} rows of {COLUMNS} squares; ship the results again")
+    return Sheet(image, rows, (size[0], size[1]) if len(size) == 2 else None)
+
+
+def _open(folder: ImageFolder, item: Item) -> Image.Image:
     path = folder.image_path(item["prompt_id"], item["sample"])
     try:
         with Image.open(path) as file:

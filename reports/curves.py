@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -36,18 +36,13 @@ class EqualBudget:
     scores: dict[str, float]
 
 
-def metric_rows(run: Run) -> list[dict[str, Any]]:
-    """Rows of metrics.jsonl, one a step in order: where a resumed run logged a step twice, the later row stands."""
-    return [row for _, row in sorted({row["step"]: row for row in run.dir.metrics()}.items())]
-
-
 def curve(run: Run, column: Column) -> list[Point]:
     """The run's evaluations `<evaluation>-step...` in order of step, and its final score as the last point.
 
     The final score rests on more images of the same kinds of prompt than the others, and stands in place of a point at
     its own step.
     """
-    rows = [row for row in metric_rows(run) if "compute_seconds" in row]
+    rows = [row for row in run.metrics if "compute_seconds" in row]
     steps, seconds = [0, *(row["step"] for row in rows)], [0.0, *(row["compute_seconds"] for row in rows)]
 
     def point(result: EvalResult, step: int, name: str) -> Point | None:
@@ -58,11 +53,10 @@ def curve(run: Run, column: Column) -> list[Point]:
         return Point(step, spent, score, result.n, result.protocol, run.dir.evals / f"{name}.json")
 
     found: dict[int, Point | None] = {}
-    for name in run.dir.eval_names():
-        result = run.dir.eval_result(name) if name.startswith(f"{column.evaluation}-step") else None
-        if result is not None and result.step is not None:
+    for name, result in run.results.items():
+        if name.startswith(f"{column.evaluation}-step") and result.step is not None:
             found[result.step] = point(result, result.step, name)
-    final = run.dir.eval_result(column.evaluation)
+    final = run.results.get(column.evaluation)
     if final is not None:
         last = final.step if final.step is not None else run.record.steps
         found[last] = point(final, last, column.evaluation)

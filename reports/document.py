@@ -1,29 +1,30 @@
-"""The report as a document, before it is Markdown or HTML: verdicts, then sections of tables and figures."""
+"""The report as a document, before it is Markdown, LaTeX or HTML: verdicts, then sections of text, tables and figures."""
 
 from dataclasses import dataclass
 
-from reports.tables import Table, show
+from reports.browser import Browser
+from reports.tables import Table
 from reports.verdicts import ClaimResult
 
 
 @dataclass(frozen=True)
 class Figure:
-    """`name` is the stem of its PNG file."""
+    """`name` is the stem of its PNG file; `pictures` are samples, whose colours must not be touched, not a chart."""
 
     name: str
     title: str
     caption: str
     png: bytes
+    pictures: bool = False
 
 
 @dataclass(frozen=True)
 class Section:
-    """`folded` sections are reference matter: closed in the HTML page until clicked."""
+    """`anchor` is its address in the page; strings are paragraphs. `folded` sections are reference matter, closed at first."""
 
+    anchor: str
     heading: str
-    text: str = ""
-    tables: tuple[Table, ...] = ()
-    figures: tuple[Figure, ...] = ()
+    blocks: tuple[str | Table | Figure, ...]
     folded: bool = False
 
 
@@ -33,29 +34,13 @@ class Document:
     introduction: str
     claims: tuple[ClaimResult, ...]
     sections: tuple[Section, ...]
+    browser: Browser | None = None
 
     @property
     def tables(self) -> list[Table]:
-        return [table for section in self.sections for table in section.tables]
+        blocks = [block for section in self.sections for block in section.blocks]
+        return [block for block in blocks if isinstance(block, Table)] + ([self.browser.summary] if self.browser else [])
 
     @property
     def figures(self) -> list[Figure]:
-        return [figure for section in self.sections for figure in section.figures]
-
-
-def finding(result: ClaimResult) -> str:
-    """One sentence on what was measured for a claim, or why nothing was."""
-    if result.difference is None:
-        return f"Not run: {result.reason}."
-    seeds = result.difference.seeds
-    runs = f"seed {seeds[0]}" if len(seeds) == 1 else "seeds " + ", ".join(map(str, seeds))
-    text = f"Measured difference {show(result.difference, signed=True)}, {runs}, {result.difference.n:,} images of both variants."
-    if len(seeds) == 1:
-        text += " One seed: training noise is not covered."
-    return f"{text} {result.remark}".strip()
-
-
-def published(result: ClaimResult) -> str:
-    """What the paper printed for it."""
-    claim = result.claim
-    return f"Paper: {claim.paper_better:.2f} against {claim.paper_worse:.2f} ({claim.paper_difference:+.2f}), {claim.section}."
+        return [block for section in self.sections for block in section.blocks if isinstance(block, Figure)]

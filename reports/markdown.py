@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 
-from reports.document import Document, finding, published
+from reports.claims_text import evidence, finding, published
+from reports.document import Document, Figure
 from reports.tables import Table
 
 
@@ -15,7 +16,7 @@ def render_markdown(document: Document) -> str:
             [
                 (
                     f"{escape(result.claim.statement)} (`{result.claim.id}`)",
-                    result.claim.table,
+                    evidence(result),
                     f"**{result.verdict}**",
                     escape(finding(result)),
                     escape(published(result)),
@@ -25,16 +26,21 @@ def render_markdown(document: Document) -> str:
         )
     )
     for section in document.sections:
-        parts += [f"## {escape(section.heading)}", *([escape(section.text)] if section.text else [])]
-        for table in section.tables:
-            parts += _table(table)
-        for figure in section.figures:
-            parts += [
-                f"**{escape(figure.title)}**",
-                f"![{escape(figure.title)}](figures/{figure.name}.png)",
-                escape(figure.caption),
-            ]
+        parts.append(f"## {escape(section.heading)}")
+        for block in section.blocks:
+            parts += _block(block)
+    if document.browser:
+        parts += ["## Kinds of failure", *_table(document.browser.summary), "The images themselves are in report.html."]
     return "\n\n".join(parts) + "\n"
+
+
+def _block(block: str | Table | Figure) -> list[str]:
+    if isinstance(block, str):
+        return [escape(block)]
+    if isinstance(block, Table):
+        return _table(block)
+    title = escape(block.title)
+    return [f"**{title}**", f"![{title}](figures/{block.name}.png)", escape(block.caption)]
 
 
 def escape(text: str) -> str:

@@ -99,8 +99,8 @@ def columns_won(columns: Sequence[ColumnItems], better: str, worse: str) -> Inte
     drawn = _bootstrap(columns, {better: 1.0, worse: -1.0})
     not_ahead_C = (1 + (drawn.contrasts_BC <= 0).sum(0)) / (1 + RESAMPLES)
     not_behind_C = (1 + (drawn.contrasts_BC >= 0).sum(0)) / (1 + RESAMPLES)
-    won = float((drawn.estimate_C > 0).sum())
-    return Interval(won, _holm(not_ahead_C), len(columns) - _holm(not_behind_C), drawn.n, drawn.seeds)
+    ahead, behind = _holm(not_ahead_C), _holm(not_behind_C)
+    return Interval(float((drawn.estimate_C > 0).sum()), float(ahead), float(len(columns) - behind), drawn.n, drawn.seeds)
 
 
 def _holm(p_values: NDArray[np.float64]) -> int:

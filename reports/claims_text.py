@@ -1,0 +1,40 @@
+"""A claim's result in words: what was measured, what the paper printed, where the evidence is."""
+
+from ablations.claims import ColumnsWon
+from ablations.registry import GRIDS
+from reports.statistics import Interval
+from reports.tables import show
+from reports.verdicts import ClaimResult, published_text
+
+
+def finding(result: ClaimResult) -> str:
+    """What was measured for a claim, or why nothing was."""
+    if result.measured is None:
+        return f"Not run: {result.reason}."
+    seeds = result.seeds
+    runs = f"seed {seeds[0]}" if len(seeds) == 1 else "seeds " + ", ".join(map(str, seeds))
+    text = f"Measured {measured_text(result, result.measured)}, {runs}, {result.n:,} items of all variants in it."
+    if result.reason:
+        text += f" Not decided: {result.reason}."
+    if len(seeds) == 1:
+        text += " One seed: training noise is not covered."
+    return f"{text} {result.remark}".strip()
+
+
+def measured_text(result: ClaimResult, measured: Interval) -> str:
+    """`+0.253 [+0.193, +0.321] GenEval`, or `6 of 8 columns [4, 8]`."""
+    if isinstance(result.claim.comparison, ColumnsWon):
+        columns = len(result.claim.columns)
+        return f"{measured.estimate:.0f} of {columns} columns [{measured.low:.0f}, {measured.high:.0f}]"
+    return f"{show(measured, signed=True)} {result.unit}"
+
+
+def published(result: ClaimResult) -> str:
+    """What the paper printed for it."""
+    return f"Paper: {published_text(result.claim)}, {result.claim.section}."
+
+
+def evidence(result: ClaimResult) -> str:
+    """The table that a claim is about, as the paper names it."""
+    grid = GRIDS.get(result.claim.table)
+    return grid.title if grid else result.claim.table.replace("table", "Table ")

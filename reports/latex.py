@@ -1,0 +1,65 @@
+"""Tables as LaTeX: one file a table, `\\input` it where `booktabs` is loaded."""
+
+from reports.tables import Table
+
+ESCAPES = {
+    "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "%": r"\%", "_": r"\_",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}",
+    '"': "''", "`": r"\textasciigrave{}",
+}  # fmt: skip
+SYMBOLS = {
+    "−": "$-$", "–": "--", "≥": r"$\geq$", "≤": r"$\leq$", "→": r"$\rightarrow$", "×": r"$\times$", "±": r"$\pm$",
+    "†": r"$\dagger$", "✓": r"$\surd$", "✗": r"$\times$", "α": r"$\alpha$", "τ": r"$\tau$", "’": "'", "…": r"\ldots{}",
+    "“": "``", "”": "''", "·": r"$\cdot$",
+}  # fmt: skip
+WIDE = 90  # characters a row beyond which cells are broken into lines
+LONGEST = 40  # characters at which a column's share of the width stops growing
+TEXT_WIDTH = 0.94  # of the line, shared by the columns of a wide table; the rest is space between them
+
+
+def escape(text: str) -> str:
+    """Plain text made inert in LaTeX. Characters that pdfTeX's usual fonts lack are written as their code point."""
+    return "".join(_character(character) for character in " ".join(text.split()))
+
+
+def _character(character: str) -> str:
+    known = ESCAPES.get(character) or SYMBOLS.get(character)
+    if known:
+        return known
+    plain = " " <= character <= "~" or ("\u00c0" <= character <= "\u00ff" and character not in "ÐÞðþ")
+    return character if plain else f"\\texttt{{U+{ord(character):04X}}}"
+
+
+def render_latex(table: Table) -> str:
+    """A `table` environment with booktabs' rules, caption, label `tab:<name>` and notes. Wide tables are set smaller, in
+    columns that break lines."""
+    grid = [table.header, *table.rows]
+    widths = [min(LONGEST, max(8, *(len(row[index]) for row in grid))) for index in range(len(table.header))]
+    wide = sum(widths) > WIDE
+    if wide:
+        spec = "".join(f"p{{{TEXT_WIDTH * width / sum(widths) - 0.004:.3f}\\linewidth}}" for width in widths)
+    else:
+        spec = "l" * len(widths)
+    size = r"\tiny" if len(widths) > 10 else r"\scriptsize" if wide else r"\small"
+    lines = [
+        r"\begin{table}[t]",
+        r"\centering",
+        rf"\caption{{{escape(table.title)}. {escape(table.caption)}}}",
+        rf"\label{{tab:{table.name}}}",
+        size + r"\setlength{\tabcolsep}{2pt}" + (r"\raggedright" if wide else ""),
+        rf"\begin{{tabular}}{{@{{}}{spec}@{{}}}}",
+        r"\toprule",
+        _row(table.header),
+        r"\midrule",
+        *(_row(row) for row in table.rows),
+        r"\bottomrule",
+        r"\end{tabular}",
+        *(rf"\par\smallskip{{\footnotesize {escape(note)}\par}}" for note in table.notes),
+        r"\end{table}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _row(cells: tuple[str, ...]) -> str:
+    # A cell that begins with a bracket would be read as an option of the line break before it.
+    return " & ".join("{}" + escape(cell) if cell.startswith("[") else escape(cell) for cell in cells) + r" \\"

@@ -74,7 +74,7 @@ def sigmoid_loss(image_BD: Tensor, text_BD: Tensor, matches_BB: Tensor, temperat
     Args:
         image_BD, text_BD: unit embeddings.
         matches_BB: bool, True where caption j is true of image i: the diagonal, and every repetition of a caption, which
-            SigLIP would count among the negatives (rare on the web, a sixth of `tiny`'s batches' images).
+            SigLIP would count among the negatives (rare on the web; at `tiny` a quarter of a batch's images have a double).
     """
     logits_BB = temperature * image_BD @ text_BD.T + bias
     signs_BB = torch.where(matches_BB, 1.0, -1.0)

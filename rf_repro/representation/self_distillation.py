@@ -1,9 +1,15 @@
 """Self-distillation without labels (DINO, arXiv 2104.14294; its masked patches: iBOT, 2111.07832; both, balanced by
 Sinkhorn-Knopp: DINOv2, 2304.07193): one of the two ways to pretrain an encoder at `tiny`.
 
-B images, V views of each, P patches, K prototypes, N rows of a loss. A student learns to say of one view of an image what its
-own average, the teacher, says of another: which of K prototypes it is like. Logits, targets and losses are float32.
+B images, P patches, K prototypes, N rows of a loss. A student learns to say of one view of an image what its own average, the
+teacher, says of another: which of K prototypes it is like. Logits, targets and losses are float32.
+
+Two departures, for a world of small objects in one frame (LOG.md): patches are compared with the same spot of the other view,
+not of the same one, whose positions alone would give balanced targets away; and the student reads one view of an image, the
+teacher the other, for half the cost of both reading both.
 """
+
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -12,19 +18,18 @@ from torch import Tensor, nn
 from rf_repro.config.schema import EncoderConfig
 from rf_repro.model.encoder import VisionTransformer
 
-NUM_VIEWS = 2
 NUM_PROTOTYPES = 512
 HEAD_WIDTH, BOTTLENECK = 256, 64
-STUDENT_TEMPERATURE, TEACHER_TEMPERATURE = 0.1, 0.07
+STUDENT_TEMPERATURE, TEACHER_TEMPERATURE = 0.1, 0.05
 SINKHORN_ITERATIONS = 3  # DINOv2's
-MASK_RATIO = 0.5
+MASK_RATIO = 0.3
 
 # Views of a world in which shape, colour and place are the content: nothing may turn one shape or colour into another, and
 # hardly anything may leave the picture.
-MAX_SHIFT = 3.0  # pixels, each way
-ZOOM = (0.85, 1.2)  # size of objects in the view over theirs in the image
+MAX_SHIFT = 5.0  # pixels, each way
+ZOOM = (0.9, 2.0)  # size of objects in the view over theirs in the image
 BRIGHTNESS = (0.8, 1.1)
-NOISE = 0.05  # standard deviation, of pixels in [-1, 1]
+NOISE = 0.03  # standard deviation, of pixels in [-1, 1]
 
 
 class PrototypeHead(nn.Module):
@@ -36,7 +41,8 @@ class PrototypeHead(nn.Module):
         self.prototypes = nn.Linear(BOTTLENECK, NUM_PROTOTYPES, bias=False)
 
     def forward(self, features: Tensor) -> Tensor:
-        return F.normalize(self.mlp(features).float(), dim=-1) @ F.normalize(self.prototypes.weight.float(), dim=-1).T
+        bottleneck = self.mlp(features.to(self.prototypes.weight.dtype))
+        return F.normalize(bottleneck.float(), dim=-1) @ F.normalize(self.prototypes.weight.float(), dim=-1).T
 
 
 class SelfDistillationModel(nn.Module):
@@ -48,43 +54,81 @@ class SelfDistillationModel(nn.Module):
         self.image_head = PrototypeHead(config.width)
         self.patch_head = PrototypeHead(config.width)
 
-    def forward(self, views: Tensor, seen: Tensor, masked: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """
-        Args:
-            views: [V*B, 3, S, S].
-            seen: bool [V*B, P], the patches whose logits are wanted.
-            masked: bool [V*B, P], patches hidden from the encoder.
+    def features(self, views: Tensor, masked: Tensor | None = None) -> Tensor:
+        """Normed patch features [B, P, width] of views [B, 3, S, S]; bool masks [B, P] hide patches."""
+        return self.encoder.norm(self.encoder(views, masked))
 
-        Returns:
-            Logits of the mean feature [V*B, K], and of the wanted patches [N, K].
-        """
-        features = self.encoder.norm(self.encoder(views, masked))
-        return self.image_head(features.mean(1)), self.patch_head(features[seen])
+
+@dataclass(frozen=True)
+class Views:
+    """One random view of each image.
+
+    Attributes:
+        images: [B, 3, S, S].
+        places: float32 [B, 2, 3], the affine map (diagonal, then shift) from places in the view to places in the image,
+            where both span [-1, 1].
+    """
+
+    images: Tensor
+    places: Tensor
 
 
 def self_distillation_losses(
-    student: SelfDistillationModel, teacher: SelfDistillationModel, views: Tensor, masked: Tensor
+    student: SelfDistillationModel, teacher: SelfDistillationModel, own: Views, other: Views, masked: Tensor
 ) -> dict[str, Tensor]:
-    """Cross-entropies of the student's masked views with what the teacher says of the whole ones.
+    """Cross-entropies of what the student says of its masked view with what the teacher says of the other, whole one.
 
     Args:
-        views: [V*B, 3, S, S], all first views before all second ones.
-        masked: bool [V*B, P].
+        own, other: the student's and the teacher's views of the same images.
+        masked: bool [B, P], patches hidden from the student.
 
     Returns:
-        "image": each view against the image's other one; "patch": masked patches against the same patches. Each is at
-        most about log K while the student says nothing, and stays there if it collapses: targets are balanced over K.
+        "image": the mean over patches against that of the other view; "patch": each patch against the same spot of the other
+        view, where that shows it. Each is log K while the student says nothing, and if it collapses.
     """
+    where, shown = patches_elsewhere(own.places, other.places, student.encoder.grid)
     with torch.no_grad():
+        features = teacher.features(other.images)
         image_targets, patch_targets = (
-            sinkhorn_targets(logits, TEACHER_TEMPERATURE, SINKHORN_ITERATIONS) for logits in teacher(views, masked)
+            sinkhorn_targets(logits, TEACHER_TEMPERATURE, SINKHORN_ITERATIONS)
+            for logits in (
+                teacher.image_head(features.mean(1)),
+                teacher.patch_head(interpolate_features(features, where)[shown]),
+            )
         )
-    image_logits, patch_logits = student(views, masked, masked)
-    first, second = image_targets.chunk(NUM_VIEWS)
+    features = student.features(own.images, masked)
     return {
-        "image": distillation_loss(image_logits, torch.cat([second, first]), STUDENT_TEMPERATURE),
-        "patch": distillation_loss(patch_logits, patch_targets, STUDENT_TEMPERATURE),
+        "image": distillation_loss(student.image_head(features.mean(1)), image_targets, STUDENT_TEMPERATURE),
+        "patch": distillation_loss(student.patch_head(features[shown]), patch_targets, STUDENT_TEMPERATURE),
     }
+
+
+def patches_elsewhere(own: Tensor, other: Tensor, grid: int) -> tuple[Tensor, Tensor]:
+    """Where the patches of one view lie in another, given the places [B, 2, 3] of both.
+
+    Returns:
+        Float32 [B, P, 2], x and y in units where the other view spans [-1, 1], and bool [B, P], whether it is inside.
+    """
+    centres = (torch.arange(grid, device=own.device) + 0.5) * (2 / grid) - 1
+    y, x = torch.meshgrid(centres, centres, indexing="ij")
+    patches = torch.stack([x, y], -1).view(1, -1, 2)
+
+    def scale_and_shift(places: Tensor) -> tuple[Tensor, Tensor]:
+        return places[:, :, :2].diagonal(dim1=1, dim2=2)[:, None], places[:, None, :, 2]
+
+    own_scale, own_shift = scale_and_shift(own)
+    other_scale, other_shift = scale_and_shift(other)
+    where = (patches * own_scale + own_shift - other_shift) / other_scale
+    return where, (where.abs() <= 1).all(-1)
+
+
+def interpolate_features(features: Tensor, where: Tensor) -> Tensor:
+    """Features [B, P, D] of a square grid at places [B, N, 2] (x, y in [-1, 1]), bilinearly: float32 [B, N, D]."""
+    B, P, D = features.shape
+    n = int(P**0.5)
+    image = features.float().transpose(1, 2).reshape(B, D, n, n)
+    sampled = F.grid_sample(image, where[:, None], padding_mode="border", align_corners=False)
+    return sampled[:, :, 0].transpose(1, 2)
 
 
 def sinkhorn_targets(logits_NK: Tensor, temperature: float, iterations: int) -> Tensor:
@@ -109,12 +153,11 @@ def draw_masks(count: int, num_patches: int, generator: torch.Generator) -> Tens
     return torch.rand(count, num_patches, generator=generator) < MASK_RATIO
 
 
-def draw_views(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Two random views of each image, [2*B, 3, S, S]: flipped left to right or not, moved, zoomed, brighter or darker, noisy.
+def draw_views(images: Tensor, generator: torch.Generator) -> Views:
+    """A random view of each image [B, 3, S, S]: flipped left to right or not, moved, zoomed, brighter or darker, noisy.
 
     What lies beyond the image's edge continues the edge. Draws come from a CPU generator, whatever the device.
     """
-    images = images.repeat(NUM_VIEWS, 1, 1, 1)
     count, size = len(images), images.shape[-1]
 
     def uniform(low: float, high: float, *shape: int) -> Tensor:
@@ -122,11 +165,11 @@ def draw_views(images: Tensor, generator: torch.Generator) -> Tensor:
 
     zoom = uniform(*ZOOM, count)
     flip = torch.where(uniform(0, 1, count) < 0.5, -1.0, 1.0)
-    shift = uniform(-MAX_SHIFT, MAX_SHIFT, count, 2) * 2 / size  # in units where the image spans [-1, 1]
-    affine = torch.zeros(count, 2, 3, device=images.device)  # from the view's places to the image's
-    affine[:, 0, 0], affine[:, 1, 1], affine[:, :, 2] = flip / zoom, 1 / zoom, shift
-    grid = F.affine_grid(affine, list(images.shape), align_corners=False)
+    places = torch.zeros(count, 2, 3, device=images.device)
+    places[:, 0, 0], places[:, 1, 1] = flip / zoom, 1 / zoom
+    places[:, :, 2] = uniform(-MAX_SHIFT, MAX_SHIFT, count, 2) * 2 / size
+    grid = F.affine_grid(places, list(images.shape), align_corners=False)
     views = F.grid_sample(images, grid, padding_mode="border", align_corners=False)
     light = uniform(*BRIGHTNESS, count, 1, 1, 1)
     noise = NOISE * torch.randn(views.shape, generator=generator).to(images.device)
-    return ((views + 1) * light - 1 + noise).clamp(-1, 1)
+    return Views(((views + 1) * light - 1 + noise).clamp(-1, 1), places)

@@ -25,12 +25,10 @@ from rf_repro.data.mixture import SceneMixture
 from rf_repro.data.packing import to_images
 from rf_repro.data.scenes.tokenizer import SceneTokenizer
 from rf_repro.data.scenes.world import ScenesWorld
-from rf_repro.model.encoder import VisionTransformer
 from rf_repro.model.initialise import initialise
 from rf_repro.representation.contrastive import ContrastiveModel
 from rf_repro.representation.probe import PROBE_SCENES, probe_features
 from rf_repro.representation.self_distillation import (
-    NUM_VIEWS,
     SelfDistillationModel,
     draw_masks,
     draw_views,
@@ -88,9 +86,10 @@ class EncoderPretraining:
             captions = self.mixture.dense_answers[rows].to(self.device)
             return {"contrast": self.model.loss(images.to(dtype), captions)}
         assert self.teacher is not None
-        views = draw_views(images, generator).to(dtype)
-        masked = draw_masks(len(views), self.model.encoder.grid**2, generator).to(self.device)
-        return self_distillation_losses(self.model, self.teacher, views, masked)
+        own, other = (draw_views(images, generator) for _ in range(2))
+        masked = draw_masks(len(images), self.model.encoder.grid**2, generator).to(self.device)
+        own, other = (replace(view, images=view.images.to(dtype)) for view in (own, other))
+        return self_distillation_losses(self.model, self.teacher, own, other, masked)
 
     def train_step(self) -> dict[str, float]:
         """One optimiser step. Returns the loss and its terms.
@@ -141,7 +140,6 @@ class EncoderPretraining:
         if run.eval_result("encoder-probe") is None:
             run.write_eval("encoder-probe", self.probe())
 
-    @torch.no_grad()
     def probe(self) -> EvalResult:
         """Whether shape and colour can be read linearly from the averaged encoder's pooled features."""
         encoder = copy.deepcopy(self.model.encoder).requires_grad_(False)
@@ -150,7 +148,8 @@ class EncoderPretraining:
         scenes_config = self.config.data.scenes
         scenes = ScenesWorld(scenes_config).train(np.arange(min(PROBE_SCENES, scenes_config.num_train)))
         images = to_images(torch.from_numpy(scenes.images)).to(self.device, DTYPES[self.config.optim.precision])
-        features = torch.cat([encoder.pooled(part).float().cpu() for part in images.split(PROBE_BATCH)])
+        with torch.no_grad():
+            features = torch.cat([encoder.pooled(part).float().cpu() for part in images.split(PROBE_BATCH)])
         metrics, n = probe_features(features, scenes.shape, scenes.color, scenes.center, scenes_config.image_size)
         protocol = f"linear probe of the mean of 4 cells' features, {len(images)} training scenes, a fifth held out"
         return EvalResult("encoder-probe", protocol, dict(metrics), n, n, step=self.step, weights="ema")
@@ -160,10 +159,9 @@ class EncoderPretraining:
             self.teacher.load_state_dict(self.average.values)
 
     def _tokens_a_step(self) -> int:
-        """Tokens that the trained towers read: patches of every view, words of every caption."""
-        patches = self.model.encoder.grid**2
-        own = NUM_VIEWS * patches if self.teacher is not None else patches + self.config.data.answer_tokens
-        return self.settings.batch_size * own
+        """Tokens that the trained towers read: patches, and words where there are captions."""
+        words = self.config.data.answer_tokens if isinstance(self.model, ContrastiveModel) else 0
+        return self.settings.batch_size * (self.model.encoder.grid**2 + words)
 
     def _clock(self) -> float:
         if self.device.type == "cuda":

@@ -3,6 +3,8 @@
 All have the same architecture, data and steps (paper Sec. 4.4); what a row changes is written here and nowhere else.
 """
 
+from typing import Literal
+
 from ablations.grid import Overrides, Variant
 from rf_repro.config.schema import ExperimentConfig
 
@@ -47,10 +49,11 @@ def _siglip(base: ExperimentConfig) -> Overrides:
 
 def _dino(base: ExperimentConfig) -> Overrides:
     """Where the scale's encoder is DINOv3 already, this is VLM-only."""
-    return _no_generation(base) | (_pretrained_in_suite("dino") if base.model.encoder.kind == "vit" else {})
+    pretrained = _pretrained_in_suite("dino") if base.model.encoder.kind == "vit" else {}
+    return {**_no_generation(base), **pretrained}
 
 
-def _pretrained_in_suite(kind: str) -> Overrides:
+def _pretrained_in_suite(kind: Literal["dino", "siglip"]) -> Overrides:
     """An encoder with its own pretraining, which the first stage then spares: a tenth of the rate, no masked images.
 
     Assumed: that is how the second stage treats the encoder too; at the full rate the first stage would overwrite what

@@ -1,37 +1,160 @@
-"""The grids are exactly the diffs they declare, and the claims point at rows and columns that exist."""
+"""The grids are exactly the diffs they declare, at every scale, and tables that share a row share its run."""
 
 import pytest
 
-from ablations.claims import CLAIMS
 from ablations.grid import Variant, config_difference
+from ablations.questions import MIRRORS, QUESTIONS
 from ablations.registry import GRIDS, get_grid
 from reports.paper_values import PAPER_TABLES
+from rf_repro.config.overrides import apply_overrides
 from rf_repro.config.scales import SCALES, get_scale
 from rf_repro.core.errors import UserError
+from rf_repro.data.scenes.questions import QUESTION_TYPES
+
+grids = pytest.mark.parametrize("grid", GRIDS.values(), ids=list(GRIDS))
+scales = pytest.mark.parametrize("scale", SCALES)
 
 
-@pytest.mark.parametrize("scale", SCALES)
-@pytest.mark.parametrize("grid", GRIDS.values(), ids=list(GRIDS))
-def test_a_row_differs_from_the_base_in_its_declared_keys_and_nothing_else(grid, scale):
-    configs = {key: config.to_dict() for key, config in grid.configs(scale).items()}
-    base = grid.variant(grid.base)
-    assert not config_difference(get_scale(scale).to_dict(), configs[grid.base]) or base.overrides
+def test_the_tables_and_their_rows():
+    assert {name: [row.key for row in grid.rows] for name, grid in GRIDS.items()} == {
+        "table3a": ["pixel", "pixel_rf", "vae", "vae_rf"],
+        "table3b": ["pixel", "repa", "pixel_rf"],
+        "table3c": ["pixel", "continuous", "pixel_rf"],
+        "table3d": ["pixel_rf_k_quarter", "pixel_rf_k_half", "pixel_rf", "pixel_rf_k_double", "pixel_rf_k_quadruple"],
+        "table2": ["vlm_only", "vae", "vae_rf", "pixel", "pixel_rf"],
+        "table3e": ["vlm_siglip", "vlm_dino"],
+    }
+    assert next(iter(GRIDS)) == "table3a"
+
+
+@scales
+@grids
+def test_a_row_differs_from_the_scale_and_from_the_base_in_its_declared_keys_and_nothing_else(grid, scale):
+    base = get_scale(scale)
+    plain, configs = base.to_dict(), {key: config.to_dict() for key, config in grid.configs(scale).items()}
+    declared = {row.key: dict(row.difference(base)) for row in grid.rows}
     for row in grid.rows:
-        changed = {path: new for path, (_, new) in config_difference(configs[grid.base], configs[row.key]).items()}
-        assert changed == {path: value for path, value in row.overrides.items() if base.overrides.get(path) != value}
+        assert {path: new for path, (_, new) in config_difference(plain, configs[row.key]).items()} == declared[row.key]
+        differing = config_difference(configs[grid.base], configs[row.key])
+        ours, theirs = declared[row.key], declared[grid.base]
+        assert set(differing) == {path for path in ours | theirs if ours.get(path) != theirs.get(path)}
 
 
-@pytest.mark.parametrize("grid", GRIDS.values(), ids=list(GRIDS))
-def test_all_rows_start_from_one_run_of_each_shared_stage(grid):
-    names = [name for name, _ in grid.shared("tiny")]
-    assert names == ["stage-pretrain"]
+@scales
+def test_one_key_is_one_config_in_every_table(scale):
+    found = {}
+    for grid in GRIDS.values():
+        for key, config in grid.configs(scale).items():
+            assert found.setdefault(key, config) == config
+    same = {frozenset(key for key in found if found[key] == config) for config in found.values()} - {
+        frozenset([key]) for key in found
+    }
+    # the paper's DINOv3 row is its VLM-only row
+    assert same == ({frozenset({"vlm_only", "vlm_dino"})} if scale == "paper" else set())
+
+
+@pytest.mark.parametrize(
+    ("scale", "sizes"),
+    [("smoke", [8, 16, 32, 64, 128]), ("tiny", [128, 256, 512, 1024, 2048]), ("paper", [4096, 8192, 16_384, 32_768, 65_536])],
+)
+def test_codebook_sizes_follow_the_scale(scale, sizes):
+    configs = get_grid("table3d").configs(scale)
+    assert [config.representation.codebook_size for config in configs.values()] == sizes
+
+
+def test_a_codebook_row_follows_an_override_of_the_scale_too():
+
+    base = apply_overrides(get_scale("tiny"), {"representation.codebook_size": 1024})
+    assert get_grid("table3d").variant("pixel_rf_k_double").config(base).representation.codebook_size == 2048
+
+
+@scales
+def test_a_vlm_generates_nothing_and_reads_as_many_questions(scale):
+    base = get_scale(scale)
+    for key in ("vlm_only", "vlm_siglip", "vlm_dino"):
+        config = get_grid("table2" if key == "vlm_only" else "table3e").configs(scale)[key]
+        assert (config.model.pixel.space, config.representation.kind) == ("none", "none")
+        for ours, theirs in zip(config.stages, base.stages, strict=True):
+            assert ours.mixture.generation == 0
+            assert (ours.mixture.understanding, ours.mixture.questions) == (
+                theirs.mixture.understanding,
+                theirs.mixture.questions,
+            )
+
+
+def test_encoders_are_pretrained_in_suite_or_downloaded():
+    tiny, paper = (get_grid("table3e").configs(scale) for scale in ("tiny", "paper"))
+    assert [config.model.encoder.pretraining.kind for config in tiny.values()] == ["siglip", "dino"]
+    assert [config.model.encoder.kind for config in tiny.values()] == ["vit", "vit"]
+    assert [config.model.encoder.pretraining.kind for config in paper.values()] == ["none", "none"]
+    assert [config.model.encoder.kind for config in paper.values()] == ["siglip2", "dinov3"]
+
+
+def test_the_papers_vae_is_wans():
+    vae = get_grid("table3a").configs("paper")["vae"].model.vae
+    assert (vae.kind, vae.downsample, vae.latent_channels) == ("wan", 8, 16)
+
+
+@pytest.mark.parametrize(
+    ("name", "shared"),
+    [
+        ("table3a", ["stage-pretrain", "stage-vae"]),
+        ("table3b", ["stage-pretrain"]),
+        ("table3c", ["stage-pretrain"]),
+        ("table3d", ["stage-pretrain"]),
+        ("table2", ["stage-pretrain", "stage-vae"]),
+        ("table3e", ["stage-encoder", "stage-pretrain"] * 2),  # each encoder has its own, and a first stage after it
+    ],
+)
+def test_all_rows_start_from_one_run_of_each_shared_stage(name, shared):
+    assert [run for run, _ in get_grid(name).shared("tiny")] == shared
+    first_stage = {key for grid in ("table2", "table3a", "table3d") for key in get_grid(grid).shared("tiny")}
+    assert sum(run == "stage-pretrain" for run, _ in first_stage) == 1
+
+
+def test_question_columns_are_the_suites_types_under_their_own_names_beside_the_papers_benchmarks():
+    assert set(QUESTIONS) == set(QUESTION_TYPES)
+    for kind, column in QUESTIONS.items():
+        assert column.label == f"Scenes questions: {kind}"
+        assert (column.tasks, column.metric, column.cluster) == ((kind,), kind, "question_id")
+    for name in ("table2", "table3e"):
+        columns = [column.key for column in get_grid(name).columns]
+        assert [MIRRORS[key] for key in columns] == list(PAPER_TABLES[name].columns)
+
+
+@grids
+def test_published_values_belong_to_rows_of_the_grid_and_are_whole(grid):
+    paper, columns = PAPER_TABLES[grid.name], [column.key for column in grid.columns]
+    assert set(paper.values) == set(paper.labels) <= {row.key for row in grid.rows}
+    for row in paper.values:
+        assert all(paper.value(row, column) is not None for column in columns)
+    beyond = {row.key for row in grid.rows} - set(paper.values)
+    assert beyond == ({"pixel_rf_k_quarter", "pixel_rf_k_half", "pixel_rf_k_quadruple"} if grid.name == "table3d" else set())
+    assert all(paper.value(row, column) is None for row in beyond for column in columns)
+
+
+def test_a_row_in_two_tables_has_one_published_value_each():
+    for row, tables in {
+        "pixel": ["table3a", "table3b", "table3c"],
+        "pixel_rf": ["table3a", "table3b", "table3c", "table3d"],
+    }.items():
+        assert len({PAPER_TABLES[name].value(row, "geneval") for name in tables}) == 1
+    for benchmark in PAPER_TABLES["table3e"].columns:  # the paper prints its VLM-only twice
+        assert PAPER_TABLES["table3e"].values["vlm_dino"][benchmark] == PAPER_TABLES["table2"].values["vlm_only"][benchmark]
+
+
+def test_table_1s_overall_score_is_the_mean_of_its_tasks():
+    for row, values in PAPER_TABLES["table1"].values.items():
+        tasks = [value for column, value in values.items() if column not in ("geneval", "dpg")]
+        if tasks:
+            assert sum(tasks) / 6 == pytest.approx(values["geneval"], abs=0.0101), row  # printed with two decimals
 
 
 def test_a_difference_is_named_by_stage_and_by_field():
     tiny = get_scale("tiny")
     other = Variant("x", "X", {"stages.joint.steps": 7, "data.scenes.shapes": ["circle", "star"]}).config(tiny)
     assert config_difference(tiny.to_dict(), other.to_dict()) == {
-        "stages.joint.steps": (3000, 7),
+        "stages.joint.steps": (tiny.stage("joint").steps, 7),
         "data.scenes.shapes": (["circle", "square", "triangle", "cross"], ["circle", "star"]),
     }
 
@@ -50,20 +173,3 @@ def test_unknown_names_list_the_known_ones():
         get_grid("table9")
     with pytest.raises(UserError, match=r"vae\d.*pixel, pixel_rf"):
         get_grid("table3a").variant("vae9")
-
-
-def test_claims_name_rows_and_columns_of_their_table_and_the_papers_numbers():
-    assert CLAIMS[0].id == "rf_beats_pixel"
-    for claim in CLAIMS:
-        grid, paper = get_grid(claim.table), PAPER_TABLES[claim.table]
-        assert claim.column in {column.key for column in grid.columns}
-        for key, published in ((claim.better, claim.paper_better), (claim.worse, claim.paper_worse)):
-            assert grid.variant(key).label == paper.labels[key]
-            assert paper.values[key][claim.column] == published
-        assert claim.paper_difference > 0
-
-
-def test_every_row_has_a_published_value_in_every_column():
-    for grid in GRIDS.values():
-        for row in grid.rows:
-            assert set(PAPER_TABLES[grid.name].values[row.key]) == {column.key for column in grid.columns}

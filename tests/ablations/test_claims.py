@@ -1,0 +1,50 @@
+"""Claims name rows and columns that exist, and gates of runs that their rows start from."""
+
+import pytest
+
+from ablations.claims import CLAIMS, ColumnsWon
+from ablations.registry import GRIDS, get_grid
+from reports.paper_values import PAPER_TABLES
+
+each = pytest.mark.parametrize("claim", CLAIMS, ids=[claim.id for claim in CLAIMS])
+
+
+def test_ids_are_unique_and_every_table_has_a_claim():
+    assert CLAIMS[0].id == "rf_beats_pixel"
+    assert len({claim.id for claim in CLAIMS}) == len({claim.statement for claim in CLAIMS}) == len(CLAIMS) == 23
+    assert {claim.table for claim in CLAIMS} == {*GRIDS, "table1"}
+
+
+@each
+def test_rows_and_columns_are_the_tables_own(claim):
+    paper = PAPER_TABLES[claim.table]
+    assert set(claim.rows) <= set(paper.values)
+    if claim.table == "table1":
+        assert claim.needs
+        return
+    grid = get_grid(claim.table)
+    assert set(claim.rows) <= {row.key for row in grid.rows}
+    assert set(claim.columns) <= {column.key for column in grid.columns}
+    assert len(set(claim.columns)) == len(claim.columns)
+    assert not claim.needs
+
+
+@each
+def test_a_claim_of_several_columns_has_every_column_of_its_table_and_says_what_it_counts(claim):
+    if len(claim.columns) > 1:
+        assert set(claim.columns) == {column.key for column in get_grid(claim.table).columns}
+    assert (claim.unit == "columns won") == isinstance(claim.comparison, ColumnsWon)
+
+
+@each
+def test_gates_lie_in_runs_that_the_claims_rows_start_from(claim):
+    for gate in claim.gates:
+        assert gate.row in claim.rows
+        config = get_grid(claim.table).configs("tiny")[gate.row]
+        assert gate.run in {name for name, _ in get_grid(claim.table).shared("tiny")}
+        assert 0 < gate.minimum < 1
+        assert config.model.pixel.space == "vae" or config.model.encoder.pretraining.kind != "none"
+    rows = claim.rows if claim.table in GRIDS else ()
+    gated = {gate.row for gate in claim.gates}
+    latent = {row for row in rows if row.startswith("vae")}
+    assert bool(gated & latent) == bool(latent)  # no claim on the VAE rows is decided with a poor VAE

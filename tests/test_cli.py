@@ -142,9 +142,9 @@ def test_plan_prints_every_run_with_its_state_and_writes_nothing(
     assert main(["plan", "--scale", "smoke", "--seeds", "0,1", "--tables", "table3a"]) == 0
     lines = capsys.readouterr().out.splitlines()
     paths = [line.split()[-1] for line in lines[1:-1]]
-    assert len(paths) == len(set(paths)) == 5
+    assert len(paths) == len(set(paths)) == 10
     assert all(line.startswith("missing") for line in lines[1:-1])
-    assert lines[-1] == "5 runs: 5 missing; 5 left"
+    assert lines[-1] == "10 runs: 10 missing; 10 left"
     assert not any(tmp_path.iterdir())
 
 
@@ -165,10 +165,10 @@ def variant_dir(folder: Path, key: str) -> RunDir:
 
 @pytest.mark.slow
 def test_reproduce_goes_from_nothing_to_a_report(smoke: Path) -> None:
-    for key in ("stage-pretrain", "pixel", "pixel_rf"):
+    for key in ("stage-pretrain", "stage-vae", "pixel", "pixel_rf", "vae", "vae_rf"):
         assert variant_dir(smoke, key).record().status == "done"
     output = (smoke / "stdout.txt").read_text()
-    for label, key in (("Pixel", "pixel"), ("Pixel+RF", "pixel_rf")):
+    for label, key in (("Pixel", "pixel"), ("Pixel+RF", "pixel_rf"), ("VAE", "vae"), ("VAE+RF", "vae_rf")):
         result = variant_dir(smoke, key).eval_result("geneval")
         assert result is not None
         assert result.metrics["overall"] is not None
@@ -183,7 +183,7 @@ def test_reproducing_again_trains_nothing(smoke: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in (smoke / "runs").rglob("*") if path.is_file()}
     done = rf_repro("reproduce", "--scale", "smoke", "--seeds", "0", folder=smoke)
     assert done.returncode == 0
-    assert "3 of 3 runs are done already" in done.stderr
+    assert "6 of 6 runs are done already" in done.stderr
     assert {path: path.stat().st_mtime_ns for path in (smoke / "runs").rglob("*") if path.is_file()} == before
 
 
@@ -208,11 +208,11 @@ def test_runs_that_diverge_fail_by_name_and_the_report_is_still_built(smoke: Pat
     command = "reproduce --scale smoke --seeds 0 --set stages.joint.learning_rate=1e30 --runs diverging --out diverged"
     done = rf_repro(*command.split(), folder=smoke)
     assert done.returncode == 1
-    assert "1 of 3 runs are done already" in done.stderr  # the shared stage does not depend on it
-    for name in ("pixel s0", "pixel_rf s0"):
+    assert "1 of 6 runs are done already" in done.stderr  # the shared stage does not depend on it
+    for name in ("pixel s0", "pixel_rf s0", "vae s0", "vae_rf s0"):
         assert re.search(rf"^{name}: failed: rf_repro\.core\.errors\.TrainingDiverged: step \d+", done.stderr, re.MULTILINE)
     assert "Traceback" not in done.stderr
-    assert done.stdout.count("not run") == 2
+    assert done.stdout.count("not run") == 4
     assert (smoke / "diverged" / "report.html").exists()
 
 

@@ -31,16 +31,20 @@ def test_the_shared_stage_comes_first_once_and_then_seed_by_seed(tmp_path: Path)
 
 def test_reseeding_the_first_stage_makes_one_for_each_seed(tmp_path: Path) -> None:
     plan = make_plan("smoke", ["table3a"], [0, 1], tmp_path, reseed_first_stage=True)
-    assert names(plan)[:2] == ["stage-pretrain s0", "stage-pretrain s1"]
-    for job in plan.jobs[2:]:
-        assert job.after == (plan.jobs[job.seed].run.path,)
+    stages = {job.name: job.run.path for job in plan.jobs if job.kind == "stage"}
+    assert list(stages) == names(plan)[:4] == ["stage-pretrain s0", "stage-vae s0", "stage-pretrain s1", "stage-vae s1"]
+    for job in plan.jobs[4:]:
+        wanted = ["stage-pretrain", "stage-vae"] if job.variant.startswith("vae") else ["stage-pretrain"]
+        assert job.after == tuple(stages[f"{name} s{job.seed}"] for name in wanted)
         assert job.stage_seed == job.seed
 
 
 def test_a_run_that_tables_share_is_planned_once(tmp_path: Path) -> None:
     twice = make_plan("smoke", ["table3a", "table3a"], [0, 1], tmp_path)
-    assert names(twice) == names(smoke_plan(tmp_path))
-    assert set(names(make_plan("smoke", ["all"], [0, 1], tmp_path))) >= set(names(twice))
+    assert names(twice) == names(make_plan("smoke", ["table3a"], [0, 1], tmp_path))
+    everything = [job.run.path for job in make_plan("smoke", ["all"], [0, 1], tmp_path).jobs]
+    assert len(everything) == len(set(everything)) == 6 + 2 * 13  # two encoders, three first stages, one VAE; 13 rows
+    assert set(everything) >= {job.run.path for job in twice.jobs}
 
 
 def test_the_tables_own_seeds_are_the_default(tmp_path: Path) -> None:

@@ -132,12 +132,7 @@ def gate_values(runs: Sequence[Run]) -> Gates:
 
 def published(claim: Claim) -> float:
     """What `judge` measures, from the paper's numbers: a difference, or a count of columns."""
-    paper, weights = PAPER_TABLES[claim.table], claim.comparison.weights
-    columns = []
-    for column in claim.columns:
-        values = {row: paper.value(row, column) for row in claim.rows}
-        columns.append(sum(weight * value for row, weight in weights.items() if (value := values[row]) is not None))
-        assert None not in values.values(), f"{claim.id}: the paper has no {column} of every row"
+    columns = [sum(weight * printed[row] for row, weight in claim.comparison.weights.items()) for printed in _printed(claim)]
     if isinstance(claim.comparison, ColumnsWon):
         return sum(difference > 0 for difference in columns)
     return sum(columns) / len(columns)
@@ -145,15 +140,21 @@ def published(claim: Claim) -> float:
 
 def published_text(claim: Claim) -> str:
     """What the paper printed for it, e.g. `0.76 against 0.25 (+0.51)`."""
+    difference, digits = published(claim), PAPER_TABLES[claim.table].digits
     if isinstance(claim.comparison, ColumnsWon):
-        return f"{published(claim):.0f} of {len(claim.columns)} columns"
-    paper = PAPER_TABLES[claim.table]
-    means = [sum(paper.value(row, column) or 0.0 for column in claim.columns) / len(claim.columns) for row in claim.rows]
+        return f"{difference:.0f} of {len(claim.columns)} columns"
+    columns = _printed(claim)
+    means = [sum(printed[row] for printed in columns) / len(columns) for row in claim.rows]
     if isinstance(claim.comparison, GainDifference):
-        means = [means[0] - means[1], means[2] - means[3]]
-        return f"gains {means[0]:+.2f} and {means[1]:+.2f} ({published(claim):+.2f})"
-    digits = paper.digits
-    return f"{means[0]:.{digits}f} against {means[1]:.{digits}f} ({published(claim):+.{digits}f})"
+        gains = means[0] - means[1], means[2] - means[3]
+        return f"gains {gains[0]:+.{digits}f} and {gains[1]:+.{digits}f} ({difference:+.{digits}f})"
+    return f"{means[0]:.{digits}f} against {means[1]:.{digits}f} ({difference:+.{digits}f})"
+
+
+def _printed(claim: Claim) -> list[dict[str, float]]:
+    """Of each column of a claim: row key -> published value."""
+    paper = PAPER_TABLES[claim.table]
+    return [{row: value for row in claim.rows if (value := paper.value(row, column)) is not None} for column in claim.columns]
 
 
 def _measure(claim: Claim, grid: AblationGrid, scores: Mapping[str, Mapping[str, RowScores]]) -> Interval:

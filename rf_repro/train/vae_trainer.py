@@ -89,8 +89,7 @@ class VAETrainer:
             UserError: a channel is constant.
         """
         vae = KLAutoencoder(self.settings).to(self.device)
-        vae.load_state_dict({**self.average.values, "latent_mean": torch.zeros(1).expand_as(self.statistics["latent_mean"]),
-                             "latent_std": torch.ones(1).expand_as(self.statistics["latent_std"])})  # fmt: skip
+        vae.load_state_dict({**self.average.values, **self.statistics})
         sums = torch.zeros(2, self.settings.latent_channels, dtype=torch.float64, device=self.device)
         count = 0
         for images in self.images.split(CHUNK):

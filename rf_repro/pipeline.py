@@ -4,7 +4,7 @@ anywhere loses at most the steps since the last checkpoint."""
 import os
 import socket
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -33,11 +33,15 @@ from rf_repro.evaluation import (
     progress_writer,
 )
 from rf_repro.model.rf_model import RFModel
-from rf_repro.model.space import PixelSpace
+from rf_repro.model.space import ImageSpace, PixelSpace
+from rf_repro.model.vae import KLAutoencoder, LatentSpace, WanAutoencoder
 from rf_repro.sample.sampler import Sampler
 from rf_repro.train.checkpoint import list_checkpoints, load_weights
 from rf_repro.train.encoder_pretraining import EncoderPretraining, load_encoder, pretrain_encoder
 from rf_repro.train.trainer import DTYPES, Trainer
+from rf_repro.train.vae_trainer import VAETrainer, evaluate_reconstruction, load_vae, train_vae
+
+AnyTrainer = Trainer | EncoderPretraining | VAETrainer
 
 
 def resolve_device(name: str) -> torch.device:
@@ -69,9 +73,13 @@ def run_shared(shared: SharedRun, *, seed: int, runs: Path, device: str = "auto"
         mixture = SceneMixture(config.data, tokenizer)
         evaluation = SceneEvaluation(config, ScenesWorld(config.data.scenes), tokenizer)
         report = progress_writer(run)
-        trainer: Trainer | EncoderPretraining
+        trainer: AnyTrainer
         if shared.name == "stage-encoder":
             trainer = pretrain_encoder(config, run, seed, torch_device, mixture, tokenizer, report)
+        elif shared.name == "stage-vae":
+            trainer = train_vae(config, run, seed, torch_device, mixture.images)
+            space = LatentSpace(_frozen_vae(config, run, torch_device), config.model.vae.downsample)
+            evaluate_reconstruction(evaluation, space, run, report)
         else:
             encoder = load_encoder(last_checkpoint(done["stage-encoder"])) if "stage-encoder" in done else None
             trainer = Trainer(config, config.stages[-1], seed, torch_device, mixture, tokenizer, encoder=encoder)
@@ -111,7 +119,8 @@ def run_variant(
         run.write_record(replace(run.record(), started_from=names))
         tokenizer = SceneTokenizer(config.data.scenes)
         evaluation = SceneEvaluation(config, ScenesWorld(config.data.scenes), tokenizer)
-        trainer = Trainer(config, stage, seed, torch_device, SceneMixture(config.data, tokenizer), tokenizer, start)
+        mixture, space = SceneMixture(config.data, tokenizer), image_space(config, shared, torch_device)
+        trainer = Trainer(config, stage, seed, torch_device, mixture, tokenizer, start, space=space)
         report = progress_writer(run)
         trainer.run(run, at_step=lambda step: evaluate_curve(evaluation, trainer, run, report))
         _record_training(run, trainer, names)
@@ -128,6 +137,19 @@ def own_stage(config: ExperimentConfig) -> StageConfig:
             "choose tiny or smoke"
         )
     return own[0]
+
+
+def image_space(config: ExperimentConfig, shared: Mapping[str, RunDir], device: torch.device) -> ImageSpace:
+    """What the generation tokens of a config hold; `shared` holds the run of its VAE, where it was trained in-suite."""
+    if config.model.pixel.space != "vae":
+        return PixelSpace(config.model.pixel.patch_size)
+    if config.model.vae.kind == "wan":
+        return LatentSpace(WanAutoencoder(config.model.vae).to(device), config.model.pixel.patch_size)
+    return LatentSpace(_frozen_vae(config, shared["stage-vae"], device), config.model.pixel.patch_size)
+
+
+def _frozen_vae(config: ExperimentConfig, run: RunDir, device: torch.device) -> KLAutoencoder:
+    return load_vae(last_checkpoint(run), config.model.vae).to(device)
 
 
 def complete_shared(wanted: Sequence[SharedRun], *, seed: int, runs: Path, device: str, threads: int) -> dict[str, RunDir]:
@@ -198,7 +220,7 @@ def _device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
-def _record_training(run: RunDir, trainer: Trainer | EncoderPretraining, names: list[str]) -> None:
+def _record_training(run: RunDir, trainer: AnyTrainer, names: list[str]) -> None:
     parameters = {"total": sum(p.numel() for p in trainer.model.parameters())}
     for name, module in trainer.model.named_children():
         parameters[name] = sum(p.numel() for p in module.parameters())

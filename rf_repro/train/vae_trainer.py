@@ -193,13 +193,18 @@ def load_vae(checkpoint: Path, config: VAEConfig) -> KLAutoencoder:
     return vae.eval().requires_grad_(False)
 
 
-def evaluate_reconstruction(evaluation: SceneEvaluation, space: ImageSpace, run: RunDir, progress: Progress) -> None:
-    """Gate of the VAE: GenEval of true renderings that went through it, by the way that generation takes."""
+def evaluate_reconstruction(
+    evaluation: SceneEvaluation, space: ImageSpace, run: RunDir, progress: Progress, device: torch.device
+) -> None:
+    """Gate of the VAE: GenEval of true renderings that went through `space` on `device`, by the way that generation takes.
+
+    Recorded as `geneval-vae-reconstruction`; at least 0.97 of `geneval-ground-truth` is wanted.
+    """
     if run.eval_result("geneval-vae-reconstruction") is not None:
         return
     wanted = requests(evaluation.world.benchmark(evaluation.config.evals.images_per_task))
     truth = torch.from_numpy(evaluation.ground_truth(wanted).images)
-    decoded = torch.cat([to_pixels(space.decode(space.encode(to_images(images)))) for images in truth.split(CHUNK)])
+    chunks = [space.decode(space.encode(to_images(images.to(device)))) for images in truth.split(CHUNK)]
     with temporary_folder() as folder:
-        evaluation.write_images(wanted, decoded.numpy(), folder)
+        evaluation.write_images(wanted, to_pixels(torch.cat(chunks)).cpu().numpy(), folder)
         evaluation.score(folder, run, "geneval-vae-reconstruction", progress, None, "rendered, through the VAE")

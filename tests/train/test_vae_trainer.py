@@ -200,12 +200,12 @@ def test_the_gate_scores_what_comes_back_from_the_space(space: ImageSpace, least
         ScenesWorld(config.data.scenes),
         SceneTokenizer(config.data.scenes),
     )
-    evaluate_reconstruction(evaluation, space, run, nothing)
+    evaluate_reconstruction(evaluation, space, run, nothing, CPU)
     result = run.eval_result("geneval-vae-reconstruction")
     assert result is not None
     assert result.n == result.expected_n >= 24
     assert least <= result.metrics["overall"] <= most  # type: ignore[operator]
-    evaluate_reconstruction(evaluation, Blank(), run, nothing)  # it is done, and stays as it is
+    evaluate_reconstruction(evaluation, Blank(), run, nothing, CPU)  # it is done, and stays as it is
     assert run.eval_result("geneval-vae-reconstruction") == result
 
 
@@ -221,7 +221,7 @@ def test_the_gate_is_reached(tmp_path: Path) -> None:
         SceneTokenizer(config.data.scenes),
     )
     vae = load_vae(list_checkpoints(run.checkpoints)[-1], config.model.vae)
-    evaluate_reconstruction(evaluation, LatentSpace(vae, 4), run, nothing)
+    evaluate_reconstruction(evaluation, LatentSpace(vae, 4), run, nothing, CPU)
     result = run.eval_result("geneval-vae-reconstruction")
     assert result is not None
     assert result.metrics["overall"] is not None

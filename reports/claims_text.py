@@ -13,7 +13,7 @@ def finding(result: ClaimResult) -> str:
         return f"Not run: {result.reason}."
     seeds = result.seeds
     runs = f"seed {seeds[0]}" if len(seeds) == 1 else "seeds " + ", ".join(map(str, seeds))
-    text = f"Measured {measured_text(result, result.measured)}, {runs}, {result.n:,} items of all variants in it."
+    text = f"Measured {measured_text(result, result.measured)}, {runs}, {result.n:,} items."
     if result.reason:
         text += f" Not decided: {result.reason}."
     if len(seeds) == 1:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,11 @@ class Run:
         return {name: result for name, result in found.items() if result is not None}
 
     @cached_property
+    def intervals(self) -> dict[tuple[str, tuple[int, ...]], dict[tuple[str, ...], Interval]]:
+        """(evaluation, seeds) -> tasks -> interval of the variant over those seeds, kept with the first of its runs."""
+        return {}
+
+    @cached_property
     def _items(self) -> dict[str, list[dict[str, Any]]]:
         return {}
 
@@ -58,7 +63,7 @@ class LeftOut:
 
 @dataclass(frozen=True)
 class GridRuns:
-    """The runs of one table at one scale: `rows[variant][seed]`, and in `shared` the stages that the rows start from.
+    """The runs of one table at one scale: `rows[variant][seed]`, and in `shared["name/hash12"][seed]` those they start from.
 
     `configs` are the rows' whole configs, JSON-ready.
     """
@@ -81,17 +86,14 @@ class RowScores:
     notes: tuple[str, ...]  # what a reader must know beside the number
     reason: str  # why there is no number; empty when there is one
     cluster: str = "prompt"  # field of an item that intervals draw by
+    known: dict[tuple[str, ...], Interval] = field(default_factory=dict, repr=False, compare=False)  # tasks -> interval
 
     def interval(self, tasks: Sequence[str]) -> Interval:
         """Its mean over `tasks` with a 95% interval; computed once."""
-        known = self._intervals.get(tuple(tasks))
-        if known is None:
-            known = self._intervals[tuple(tasks)] = interval(self.items, tasks, self.cluster)
-        return known
-
-    @cached_property
-    def _intervals(self) -> dict[tuple[str, ...], Interval]:
-        return {}
+        key = tuple(tasks)
+        if key not in self.known:
+            self.known[key] = interval(self.items, tasks, self.cluster)
+        return self.known[key]
 
 
 def load_runs(folders: Sequence[Path]) -> list[Run]:
@@ -115,10 +117,12 @@ def select(grid: AblationGrid, scale: str, runs: Sequence[Run]) -> GridRuns:
     A run found in several folders (say, a local one and its shipped copy) counts once, from the folder named first.
     """
     configs = grid.configs(scale)
-    hashes = {key: {config.result_hash()} for key, config in configs.items()}
-    for name, digest in grid.shared(scale):
+    rows = {key: (key, config.result_hash()) for key, config in configs.items()}
+    shared = list(grid.shared(scale))
+    chosen: dict[tuple[str, str], dict[int, Run]] = {identity: {} for identity in (*rows.values(), *shared)}
+    hashes: dict[str, set[str]] = {}
+    for name, digest in chosen:
         hashes.setdefault(name, set()).add(digest)
-    chosen: dict[str, dict[int, Run]] = {key: {} for key in hashes}
     left_out: list[LeftOut] = []
     for run in runs:
         record = run.record
@@ -128,16 +132,16 @@ def select(grid: AblationGrid, scale: str, runs: Sequence[Run]) -> GridRuns:
             wanted = ", ".join(sorted(digest[:12] for digest in hashes[record.variant]))
             why = f"another config ({record.config_hash[:12]}; this table's is {wanted})"
             left_out.append(LeftOut(record.variant, run.dir.path, why))
-        elif record.seed in chosen[record.variant]:
-            twin = chosen[record.variant][record.seed].dir.path
+        elif record.seed in chosen[record.variant, record.config_hash]:
+            twin = chosen[record.variant, record.config_hash][record.seed].dir.path
             left_out.append(LeftOut(record.variant, run.dir.path, f"the same run as {twin}"))
         else:
-            chosen[record.variant][record.seed] = run
+            chosen[record.variant, record.config_hash][record.seed] = run
     return GridRuns(
         grid, scale,
         configs={key: config.to_dict() for key, config in configs.items()},
-        rows={key: dict(sorted(chosen[key].items())) for key in configs},
-        shared={key: dict(sorted(chosen[key].items())) for key in hashes if key not in configs},
+        rows={key: dict(sorted(chosen[identity].items())) for key, identity in rows.items()},
+        shared={f"{name}/{digest[:12]}": dict(sorted(chosen[name, digest].items())) for name, digest in shared},
         left_out=tuple(left_out),
     )  # fmt: skip
 
@@ -191,7 +195,9 @@ def _row_scores(runs: GridRuns, row: Variant, column: Column, expected_seeds: Se
                 notes.append(f"seed {seed}: {result.n:,} of {result.expected_n:,} images scored")
     if results:
         left_out = [f"{text}; not in the mean" for text in absent]
-        return RowScores(row, results, items, (*notes, *left_out), "", column.cluster)
+        first = runs.rows[row.key][min(results)]
+        known = first.intervals.setdefault((column.evaluation, tuple(results)), {})
+        return RowScores(row, results, items, (*notes, *left_out), "", column.cluster, known)
     if not runs.rows[row.key]:
         others = sum(other.variant == row.key for other in runs.left_out)
         reason = f"no {row.key} run at scale {runs.scale}" + (f"; {others} with another config left out" if others else "")

@@ -5,32 +5,27 @@ statistics as on the final scores. Difficulty: it is judged on runs of the same 
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from ablations.grid import GENEVAL
-from reports.collect import GridRuns, RowScores, collect_scores
+from reports.collect import GridRuns, collect_scores
 from reports.document import Figure, Section
 from reports.figures import legend_above, make_axes, to_png
+from reports.findings import Findings
 from reports.levels import Level
+from reports.measured import TableScores
 from reports.tables import Table
 from reports.verdicts import ClaimResult
 
-TableScores = Mapping[str, Mapping[str, Mapping[str, RowScores]]]  # table -> column key -> row key
-Judge = Callable[[TableScores], Sequence[ClaimResult]]
 COLORS = {"reproduced": "#1a7f37", "not reproduced": "#b42318", "inconclusive": "#9a6700"}
 PANELS = 3  # a row of the figure
+LEAST = 0.05  # an axis reaches at least so far on both sides of zero, so that nothing looks like much
 
 
-def dependence_section(
-    tables: Sequence[GridRuns], final: Sequence[ClaimResult], levels: Sequence[Level], judge: Judge, scale_label: str
-) -> Section:
-    """The section over every claim on image scores.
-
-    Args:
-        final: the claims on the final scores at the scale itself.
-        judge: verdicts on all claims from scores of tables.
-    """
+def dependence_section(findings: Findings) -> Section:
+    """The section over every claim on image scores."""
+    tables, final, scale_label, judge = findings.selected, findings.claims, findings.label, findings.judge_all
     by_step = {step: _tested(judge(_scores_at(tables, step))) for step in _steps(tables)}
     heading = "How verdicts depend on training length and difficulty"
     blocks: list[str | Table | Figure] = []
@@ -39,8 +34,8 @@ def dependence_section(
         blocks += [_steps_table(tested, by_step, scale_label), *_steps_figure(tested, by_step, scale_label)]
     else:
         blocks.append("Training length: no claim has learning curves of all its rows with per-image outcomes.")
-    if levels:
-        at_levels = {level.label: _tested(judge(_scores_of(level))) for level in levels}
+    if findings.levels:
+        at_levels = {level.label: _tested(judge(_scores_of(level))) for level in findings.levels}
         blocks.append(_levels_table(final, at_levels, scale_label))
     else:
         blocks.append(
@@ -86,8 +81,8 @@ def _tested(results: Sequence[ClaimResult]) -> dict[str, ClaimResult]:
 def _cell(result: ClaimResult | None) -> str:
     if result is None or result.estimate is None:
         return "not run"
-    interval = "" if result.low is None or result.high is None else f" [{result.low:+.2f}, {result.high:+.2f}]"
-    return f"{result.estimate:+.2f}{interval} {result.verdict}"
+    interval = "" if result.low is None or result.high is None else f" [{result.low:+z.2f}, {result.high:+z.2f}]"
+    return f"{result.estimate:+z.2f}{interval} {result.verdict}"
 
 
 def _records(column: str, value: object, found: Mapping[str, ClaimResult]) -> list[dict[str, object]]:
@@ -139,7 +134,8 @@ def _steps_figure(
     figure, axes = make_axes(columns, (9, 0.5 + 2.3 * rows), rows)
     for ax, result in zip(axes, tested, strict=False):
         points = [(step, found[result.claim.id]) for step, found in by_step.items() if result.claim.id in found]
-        ax.plot([step for step, _ in points], [point.estimate for _, point in points], color="#888888", linewidth=1, zorder=1)
+        line = [point.estimate or 0.0 for _, point in points]  # all have one: `_tested`
+        ax.plot([step for step, _ in points], line, color="#888888", linewidth=1, zorder=1)
         for verdict, color in COLORS.items():
             mine = [(step, point) for step, point in points if point.verdict == verdict]
             if mine:
@@ -150,7 +146,8 @@ def _steps_figure(
                         ax.plot([step, step], [point.low, point.high], color=color, linewidth=1.6, zorder=2)
         ax.axhline(0, color="#555555", linewidth=0.8, linestyle=":")
         ax.set_title(result.claim.statement, fontsize=9, wrap=True)
-        ax.set(xlim=(0, None))
+        low, high = ax.get_ylim()
+        ax.set(xlim=(0, None), ylim=(min(low, -LEAST), max(high, LEAST)))
         ax.tick_params(labelsize=8)
     for ax in axes[len(tested) :]:
         ax.set_visible(False)

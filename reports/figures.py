@@ -16,6 +16,8 @@ from ablations.registry import GRIDS
 matplotlib.use("Agg")
 sns.set_theme(style="whitegrid", rc={"axes.spines.top": False, "axes.spines.right": False, "axes.titlesize": 11})
 
+LEGEND_WIDTH = 85  # characters that a figure of nine inches has room for
+
 
 @cache
 def variant_colors() -> dict[str, Any]:
@@ -61,7 +63,8 @@ def legend_above(figure: Figure) -> None:
         if (legend := panel.get_legend()) is not None:
             legend.remove()
     if entries:
-        figure.legend(entries.values(), entries, loc="outside upper left", ncols=min(len(entries), 6), frameon=False)
+        columns = max(1, min(len(entries), int(LEGEND_WIDTH / (max(map(len, entries)) + 5))))
+        figure.legend(entries.values(), entries, loc="outside upper left", ncols=columns, frameon=False)
 
 
 def to_png(figure: Figure) -> bytes:

@@ -69,7 +69,7 @@ def gates_table(results: Sequence[GateResult], scale_label: str) -> Table:
             label,
             f"{variant}/{digest[:12]}, seed {', '.join(str(item.run.record.seed) for item in items)}",
             ", ".join(f"not measured: {item.reason}" if item.value is None else f"{item.value:.3f}" for item in items),
-            ", ".join(f"{item.result.n:,}" for item in items),
+            ", ".join(dict.fromkeys(f"{item.result.n:,}" for item in items)),
             _needed(items[0].gate),
             _status(items),
         )

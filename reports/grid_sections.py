@@ -48,7 +48,7 @@ def grid_sections(table: MeasuredTable, earlier: Sequence[MeasuredTable], pairs:
         groups = [(column.label.split(": ")[-1], column, column.tasks) for column in others]
         png = plots.bars_figure(grid, "share of answers correct", groups, table.scores)
         blocks += _figures(table, [("types", "Questions by type", "Share of answers correct, with 95% intervals.", png)])
-    return [Section(grid.name, f"{grid.title}: {grid.caption[0].lower()}{grid.caption[1:]}", tuple(blocks)), *folded]
+    return [Section(grid.name, f"{grid.title}: {grid.caption}", tuple(blocks)), *folded]
 
 
 def _shown_before(table: MeasuredTable, column: Column, earlier: Sequence[MeasuredTable]) -> MeasuredTable | None:

@@ -1,8 +1,9 @@
 """The document as one HTML page that needs nothing else: styles, script and figures inline, nothing fetched."""
 
+import re
 from base64 import b64encode
 from collections import Counter
-from importlib.resources import files
+from pathlib import Path
 from typing import get_args
 
 from jinja2 import Environment
@@ -16,7 +17,7 @@ from reports.document import Document
 from reports.verdicts import ClaimResult, Verdict
 from reports.verdicts import published as published_estimate
 
-PAGE = files("reports") / "page"
+PAGE = Path(__file__).parent / "page"
 WIDTH, HEIGHT = 240, 44  # of a claim's drawing, in its own units
 
 
@@ -32,6 +33,7 @@ def render_html(document: Document) -> str:
         sprites=[Markup(uri) for uri in browser.uris()] if browser else [],
         browser_json=Markup(browser.to_json()) if browser else "",
         browser_text=_browser_text(browser) if browser else "",
+        unbroken=_unbroken,
         badges=("pass", "below", *get_args(Verdict)),
         tally=[(verdict, counts[verdict]) for verdict in get_args(Verdict) if counts[verdict]],
         b64=lambda png: b64encode(png).decode("ascii"),
@@ -44,6 +46,11 @@ def render_html(document: Document) -> str:
 
 def _read(name: str) -> str:
     return (PAGE / name).read_text(encoding="utf-8")
+
+
+def _unbroken(text: str) -> str:
+    """The text with what stands in square brackets, an interval, kept on one line."""
+    return re.sub(r"\[[^\]]{,24}\]", lambda match: match[0].replace(" ", "\u00a0"), text)
 
 
 def _browser_text(browser: Browser) -> str:
@@ -71,6 +78,7 @@ def interval_drawing(result: ClaimResult) -> Markup:
     color = {"reproduced": "good", "not reproduced": "bad", "inconclusive": "open"}.get(result.verdict, "none")
     label = f"measured {estimate:.3f}, interval {low:.3f} to {high:.3f}, published {paper:.3f}"
     parts = [f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{label}">']
+    parts.append(f'<line x1="8" x2="{WIDTH - 8}" y1="20" y2="20" stroke="var(--line)"/>')
     for bound in bounds:
         text = f"{bound:.0f}" if counted or bound == 0 else f"{bound:+.2f}"
         parts.append(f'<line x1="{x(bound)}" x2="{x(bound)}" y1="10" y2="31" stroke="var(--soft)" stroke-dasharray="2 2"/>')

@@ -11,7 +11,7 @@ def render_markdown(document: Document) -> str:
     """The whole page. Text from records is escaped, so a prompt can neither break a table nor inject HTML."""
     parts = [f"# {document.title}", escape(document.introduction), "## Claims"]
     parts.append(
-        _grid(
+        grid(
             ("Claim", "Table", "Verdict", "Measured", "Published"),
             [
                 (
@@ -56,11 +56,12 @@ def _table(table: Table) -> list[str]:
     return [
         f"### {escape(table.title)}",
         escape(table.caption),
-        _grid([escape(name) for name in table.header], cells),
+        grid([escape(name) for name in table.header], cells),
         *(escape(note) for note in table.notes),
     ]
 
 
-def _grid(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def grid(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table of cells that are Markdown already."""
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)

@@ -7,6 +7,7 @@ from ablations.grid import GENEVAL
 from reports.collect import GridRuns, RowScores, collect_scores, require_one_protocol
 from reports.curves import AXES, EqualBudget, Point, curve, equal_budget
 
+TableScores = Mapping[str, Mapping[str, Mapping[str, RowScores]]]  # table -> column key -> row key
 Curves = Mapping[str, Mapping[int, list[Point]]]  # row key -> seed -> curve
 
 
@@ -37,7 +38,8 @@ def measure(runs: GridRuns) -> MeasuredTable:
     """
     grid = runs.grid
     scores = {column.key: collect_scores(runs, column) for column in grid.columns}
-    curves, budgets = {}, {}
+    curves: dict[str, Curves] = {}
+    budgets: dict[str, list[EqualBudget]] = {}
     for column in grid.columns:
         if column.evaluation != GENEVAL.evaluation:
             continue

@@ -2,7 +2,7 @@
 
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,20 +10,20 @@ from typing import Any
 from ablations.grid import GENEVAL
 from ablations.registry import GRIDS
 from reports.collect import Run, load_runs, select
-from reports.contact_sheet import make_contact_sheet
+from reports.contact_sheet import read_sheets
 from rf_repro.core.errors import UserError
-from rf_repro.core.files import atomic_path, write_json, write_jsonl
-from rf_repro.core.image_folder import ImageFolder
+from rf_repro.core.files import write_json, write_jsonl
 from rf_repro.core.run_dir import RunDir
 
 MAX_METRIC_ROWS = 200
+KEPT = ("prompt_id", "sample", "question_id", "tag", "prompt", "reason", "failure", "expected", "answer")
 
 
 def ship_results(runs: Sequence[Path], out: Path, scale: str = "tiny") -> list[Path]:
     """Copies what a report at `scale` reads, from every run that belongs to a table and every stage they share.
 
-    Metrics are thinned to `MAX_METRIC_ROWS` rows, per-image rows lose `details`, attempts their host and process, and a
-    contact sheet stands in for the samples. A run shipped before is replaced whole.
+    Metrics are thinned to `MAX_METRIC_ROWS` rows, items keep what a report reads and only where one does, attempts lose their
+    host and process, and sheets of some images stand in for the samples. A run shipped before is replaced whole.
 
     Args:
         runs: folders of run directories.
@@ -36,8 +36,9 @@ def ship_results(runs: Sequence[Path], out: Path, scale: str = "tiny") -> list[P
         UserError: no run belongs, or the destination holds something else.
     """
     chosen: dict[Path, Run] = {}
+    loaded = load_runs(runs)
     for grid in GRIDS.values():
-        selected = select(grid, scale, load_runs(runs))
+        selected = select(grid, scale, loaded)
         for seeds in (selected.rows | selected.shared).values():
             chosen |= {run.dir.path.resolve(): run for run in seeds.values()}
     if not chosen:
@@ -74,24 +75,46 @@ def _ship(run: Run, destination: Path) -> Path:
 def _copy(run: Run, staged: RunDir) -> None:
     write_json(staged.config_path, run.dir.config())
     if run.dir.metrics_path.exists():
-        write_jsonl(staged.metrics_path, thin(run.dir.metrics()))
-    for name in run.dir.eval_names():
-        result = run.dir.eval_result(name)
-        assert result is not None
-        if result.items is not None:
-            write_jsonl(staged.evals / f"{name}.items.jsonl", [_without_details(row) for row in run.dir.eval_items(name)])
-        staged.write_eval(name, result)
-    sheet = run.dir.path / "contact_sheet.png"
-    final = run.dir.eval_result(GENEVAL.evaluation)
-    if ImageFolder(run.dir.samples).is_complete() and final is not None:
-        image = make_contact_sheet(ImageFolder(run.dir.samples), run.dir.eval_items(GENEVAL.evaluation), GENEVAL.tasks)
-        with atomic_path(staged.path / "contact_sheet.png") as temporary:
-            image.save(temporary, format="PNG", optimize=True)
-    elif sheet.exists():
-        shutil.copyfile(sheet, staged.path / "contact_sheet.png")
+        write_jsonl(staged.metrics_path, [_rounded(row) for row in thin(run.metrics)])
+    shown = _ship_sheets(run, staged)
+    for name, result in run.results.items():
+        if result.items is not None and _is_read(name):
+            rows = [_outcome(row, shown if name == GENEVAL.evaluation else frozenset()) for row in run.items(name)]
+            items = f"{name}.items.jsonl.gz"
+            write_jsonl(staged.evals / items, rows)
+            staged.write_eval(name, replace(result, items=items))
+        else:
+            staged.write_eval(name, replace(result, items=None))
     # Last: what was killed half-way is not a run. Whose machine it ran on is left out.
     staged.write_record(replace(run.record, attempts=[replace(attempt, host="", pid=0) for attempt in run.record.attempts]))
 
 
-def _without_details(row: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in row.items() if key != "details"}
+def _ship_sheets(run: Run, staged: RunDir) -> frozenset[tuple[int, int]]:
+    """Writes the run's sheets; returns (prompt id, sample) of the images on them."""
+    if GENEVAL.evaluation not in run.results:
+        return frozenset()
+    sheets = read_sheets(run.dir, run.items(GENEVAL.evaluation), GENEVAL.tasks)
+    for name, sheet in sheets.items():
+        sheet.save(staged.path / name)
+    return frozenset(place for sheet in sheets.values() for place in sheet.places())
+
+
+def _is_read(name: str) -> bool:
+    """Whether a report reads the items of that evaluation, not its record alone."""
+    columns = {column.evaluation for grid in GRIDS.values() for column in grid.columns}
+    return name in columns or any(name.startswith(f"{column}-step") for column in columns)
+
+
+def _outcome(row: Mapping[str, Any], shown: Container[tuple[int, int]]) -> dict[str, Any]:
+    """What a report reads of one item: boxes only where its image is shipped, fields that say nothing left out."""
+    kept = {key: value for key, value in row.items() if key in KEPT and value not in ("", None)}
+    kept["correct"] = row["correct"]  # None says something: it could not be scored
+    if "details" in row and (row["prompt_id"], row["sample"]) in shown:
+        found = row["details"].items()
+        kept["details"] = {name: [[round(number, 3) for number in box] for box in boxes] for name, boxes in found}
+    return kept
+
+
+def _rounded(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Logged numbers to six significant digits."""
+    return {key: float(f"{value:.6g}") if isinstance(value, float) else value for key, value in row.items()}

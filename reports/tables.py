@@ -44,7 +44,7 @@ class Footnotes:
 
 def show(score: Interval, signed: bool = False, digits: int = 3) -> str:
     """`0.731 [0.702, 0.758]`, with signs for a difference."""
-    form = f"{'+' if signed else ''}.{digits}f"
+    form = f"{'+' if signed else ''}z.{digits}f"  # z: no negative zero
     return f"{score.estimate:{form}} [{score.low:{form}}, {score.high:{form}}]"
 
 

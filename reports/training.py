@@ -114,8 +114,10 @@ def codebook_size_figure(uses: Sequence[CodebookUse]) -> bytes | None:
         ax.set_xticks(sizes, [f"{size:,}" for size in sizes])
         ax.minorticks_off()
         ax.set(xlabel="codebook size K", title=title)
-        ax.set_ylim(0, 1.03 if name == "usage" else None)
+    axes[0].set_ylim(0, 1.03)
     axes[1].plot(sizes, sizes, color="#999999", linestyle=":", label="every code equally often")
+    axes[1].set_yscale("log", base=2)
+    axes[1].set_yticks(sizes, [f"{size:,}" for size in sizes])
     legend_above(figure)
     return to_png(figure)
 

@@ -19,18 +19,32 @@ def add_parser(commands: Commands) -> None:
         metavar="DIR",
         help="also copy what the report reads to DIR, small enough to publish (default: do not)",
     )
+    parser.add_argument(
+        "--readme",
+        type=Path,
+        metavar="FILE",
+        help="also rewrite the scale's table of claims between its two marker comments in FILE (default: do not)",
+    )
     add_scale(parser)
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
-    from reports.build import build_report
+    from reports.build import make_document
+    from reports.findings import find
+    from reports.write import write_report
 
     runs = options.runs or [Path("runs")]
-    print(build_report(runs, writable_folder(options.out, "--out"), options.scale))
+    findings = find(runs, options.scale)
+    print(write_report(make_document(findings), writable_folder(options.out, "--out")))
     if options.ship is not None:
         from reports.ship import ship_results
 
         for path in ship_results(runs, writable_folder(options.ship, "--ship"), options.scale):
             print(path)
+    if options.readme is not None:
+        from reports.readme import update_readme
+
+        update_readme(options.readme, findings)
+        print(options.readme)
     return 0

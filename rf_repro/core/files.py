@@ -1,8 +1,10 @@
 """Files that are never half-written: content goes to a temporary name beside the target and is renamed when complete."""
 
+import gzip
 import json
 import os
 import tempfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -80,16 +82,25 @@ def append_jsonl(path: Path, row: dict[str, Any]) -> None:
 
 
 def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Writes a whole JSON-lines file atomically."""
-    write_text(path, "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows))
+    """Writes a whole JSON-lines file atomically; compressed, to the same bytes each time, where its name ends in `.gz`."""
+    text = "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows)
+    if Path(path).suffix == ".gz":
+        with atomic_path(path) as temporary:
+            temporary.write_bytes(gzip.compress(text.encode("utf-8"), mtime=0))
+    else:
+        write_text(path, text)
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    """Reads a JSON-lines file. A last line torn by a killed writer is dropped; any other bad line raises UserError."""
+    """Reads a JSON-lines file, `.gz` or plain. A last line torn by a killed writer is dropped; any other bad line raises
+    UserError."""
     try:
-        lines = Path(path).read_text(encoding="utf-8").split("\n")
+        data = Path(path).read_bytes()
+        lines = (gzip.decompress(data) if Path(path).suffix == ".gz" else data).decode("utf-8").split("\n")
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise UserError(f"{path}: not valid gzip ({error})") from None
     rows = []
     for number, line in enumerate(lines, start=1):
         if not line:

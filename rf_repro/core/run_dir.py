@@ -111,5 +111,6 @@ class RunDir:
         write_json(self.evals / f"{name}.json", result.to_dict())
 
     def eval_items(self, name: str) -> list[dict[str, Any]]:
-        """Per-image rows of an evaluation."""
-        return read_jsonl(self.evals / f"{name}.items.jsonl")
+        """Per-item rows of an evaluation; published runs have them compressed."""
+        plain = self.evals / f"{name}.items.jsonl"
+        return read_jsonl(plain if plain.exists() else plain.with_name(f"{plain.name}.gz"))

@@ -1,0 +1,78 @@
+"""Everything that a report prints, before it is laid out: runs, scores, verdicts."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from ablations.claims import CLAIMS, Difference
+from ablations.registry import GRIDS
+from reports.collect import GridRuns, Run, load_runs, select
+from reports.levels import Level, find_levels
+from reports.measured import MeasuredTable, TableScores, measure
+from reports.tables import scale_label
+from reports.verdicts import ClaimResult, Gates, gate_values, judge
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What the runs of one scale say. `runs` are those that any table counts, each once; `levels` are in other worlds."""
+
+    scale: str
+    tables: list[MeasuredTable]
+    runs: list[Run]
+    gates: Gates
+    claims: list[ClaimResult]
+    levels: list[Level]
+
+    @property
+    def selected(self) -> list[GridRuns]:
+        return [table.runs for table in self.tables]
+
+    @property
+    def label(self) -> str:
+        """The scale in words, for titles."""
+        labels = dict.fromkeys(scale_label(self.scale, table.configs[table.grid.base]) for table in self.selected)
+        return ", ".join(labels)
+
+    def judge_all(self, scores: TableScores) -> list[ClaimResult]:
+        """The verdict on every claim, by other scores of the same tables."""
+        return judge_all(self.scale, scores, self.gates)
+
+
+def find(folders: Sequence[Path], scale: str) -> Findings:
+    """Reads the runs below the folders and judges every claim.
+
+    Raises:
+        UserError: a folder does not exist, a record is broken, or one table would mix protocols.
+    """
+    loaded = load_runs(folders)
+    tables = [measure(select(grid, scale, loaded)) for grid in GRIDS.values()]
+    selected = [table.runs for table in tables]
+    runs = _distinct(run for table in selected for seeds in (table.rows | table.shared).values() for run in seeds.values())
+    gates = gate_values(runs)
+    results = judge_all(scale, {table.runs.grid.name: table.scores for table in tables}, gates)
+    claims = [_with_compute(result, tables) for result in results]
+    return Findings(scale, tables, runs, gates, claims, find_levels(selected, loaded))
+
+
+def judge_all(scale: str, scores: TableScores, gates: Gates) -> list[ClaimResult]:
+    """The verdict on every claim; a claim whose table has no grid is one that the suite cannot test."""
+    return [judge(claim, scale, scores.get(claim.table, {}), gates) for claim in CLAIMS]
+
+
+def _distinct(runs: Iterable[Run]) -> list[Run]:
+    return list({run.dir.path: run for run in runs}.values())
+
+
+def _with_compute(result: ClaimResult, tables: Sequence[MeasuredTable]) -> ClaimResult:
+    """The result with the two variants' scores at equal training compute, where there are any."""
+    comparison = result.claim.comparison
+    if not isinstance(comparison, Difference) or result.measured is None:
+        return result
+    for table in tables:
+        for budget in table.budgets.get(result.claim.columns[0], []) if table.runs.grid.name == result.claim.table else []:
+            sides = (comparison.better, comparison.worse)
+            if budget.axis == "seconds" and all(side in budget.scores for side in sides):
+                texts = " against ".join(f"{table.runs.grid.variant(key).label} {budget.scores[key]:.3f}" for key in sides)
+                return replace(result, remark=f"At equal training compute ({budget.budget:,.0f} s): {texts}.")
+    return result

@@ -75,11 +75,11 @@ def run_shared(shared: SharedRun, *, seed: int, runs: Path, device: str = "auto"
         report = progress_writer(run)
         trainer: AnyTrainer
         if shared.name == "stage-encoder":
-            trainer = pretrain_encoder(config, run, seed, torch_device, mixture, tokenizer, report)
+            trainer = pretrain_encoder(config, run, seed, torch_device, mixture, tokenizer)
         elif shared.name == "stage-vae":
             trainer = train_vae(config, run, seed, torch_device, mixture.images)
             space = LatentSpace(_frozen_vae(config, run, torch_device), config.model.vae.downsample)
-            evaluate_reconstruction(evaluation, space, run, report)
+            evaluate_reconstruction(evaluation, space, run, report, torch_device)
         else:
             encoder = load_encoder(last_checkpoint(done["stage-encoder"])) if "stage-encoder" in done else None
             trainer = Trainer(config, config.stages[-1], seed, torch_device, mixture, tokenizer, encoder=encoder)

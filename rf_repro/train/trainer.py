@@ -1,19 +1,13 @@
-"""The one training loop: every stage of every variant."""
+"""Training of the model: every stage of every variant."""
 
 import copy
-import math
-import time
-from collections.abc import Callable
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from rf_repro.config.schema import ExperimentConfig, MixtureConfig, StageConfig
-from rf_repro.core.errors import TrainingDiverged, UserError
-from rf_repro.core.files import append_jsonl, write_jsonl
 from rf_repro.core.hashing import derive_seed
-from rf_repro.core.run_dir import RunDir
 from rf_repro.data.mixture import SceneMixture
 from rf_repro.data.packing import PackedBatch, TextTokens
 from rf_repro.data.scenes.tokenizer import SceneTokenizer
@@ -24,19 +18,16 @@ from rf_repro.model.space import ImageSpace, PixelSpace
 from rf_repro.representation.alignment import resize_grid
 from rf_repro.representation.continuous import FeatureStatistics
 from rf_repro.representation.vq import OnlineVQ, usage_and_perplexity
-from rf_repro.train.checkpoint import Checkpoint, list_checkpoints, load_checkpoint, save_checkpoint
 from rf_repro.train.ema import Average
+from rf_repro.train.loop import DTYPES, StepLosses, TrainingLoop
 from rf_repro.train.objective import compute_losses, weights
 from rf_repro.train.optim import MasterOptimizer
 
-LOG_EVERY = 25  # steps averaged in one row of metrics.jsonl
 WARMUP_IMAGES = 128  # in each codebook warm-up batch
 INITIAL_IMAGES = 2048  # whose features the prototypes are drawn from
 
-DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
-
-class Trainer:
+class Trainer(TrainingLoop):
     """Trains one stage: model, targets (EMA encoder and codebook), optimiser, averages.
 
     Args:
@@ -58,10 +49,10 @@ class Trainer:
         encoder: dict[str, Tensor] | None = None,
         space: ImageSpace | None = None,
     ) -> None:
-        self.config, self.stage, self.seed, self.device, self.mixture = config, stage, seed, device, mixture
+        super().__init__(config, stage, seed, device)
+        self.mixture = mixture
         self.tokens = TextTokens(tokenizer.pad_id, tokenizer.bos_id, tokenizer.null_id)
         self.space: ImageSpace = PixelSpace(config.model.pixel.patch_size) if space is None else space
-        self.step, self.num_tokens, self.compute_seconds = 0, 0, 0.0
         self._recent_codes: list[Tensor] = []  # since the last row of metrics
 
         self.model = RFModel(config, tokenizer.vocab_size)
@@ -86,7 +77,7 @@ class Trainer:
             parameter.requires_grad_(name in trained)
         self.optimizer = MasterOptimizer(trained, config.optim, stage)
         self.frozen = {name: p.detach().clone() for name, p in named.items() if name not in trained}
-        self.average = Average(self._model_masters(), config.optim.ema_decay, warm_up=True)
+        self.average = Average(self.masters(), config.optim.ema_decay, warm_up=True)
         for module in modules.values():
             module.to(DTYPES[config.optim.precision])
 
@@ -103,12 +94,13 @@ class Trainer:
 
     # Weights by name, float32
 
-    def _model_masters(self) -> dict[str, Tensor]:
+    def masters(self) -> dict[str, Tensor]:
+        """Of the model, frozen ones included."""
         everything = {**self.frozen, **self.optimizer.masters}
         return {name: everything[name] for name, _ in self.model.named_parameters()}
 
     def _encoder_masters(self) -> dict[str, Tensor]:
-        return {n.removeprefix("encoder."): t for n, t in self._model_masters().items() if n.startswith("encoder.")}
+        return {n.removeprefix("encoder."): t for n, t in self.masters().items() if n.startswith("encoder.")}
 
     def inference_model(self) -> RFModel:
         """A copy of the model with the averaged weights, for sampling (App. A)."""
@@ -176,16 +168,9 @@ class Trainer:
 
     # The loop
 
-    def train_step(self) -> dict[str, float]:
-        """One optimiser step. Returns the loss terms, means over their own counts.
-
-        Raises:
-            TrainingDiverged: a term or the gradient is not finite; nothing was stepped.
-        """
-        step = self.step + 1
+    def losses(self, step: int) -> StepLosses:
         batch = self.mixture.batch(self.stage, self.seed, step).to(self.device)
         generator = torch.Generator().manual_seed(derive_seed("step", self.stage.name, self.seed, step))
-        log: dict[str, float] = {}
         targets = self.assign_targets(batch)
         terms = compute_losses(
             self.model, self.space, batch, targets, self.config.objective, self.tokens, generator, self.masked_head
@@ -193,69 +178,30 @@ class Trainer:
         weight = weights(self.config, self.stage)
         means = {name: total / max(count, 1) for name, (total, count) in terms.items()}
         loss = torch.stack([weight[name] * mean for name, mean in means.items()]).sum()
-        for name, mean in means.items():
-            log[f"loss/{name}"] = float(mean.detach())
-            if not math.isfinite(log[f"loss/{name}"]):
-                raise TrainingDiverged(f"step {step}: loss/{name} is {log[f'loss/{name}']}; lower the learning rate")
-        log["loss"] = float(loss.detach())
-        loss.backward()
-        log["grad_norm"] = self.optimizer.step(step)
-        if not math.isfinite(log["grad_norm"]):
-            raise TrainingDiverged(f"step {step}: the gradient norm is {log['grad_norm']}; lower the learning rate")
-        self.average.update(self._model_masters(), step)
+        return StepLosses(means, loss, self.model.num_tokens(batch))
+
+    def begin(self) -> None:
+        if self.target_encoder is not None:
+            self.warm_up_targets()
+
+    def stepped(self, step: int) -> None:
         if self.target_encoder is not None:
             self.target_average.update(self._encoder_masters(), step)
             self.target_encoder.load_state_dict(self.target_average.values)
-        self.step = step
-        self.num_tokens += self.model.num_tokens(batch)
-        return log
 
-    def run(self, run: RunDir, at_step: Callable[[int], None] | None = None) -> None:
-        """Trains to the stage's end from the run's last checkpoint, or from the start.
+    def resumed(self) -> None:
+        if self.target_encoder is not None:
+            self.target_encoder.load_state_dict(self.target_average.values)
 
-        Args:
-            at_step: called before each checkpoint and at the end; what it records is recorded once, because the
-                checkpoint follows it.
-        """
-        if not self.resume(run) and self.target_encoder is not None:
-            self.warm_up_targets()
-        rows: list[dict[str, float]] = []
-        every, evaluate = self.config.checkpoint_every, self.config.evals.every
-        while self.step < self.stage.steps:
-            start = self._clock()
-            rows.append(self.train_step())
-            self.compute_seconds += self._clock() - start
-            is_last = self.step == self.stage.steps
-            is_checkpoint = self.step % every == 0 or is_last
-            if self.step % LOG_EVERY == 0 or is_checkpoint:
-                append_jsonl(run.metrics_path, self._metrics_row(rows))
-                rows = []
-            if at_step is not None and ((evaluate and self.step % evaluate == 0) or is_last):
-                at_step(self.step)
-            if is_checkpoint:
-                self.save(run)
+    def extra_metrics(self) -> dict[str, float]:
+        if not self._recent_codes:
+            return {}
+        codes, self._recent_codes = torch.cat(self._recent_codes).flatten(), []
+        usage, perplexity = usage_and_perplexity(codes, self.config.representation.codebook_size)
+        return {"codebook/usage": usage, "codebook/perplexity": perplexity}
 
-    def _clock(self) -> float:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize()
-        return time.process_time() if self.device.type == "cpu" else time.perf_counter()
-
-    def _metrics_row(self, rows: list[dict[str, float]]) -> dict[str, float]:
-        row: dict[str, float] = {"step": self.step}
-        row |= {name: sum(item[name] for item in rows) / len(rows) for name in rows[0]}
-        row["learning_rate"] = self.optimizer.learning_rate
-        if self._recent_codes:
-            size = self.config.representation.codebook_size
-            row["codebook/usage"], row["codebook/perplexity"] = usage_and_perplexity(
-                torch.cat(self._recent_codes).flatten(), size
-            )
-            self._recent_codes = []
-        return {**row, "tokens": self.num_tokens, "compute_seconds": round(self.compute_seconds, 3)}
-
-    # Checkpoints
-
-    def _state(self) -> dict[str, Tensor]:
-        """What training moves besides averages and the optimiser's own state: masters, codebook or statistics, target encoder."""
+    def state(self) -> dict[str, Tensor]:
+        """Masters, codebook or statistics, and the target encoder."""
         state: dict[str, Tensor] = dict(self.optimizer.masters)
         for prefix, module in (("vq", self.vq), ("statistics", self.statistics)):
             if module is not None:
@@ -263,38 +209,3 @@ class Trainer:
         if self.target_encoder is not None:
             state |= {f"target_encoder.{name}": tensor for name, tensor in self.target_average.values.items()}
         return state
-
-    def save(self, run: RunDir) -> None:
-        """Writes a checkpoint of everything the next step depends on."""
-        extra = {"num_tokens": self.num_tokens, "compute_seconds": self.compute_seconds}
-        on_cpu = {name: tensor.detach().cpu() for name, tensor in self._state().items()}
-        averages = {name: tensor.cpu() for name, tensor in self.average.values.items()}
-        save_checkpoint(run.checkpoints, Checkpoint(self.step, on_cpu, averages, self.optimizer.state_dict(), extra))
-
-    @torch.no_grad()
-    def resume(self, run: RunDir) -> bool:
-        """Loads the last checkpoint, if there is one, and drops metrics after it. Returns whether there was one.
-
-        Raises:
-            UserError: it is damaged or belongs to another model.
-        """
-        checkpoints = list_checkpoints(run.checkpoints)
-        if not checkpoints:
-            write_jsonl(run.metrics_path, [])
-            return False
-        saved = load_checkpoint(checkpoints[-1])
-        own = self._state()
-        if set(own) != set(saved.weights) or set(saved.ema) != set(self.average.values):
-            raise UserError(f"{checkpoints[-1]}: holds another model's weights; delete the run directory to start again")
-        for name, tensor in own.items():
-            tensor.copy_(saved.weights[name])
-        for name, tensor in self.average.values.items():
-            tensor.copy_(saved.ema[name])
-        self.optimizer.load_state_dict(saved.optimizer)
-        self.optimizer.copy_to_model()
-        if self.target_encoder is not None:
-            self.target_encoder.load_state_dict(self.target_average.values)
-        self.step = saved.step
-        self.num_tokens, self.compute_seconds = saved.extra["num_tokens"], saved.extra["compute_seconds"]
-        write_jsonl(run.metrics_path, [row for row in run.metrics() if row["step"] <= self.step])
-        return True

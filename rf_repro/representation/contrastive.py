@@ -4,7 +4,6 @@ B pairs, D embedding width. Every image of a batch is set against every caption,
 is normalised over the batch. Embeddings, similarities and the loss are float32.
 """
 
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn

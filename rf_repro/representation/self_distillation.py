@@ -29,6 +29,8 @@ MASK_RATIO = 0.3
 MAX_SHIFT = 5.0  # pixels, each way
 ZOOM = (0.9, 2.0)  # size of objects in the view over theirs in the image
 BRIGHTNESS = (0.8, 1.1)
+GREY_SHARE = 0.4  # of the views, so that colour alone does not tell what a view shows (DINO: 0.2, with random hues)
+LUMINANCE = (0.299, 0.587, 0.114)
 NOISE = 0.03  # standard deviation, of pixels in [-1, 1]
 
 
@@ -170,6 +172,9 @@ def draw_views(images: Tensor, generator: torch.Generator) -> Views:
     places[:, :, 2] = uniform(-MAX_SHIFT, MAX_SHIFT, count, 2) * 2 / size
     grid = F.affine_grid(places, list(images.shape), align_corners=False)
     views = F.grid_sample(images, grid, padding_mode="border", align_corners=False)
+    grey = uniform(0, 1, count, 1, 1, 1) < GREY_SHARE
+    luminance = torch.einsum("bchw,c->bhw", views, torch.tensor(LUMINANCE, device=images.device))
+    views = torch.where(grey, luminance[:, None], views)
     light = uniform(*BRIGHTNESS, count, 1, 1, 1)
     noise = NOISE * torch.randn(views.shape, generator=generator).to(images.device)
     return Views(((views + 1) * light - 1 + noise).clamp(-1, 1), places)

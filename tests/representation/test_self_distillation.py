@@ -213,7 +213,8 @@ def test_masks_hide_each_patch_with_the_same_chance() -> None:
 
 def still(monkeypatch: pytest.MonkeyPatch, **changes: object) -> None:
     """Turns every augmentation but the flip off, then sets `changes`."""
-    for name, value in {"MAX_SHIFT": 0.0, "ZOOM": (1.0, 1.0), "BRIGHTNESS": (1.0, 1.0), "NOISE": 0.0, **changes}.items():
+    off = {"MAX_SHIFT": 0.0, "ZOOM": (1.0, 1.0), "BRIGHTNESS": (1.0, 1.0), "GREY_SHARE": 0.0, "NOISE": 0.0}
+    for name, value in {**off, **changes}.items():
         monkeypatch.setattr(self_distillation, name, value)
 
 
@@ -255,3 +256,16 @@ def test_views_move_zoom_and_dim_by_what_is_said(monkeypatch: pytest.MonkeyPatch
     offset, area, peak = of(BRIGHTNESS=(0.5, 0.9))
     assert 0.4 <= float(peak.min()) < 0.42
     assert 0.70 < float(peak.max()) <= 0.72
+
+
+def test_some_views_lose_their_colour_and_keep_their_luminance(monkeypatch: pytest.MonkeyPatch) -> None:
+    still(monkeypatch, GREY_SHARE=0.4)
+    pixels = torch.rand(1, 3, 1, 1, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    views = draw_views(pixels.expand(500, 3, SIZE, SIZE), torch.Generator().manual_seed(0)).images
+    luminance = float(0.299 * pixels[0, 0] + 0.587 * pixels[0, 1] + 0.114 * pixels[0, 2])
+    grey = [view for view in views if largest_difference(view, view[:1].expand_as(view)) < 1e-6]
+    assert 160 < len(grey) < 240
+    for view in grey:
+        assert largest_difference(view, torch.full_like(view, luminance)) < 1e-5
+    coloured = [view for view in views if largest_difference(view, pixels[0].expand_as(view)) < 1e-5]
+    assert len(coloured) == 500 - len(grey)

@@ -184,7 +184,7 @@ class VAEConfig:
     downsample: int = 4  # pixels a latent cell covers, a side; Wan: 8
     latent_channels: int = 8  # Wan: 16
     width: int = 32  # channels at half the resolution, where the convolutions start
-    kl_weight: float = 1e-3  # of the mean KL of latents beside the mean squared error of pixels; at 3e-3 channels collapse
+    kl_weight: float = 1e-4  # of the mean KL of latents, beside the mean squared error of pixels; at 3e-3 channels collapse
     steps: int = 1500
     learning_rate: float = 3e-3
     batch_size: int = 64  # images

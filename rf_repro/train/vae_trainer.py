@@ -20,7 +20,7 @@ from rf_repro.train.ema import Average
 from rf_repro.train.loop import DTYPES, StepLosses, TrainingLoop
 from rf_repro.train.optim import MasterOptimizer
 
-DECAY_FRACTION = 0.5  # of the steps, over which the rate falls to zero in the end (assumed; 1.0 does as well)
+DECAY_FRACTION = 0.5  # of the steps, over which the rate falls to zero in the end (assumed; over all of them the error is larger)
 CHUNK = 256  # images at a time where no gradient is needed
 MIN_LATENT_STD = 1e-3  # below it a channel says nothing, and to normalise it is to magnify rounding
 

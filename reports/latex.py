@@ -12,7 +12,7 @@ SYMBOLS = {
     "†": r"$\dagger$", "✓": r"$\surd$", "✗": r"$\times$", "α": r"$\alpha$", "τ": r"$\tau$", "’": "'", "…": r"\ldots{}",
     "“": "``", "”": "''", "·": r"$\cdot$",
 }  # fmt: skip
-WIDE = 90  # characters a row beyond which cells are broken into lines
+WIDE = 66  # characters a row beyond which cells are broken into lines
 LONGEST = 40  # characters at which a column's share of the width stops growing
 TEXT_WIDTH = 0.94  # of the line, shared by the columns of a wide table; the rest is space between them
 
@@ -49,9 +49,9 @@ def render_latex(table: Table) -> str:
         size + r"\setlength{\tabcolsep}{2pt}" + (r"\raggedright" if wide else ""),
         rf"\begin{{tabular}}{{@{{}}{spec}@{{}}}}",
         r"\toprule",
-        _row(table.header),
+        _row(table.header, wide),
         r"\midrule",
-        *(_row(row) for row in table.rows),
+        *(_row(row, wide) for row in table.rows),
         r"\bottomrule",
         r"\end{tabular}",
         *(rf"\par\smallskip{{\footnotesize {escape(note)}\par}}" for note in table.notes),
@@ -60,6 +60,10 @@ def render_latex(table: Table) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _row(cells: tuple[str, ...]) -> str:
+def _row(cells: tuple[str, ...], wide: bool) -> str:
+    """One line of cells; in columns that break lines, long names may break after `_` and `/` too."""
+    texts = [escape(cell) for cell in cells]
+    if wide:
+        texts = [text.replace(r"\_", r"\_\allowbreak{}").replace("/", r"/\allowbreak{}") for text in texts]
     # A cell that begins with a bracket would be read as an option of the line break before it.
-    return " & ".join("{}" + escape(cell) if cell.startswith("[") else escape(cell) for cell in cells) + r" \\"
+    return " & ".join("{}" + text if text.startswith("[") else text for text in texts) + r" \\"

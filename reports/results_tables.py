@@ -8,21 +8,21 @@ from reports.paper_values import PAPER_TABLES
 from reports.statistics import RESAMPLES, paired_difference, unique_prompts
 from reports.tables import Footnotes, Table, numbers, scale_label, show
 
-CLUSTERS = {"prompt": "unique prompts within each task", "question_id": "the questions of each type"}
+CLUSTERS = {"prompt": ("unique prompts within each task", "prompts"), "question_id": ("the questions of each type", "questions")}
 GUESS = "Best guess without the image"
 Scores = Mapping[str, Mapping[str, RowScores]]  # column key -> row key
 
 
 def coverage(runs: GridRuns, seeds: Sequence[int]) -> str:
     """One paragraph: what the intervals over these training seeds cover and what they don't."""
-    drawn = " and ".join(dict.fromkeys(CLUSTERS[column.cluster] for column in runs.grid.columns))
+    drawn, short = CLUSTERS[runs.grid.columns[0].cluster]
     how = f"Intervals are 95% percentile bootstraps ({RESAMPLES:,} resamples) over {drawn}"
     if not seeds:
         return how + ", and over training seeds where there are several."
     if len(seeds) == 1:
         return f"{how}, from one training seed ({seeds[0]}): they do not cover training noise; run more seeds to see it."
     listed = ", ".join(map(str, seeds))
-    text = f"{how}, then over {len(seeds)} training seeds ({listed}): they cover items and training noise, the latter with"
+    text = f"{how}, then over {len(seeds)} training seeds ({listed}): they cover {short} and training noise, the latter with"
     text += f" {len(seeds) - 1}/{len(seeds)} of its variance, as a bootstrap of {len(seeds)} seeds must."
     starts = {tuple(run.record.started_from) for row in runs.rows.values() for seed, run in row.items() if seed in seeds}
     if len(starts) == 1 and (start := next(iter(starts))):

@@ -9,7 +9,8 @@ import numpy as np
 from PIL import Image
 
 from ablations.grid import GENEVAL_TASKS
-from ablations.registry import get_grid
+from ablations.questions import QUESTIONS
+from ablations.registry import GRIDS
 from rf_repro.core.files import append_jsonl, write_jsonl
 from rf_repro.core.image_folder import ImageFolder
 from rf_repro.core.records import Attempt, EvalResult
@@ -37,7 +38,7 @@ def make_items(
                         "prompt": text.format(task=task, index=index),
                         "correct": correct,
                         "reason": "" if correct else "expected circle>=1, found 0",
-                        "failure": None if correct else "missing_object",
+                        "failure": None if correct else "missing_object" if correct is False else "unreadable",
                         "held_out": False,
                         "details": {"circle": [[1, 2, 3, 4, 0.9]]},
                     }
@@ -45,7 +46,7 @@ def make_items(
     return rows
 
 
-def make_result(items: Sequence[Mapping[str, Any]], protocol: str = PROTOCOL, **changes: Any) -> EvalResult:
+def make_result(items: Sequence[Mapping[str, Any]], /, protocol: str = PROTOCOL, **changes: Any) -> EvalResult:
     """The record that sums up the items, by its own arithmetic."""
     metrics: dict[str, float | None] = {}
     for task in GENEVAL_TASKS:
@@ -61,10 +62,10 @@ def make_result(items: Sequence[Mapping[str, Any]], protocol: str = PROTOCOL, **
 
 
 def write_run(root: Path, variant: str, seed: int, scale: str = "smoke", change: Mapping[str, Any] | None = None) -> RunDir:
-    """A finished run of Table 3a's variant, or of the shared stage `stage-pretrain`, with a config of that scale."""
+    """A finished run of a table's variant, or of the shared stage `stage-pretrain`, with a config of that scale."""
     from rf_repro.config.overrides import apply_overrides
 
-    grid = get_grid("table3a")
+    grid = next((grid for grid in GRIDS.values() if variant in {row.key for row in grid.rows}), GRIDS["table3a"])
     if variant.startswith("stage-"):
         config = next(run.config for (name, _), run in grid.shared(scale).items() if name == variant)
     else:
@@ -98,6 +99,30 @@ def write_curve(run: RunDir, scores: Mapping[int, float]) -> None:
     for step, score in scores.items():
         metrics: dict[str, float | None] = {**dict.fromkeys(GENEVAL_TASKS, score), "overall": score}
         run.write_eval(f"geneval-step{step:06d}", EvalResult("geneval", "geneval-curve", metrics, 12, 12, step=step))
+
+
+def write_curve_items(run: RunDir, step: int, items: list[dict[str, Any]]) -> None:
+    """A point of the learning curve with the outcomes that it rests on."""
+    name = f"geneval-step{step:06d}"
+    write_jsonl(run.evals / f"{name}.items.jsonl", items)
+    run.write_eval(name, make_result(items, protocol="geneval-curve", step=step, items=f"{name}.items.jsonl"))
+
+
+def write_questions(run: RunDir, correct: Callable[[str, int], bool], per_type: int = 10, chance: float = 0.25) -> None:
+    """Answers to `per_type` questions of each type; `correct` by type and index within it."""
+    rows = [
+        {"tag": kind, "prompt": f"what {kind}?", "question_id": number * per_type + index, "expected": "yes",
+         "answer": "yes" if correct(kind, index) else "no", "correct": correct(kind, index), "held_out": False}
+        for number, kind in enumerate(QUESTIONS)
+        for index in range(per_type)
+    ]  # fmt: skip
+    metrics: dict[str, float | None] = {
+        kind: sum(row["correct"] for row in rows if row["tag"] == kind) / per_type for kind in QUESTIONS
+    }
+    write_jsonl(run.evals / "questions.items.jsonl", rows)
+    stated = metrics | {f"chance_{kind}": chance for kind in QUESTIONS}
+    result = EvalResult("scenes-questions", "questions-1", stated, len(rows), len(rows), items="questions.items.jsonl")
+    run.write_eval("questions", result)
 
 
 def write_samples(run: RunDir, items: Sequence[Mapping[str, Any]], size: int = 8) -> None:

@@ -10,6 +10,7 @@ from dataclasses import replace
 import pytest
 from PIL import Image
 
+from ablations.registry import GRIDS
 from reports.build import build_report
 from reports.paper_values import PAPER_TABLES
 from rf_repro.core.errors import UserError
@@ -51,7 +52,8 @@ def test_numbers_are_those_of_the_records(tmp_path):
     assert "Table 3a at scale smoke (procedural scenes, 24 px)" in text
     assert re.search(r"\| Pixel \| 0\.250 \[0\.\d{3}, 0\.\d{3}\] \| 144 \| 0, 1, 2 \| 0\.25 \|", text)
     assert re.search(r"\| Pixel\+RF \| 0\.750 \[0\.\d{3}, 0\.\d{3}\] \| 144 \| 0, 1, 2 \| 0\.76 \|", text)
-    assert "VAE 0.52, VAE+RF 0.77" in text
+    assert "| VAE | not run: no vae run at scale smoke | 0 | none | 0.52 |" in text
+    assert re.search(r"\| Measured here: Pixel\+RF \| 0\.75 \[0\.\d\d, [01]\.\d\d\] .* \| not run: no DPG", text)
     rows = {row["row"]: row for row in read_table(tmp_path, "table3a")}
     assert (float(rows["pixel"]["measured"]), float(rows["pixel_rf"]["measured"])) == pytest.approx((0.25, 0.75))
     assert (rows["pixel_rf"]["n"], rows["pixel_rf"]["paper"], rows["pixel_rf"]["notes"]) == ("144", "0.76", "")
@@ -89,9 +91,10 @@ def test_with_no_runs_every_cell_gives_the_reason(tmp_path):
     (tmp_path / "runs").mkdir()
     text, page, claim = report(tmp_path)
     assert (claim["verdict"], claim["difference"], claim["seeds"], claim["n"]) == ("not run", None, [], 0)
-    for key in ("pixel", "pixel_rf"):
-        assert f"not run: no {key} run at scale smoke" in text
-        assert f"not run: no {key} run at scale smoke" in page
+    for grid in GRIDS.values():
+        for row in grid.rows:
+            assert text.count(f"not run: no {row.key} run at scale smoke") >= len(grid.columns)
+            assert page.count(f"not run: no {row.key} run at scale smoke") >= len(grid.columns)
     assert build_report([], tmp_path / "other", "smoke").exists()
     assert not list((tmp_path / "out").glob("figures/*"))
 
@@ -121,7 +124,7 @@ def test_what_is_missing_is_footnoted_and_never_averaged_away_silently(tmp_path)
     assert "(b) seed 1: 42 of 48 images scored." in text
     assert "(c) seed 2 failed at step 7 (loss is NaN); not in the mean." in text
     assert "(a) seed 2 not run; not in the mean." in text
-    measured = {row["row"]: float(row["measured"]) for row in read_table(tmp_path, "table3a")}
+    measured = {row["row"]: float(row["measured"]) for row in read_table(tmp_path, "table3a") if row["measured"]}
     assert measured["pixel_rf"] == pytest.approx((6 / 8 + 5 / 7) / 2)
     assert claim["seeds"] == [0, 1]
 
@@ -192,8 +195,11 @@ def test_text_from_records_cannot_inject_html_or_break_a_table(tmp_path):
     text, page, _ = report(tmp_path)
     assert "&lt;script&gt;alert(0)&lt;/script&gt;" in page
     assert "&lt;script>alert(0)&lt;/script> \\| single_object [x]\\(javascript:1)" in text
-    assert "<script" not in page
+    assert "<script>alert" not in page
     assert "<script" not in text
+    inside = re.search(r'<script type="application/json" id="browser-data">(.*?)</script>', page, re.DOTALL)
+    assert not set("<>&") & set(inside[1])  # it cannot end its script element
+    assert "<script>alert(0)</script> | single_object [x](javascript:1)" in json.loads(inside[1])["texts"]
 
 
 def test_curves_budgets_gates_pictures_and_provenance(tmp_path):
@@ -214,7 +220,7 @@ def test_curves_budgets_gates_pictures_and_provenance(tmp_path):
         {("pixel", "step"): 0.25, ("pixel_rf", "step"): 0.75, ("pixel", "seconds"): 0.25, ("pixel_rf", "seconds"): 0.5}
     )
     assert "Training compute a step: Pixel 0.100 s (1.00x), Pixel+RF 0.133 s (1.33x)." in text
-    gates = {row["gate"]: row["passed"] for row in read_table(tmp_path, "table3a-gates")}
+    gates = {row["gate"]: row["passed"] for row in read_table(tmp_path, "gates")}
     assert gates == {
         "Detector on rendered images (ground truth)": "True",
         "Shape from codes, linear probe": "False",
@@ -225,9 +231,10 @@ def test_curves_budgets_gates_pictures_and_provenance(tmp_path):
         assert f"| {run.path} |" in text
     assert 'representation.kind: "none" → "discrete"' in text
     assert f"{runs['pixel', 0].evals / 'geneval.json'}" in text
-    names = {"tasks", "curves", "losses", "codebook", "rf-beats-pixel-side-by-side"}
-    assert {path.stem for path in (tmp_path / "out" / "figures").iterdir()} == {f"table3a-{name}" for name in names}
-    assert page.count("data:image/png;base64,") == len(names)
+    names = {"table3a-tasks", "table3a-curves", "losses", "codebook", "table3a-side-by-side", "table3a-samples"}
+    assert {path.stem for path in (tmp_path / "out" / "figures").iterdir()} == names
+    assert page.count('src="data:image/png;base64,') == len(names)
+    assert page.count("url(data:image/png;base64,") == 2  # one sheet a run: it leaves no wrong image for a second
     assert "http" not in page.replace('xmlns="http', "")  # nothing is fetched
     for path in (tmp_path / "out" / "figures").iterdir():
         with Image.open(path) as image:
@@ -252,7 +259,7 @@ def test_runs_in_progress_without_a_common_step_still_give_a_report(tmp_path):
     assert "not run: seed 0 unfinished at step 20; seed 1 unfinished at step 15" in text
     assert "Equal budgets are not compared" in text
     assert claim["verdict"] == "not run"
-    assert [path.stem for path in (tmp_path / "out" / "figures").iterdir()] == ["table3a-losses"]
+    assert [path.stem for path in (tmp_path / "out" / "figures").iterdir()] == ["losses"]
 
 
 def test_the_same_runs_give_the_same_bytes_and_stale_files_go(tmp_path):

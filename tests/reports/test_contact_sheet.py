@@ -3,7 +3,7 @@
 import pytest
 
 from ablations.grid import GENEVAL_TASKS
-from reports.contact_sheet import COLUMNS, evenly, make_contact_sheet, sheet_rows, show_images
+from reports.contact_sheet import COLUMNS, evenly, make_sheet, read_sheets, sheet_rows, show_images, wrong_rows
 from rf_repro.core.errors import UserError
 from rf_repro.core.image_folder import ImageFolder
 from tests.reports.runs import color_of, make_items, write_run, write_samples
@@ -29,32 +29,61 @@ def test_many_prompts_are_sampled_evenly_and_unscored_images_left_out():
 
 
 def test_images_come_back_the_same_from_samples_and_from_the_sheet(tmp_path):
-    items = make_items(lambda *_: True)
+    items = make_items(lambda task, index, sample: index % 2 == 0, prompts=8)  # 16 images a task: 12 and the wrong among 4
     full, shipped = write_run(tmp_path / "a", "pixel", 0), write_run(tmp_path / "b", "pixel", 0)
     write_samples(full, items)
-    make_contact_sheet(ImageFolder(full.samples), items, GENEVAL_TASKS).save(shipped.path / "contact_sheet.png")
-    first, second = (show_images(run, items, GENEVAL_TASKS) for run in (full, shipped))
-    assert set(first) == set(second) == {(item["prompt_id"], item["sample"]) for item in items}
-    for item in items:
-        key = (item["prompt_id"], item["sample"])
-        assert first[key].tobytes() == second[key].tobytes()
-        assert first[key].getcolors() == [(64, color_of(item))]
+    for name, sheet in read_sheets(full, items, GENEVAL_TASKS).items():
+        sheet.save(shipped.path / name)
+    first, second = (read_sheets(run, items, GENEVAL_TASKS) for run in (full, shipped))
+    assert list(first) == list(second) == ["contact_sheet.png", "wrong_sheet.png"]
+    seen = set()
+    for name, sheet in first.items():
+        assert sheet.image_size == second[name].image_size == (8, 8)
+        ours, theirs = show_images(sheet), show_images(second[name])
+        assert set(ours) == set(theirs)
+        assert not seen & set(ours)
+        seen |= set(ours)
+        for item in items:
+            key = (item["prompt_id"], item["sample"])
+            if key in ours:
+                assert ours[key].tobytes() == theirs[key].tobytes()
+                assert ours[key].getcolors() == [(64, color_of(item))]
+    assert all((item["prompt_id"], item["sample"]) in seen for item in items if not item["correct"])
+
+
+def test_the_second_sheet_has_the_wrong_images_that_the_first_has_not():
+    items = make_items(lambda task, index, sample: index % 2 == 0, prompts=8)
+    first, second = sheet_rows(items, GENEVAL_TASKS), wrong_rows(items, GENEVAL_TASKS)
+    for task in GENEVAL_TASKS:
+        shown = [(item["prompt_id"], item["sample"]) for item in first[task]]
+        wrong = [(i["prompt_id"], i["sample"]) for i in items if i["tag"] == task and i["correct"] is False]
+        assert sorted((item["prompt_id"], item["sample"]) for item in second[task]) == [key for key in wrong if key not in shown]
+        assert second[task]
+
+
+def test_large_images_are_scaled_down_and_their_size_is_kept(tmp_path):
+    items = make_items(lambda *_: True, prompts=1, samples=1)
+    run = write_run(tmp_path, "pixel", 0)
+    write_samples(run, items, size=300)
+    sheet = make_sheet(ImageFolder(run.samples), sheet_rows(items, GENEVAL_TASKS))
+    assert (sheet.cell, sheet.image_size) == (128, (300, 300))
+    assert show_images(sheet)[0, 0].getpixel((64, 64)) == color_of(items[0])
 
 
 def test_neither_samples_nor_sheet_is_no_images(tmp_path):
-    assert show_images(write_run(tmp_path, "pixel", 0), make_items(lambda *_: True), GENEVAL_TASKS) == {}
+    assert read_sheets(write_run(tmp_path, "pixel", 0), make_items(lambda *_: True), GENEVAL_TASKS) == {}
 
 
 def test_a_missing_image_and_a_foreign_sheet_are_named(tmp_path):
     items = make_items(lambda *_: True)
     run = write_run(tmp_path, "pixel", 0)
     write_samples(run, items)
-    sheet = make_contact_sheet(ImageFolder(run.samples), items, GENEVAL_TASKS)
+    sheet = make_sheet(ImageFolder(run.samples), sheet_rows(items, GENEVAL_TASKS))
     gone = ImageFolder(run.samples).image_path(3, 0)
     gone.unlink()
     with pytest.raises(UserError, match="00003"):
-        show_images(run, items, GENEVAL_TASKS)
+        read_sheets(run, items, GENEVAL_TASKS)
     ImageFolder(run.samples).manifest_path.unlink()
-    sheet.crop((0, 0, 50, 50)).save(run.path / "contact_sheet.png")
+    sheet.image.crop((0, 0, 50, 50)).save(run.path / "contact_sheet.png")
     with pytest.raises(UserError, match="contact_sheet"):
-        show_images(run, items, GENEVAL_TASKS)
+        read_sheets(run, items, GENEVAL_TASKS)

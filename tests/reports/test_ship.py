@@ -1,24 +1,40 @@
 """Shipped results are small, name no machine, and give the same report."""
 
 import json
+import re
 
 import pytest
 
+from ablations.grid import GENEVAL_TASKS
 from reports.build import build_report
+from reports.contact_sheet import read_sheets
 from reports.ship import ship_results, thin
 from rf_repro.core.errors import UserError
+from rf_repro.core.files import write_jsonl
 from rf_repro.core.run_dir import RunDir
-from tests.reports.runs import make_items, write_curve, write_geneval, write_metrics, write_run, write_samples
+from tests.reports.runs import (
+    make_items,
+    make_result,
+    write_curve_items,
+    write_geneval,
+    write_metrics,
+    write_questions,
+    write_run,
+    write_samples,
+)
 
 
 def write_runs(root):
     for variant, top in (("pixel", 1), ("pixel_rf", 3)):
         run = write_run(root, variant, 0)
-        items = make_items(lambda task, index, sample, top=top: index < top)
+        items = make_items(lambda task, index, sample, top=top: index < top, prompts=8)
         write_geneval(run, items)
         write_metrics(run, range(1, 501), 0.1, codebook=variant == "pixel_rf")
-        write_curve(run, {15: 0.1})
+        write_curve_items(run, 15, items[::2])
+        write_questions(run, lambda kind, index, top=top: index < top)
         write_samples(run, items)
+        write_jsonl(run.evals / "geneval-ground-truth-representation.items.jsonl", items)
+        run.write_eval("geneval-ground-truth-representation", make_result(items))
         run.checkpoints.mkdir()
         (run.checkpoints / "weights").write_bytes(b"x" * 1000)
     write_run(root, "stage-pretrain", 0)
@@ -31,11 +47,17 @@ def test_a_report_from_shipped_runs_equals_the_one_from_the_runs(tmp_path):
     for source in ("runs", "results"):
         build_report([tmp_path / source], tmp_path / f"report-{source}", "smoke")
     first, second = tmp_path / "report-runs", tmp_path / "report-results"
-    assert (first / "claims.json").read_bytes() == (second / "claims.json").read_bytes()
-    for name in ("table3a", "table3a-tasks", "table3a-budget"):
-        assert (first / "tables" / f"{name}.csv").read_bytes() == (second / "tables" / f"{name}.csv").read_bytes()
-    picture = "figures/table3a-rf-beats-pixel-side-by-side.png"
-    assert (first / picture).read_bytes() == (second / picture).read_bytes()
+    same = json.loads((first / "files.json").read_text())
+    assert json.loads((second / "files.json").read_text()) == same
+    # Logged curves are thinned, and the tables of provenance name other folders.
+    different = {"figures/losses.png", "figures/codebook.png", "figures/table3a-curves.png"}
+    different |= {f"tables/{name}.{kind}" for name in ("runs", "sources") for kind in ("csv", "parquet")}
+    for name in ["claims.json", *sorted(set(same) - different)]:
+        assert (first / name).read_bytes() == (second / name).read_bytes(), name
+    pages = [(folder / "report.html").read_text() for folder in (first, second)]
+    browsers = [re.search(r'<script type="application/json".*?</script>', page, re.DOTALL) for page in pages]
+    assert browsers[0] is not None
+    assert browsers[0][0] == browsers[1][0]
 
 
 def test_only_records_travel_and_no_machine_is_named(tmp_path):
@@ -43,13 +65,32 @@ def test_only_records_travel_and_no_machine_is_named(tmp_path):
     ship_results([tmp_path / "runs"], tmp_path / "results", "smoke")
     run = RunDir(next((tmp_path / "results" / "pixel_rf").iterdir()))
     assert sorted(path.name for path in run.path.iterdir()) == [
-        "config.json", "contact_sheet.png", "evals", "metrics.jsonl", "run.json",
+        "config.json", "contact_sheet.png", "evals", "metrics.jsonl", "run.json", "wrong_sheet.png",
     ]  # fmt: skip
-    assert all("details" not in row and "reason" in row for row in run.eval_items("geneval"))
+    assert sorted(path.name for path in run.evals.iterdir()) == [
+        "geneval-ground-truth-representation.json", "geneval-step000015.items.jsonl.gz", "geneval-step000015.json",
+        "geneval.items.jsonl.gz", "geneval.json", "questions.items.jsonl.gz", "questions.json",
+    ]  # fmt: skip
+    assert run.eval_result("geneval-ground-truth-representation").items is None
     assert [row["step"] for row in run.metrics()][:: len(run.metrics()) - 1] == [1, 500]
     assert len(run.metrics()) == 200
     (attempt,) = run.record().attempts
     assert (attempt.host, attempt.pid, attempt.device, attempt.seconds) == ("", 0, "cpu", 12.0)
+
+
+def test_items_keep_what_the_report_reads_and_boxes_only_of_shipped_images(tmp_path):
+    write_runs(tmp_path / "runs")
+    ship_results([tmp_path / "runs"], tmp_path / "results", "smoke")
+    source, copy = (next(tmp_path.glob(f"{root}/**/pixel/*-s0")) for root in ("runs", "results"))
+    before, after = RunDir(source).eval_items("geneval"), RunDir(copy).eval_items("geneval")
+    sheets = read_sheets(RunDir(copy), after, GENEVAL_TASKS).values()
+    pictured = {place for sheet in sheets for place in sheet.places()}
+    assert 0 < len(pictured) <= len(before)
+    for old, new in zip(before, after, strict=True):
+        assert (new["correct"], new["prompt"], new.get("reason", "")) == (old["correct"], old["prompt"], old["reason"])
+        assert ("details" in new) == ((new["prompt_id"], new["sample"]) in pictured)
+    question = RunDir(copy).eval_items("questions")[0]
+    assert question.keys() == {"tag", "prompt", "question_id", "expected", "answer", "correct"}
 
 
 def test_shipping_again_replaces_and_refuses_what_is_not_a_run(tmp_path):

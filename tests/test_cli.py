@@ -113,7 +113,7 @@ def test_a_mistake_is_one_line_and_status_2_and_writes_nothing(
 def test_no_traceback_reaches_the_user(tmp_path: Path) -> None:
     done = rf_repro("plan", "--scale", "huge", folder=tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "rf-repro: error: scale 'huge': unknown; choose one of smoke, tiny, paper\n"
+    assert done.stderr == "rf-repro: error: scale 'huge': unknown; choose one of smoke, tiny, small, paper\n"
 
 
 def test_a_reader_that_leaves_early_is_no_error(tmp_path: Path) -> None:

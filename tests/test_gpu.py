@@ -17,7 +17,7 @@ def test_auto_is_cuda() -> None:
     assert resolve_device("auto").type == "cuda"
 
 
-@pytest.mark.parametrize("kind", ["none", "discrete"])
+@pytest.mark.parametrize("kind", ["none", "discrete", "continuous", "repa"])
 def test_a_run_on_cuda_learns_what_a_run_on_the_cpu_learns(kind: str, tmp_path: Path) -> None:
     config = apply_overrides(smoke(), {"optim.precision": "fp32"})
     config = replace(config, representation=replace(config.representation, kind=kind))

@@ -103,6 +103,61 @@ def smoke() -> ExperimentConfig:
     )
 
 
+def small() -> ExperimentConfig:
+    """The hardest level of the scenes world at 128 px with a 100M-class model, for one GPU; it stops and resumes at any step.
+
+    Assumed throughout: `tiny` made larger. No run of it has been measured yet.
+    """
+    return apply_overrides(
+        tiny(),
+        {
+            "scale": "small",
+            "data.scenes.image_size": 128,
+            "data.scenes.shapes": ["circle", "square", "triangle", "cross", "star", "ring"],
+            "data.scenes.colors": ["red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "white"],
+            "data.scenes.max_objects": 4,
+            "data.scenes.radius": 16.0,
+            "data.scenes.radius_jitter": 0.25,
+            "data.scenes.rotation": 0.3,
+            "data.scenes.grid_step": 4,
+            "data.scenes.min_distance": 38.0,
+            "data.scenes.background": "textured",
+            "model.decoder.width": 640,
+            "model.decoder.num_layers": 8,
+            "model.decoder.num_heads": 10,
+            "model.decoder.num_kv_heads": 5,
+            "model.decoder.head_dim": 64,
+            "model.decoder.ffn_width": 1728,
+            "model.decoder.distance_bias": False,  # as the paper; at `tiny` it made up for few steps
+            "model.encoder.width": 384,
+            "model.encoder.num_layers": 8,
+            "model.encoder.num_heads": 6,
+            "model.encoder.ffn_width": 1536,
+            "model.encoder.patch_size": 8,
+            "model.pixel.patch_size": 8,  # 64 representation tokens over 256 patches: the paper's 1:4
+            "model.vae.downsample": 8,
+            "model.vae.latent_channels": 16,
+            "model.vae.width": 64,
+            "model.vae.steps": 6000,
+            "model.encoder.pretraining.dino_steps": 9000,
+            "model.encoder.pretraining.siglip_steps": 28_000,
+            "representation.codebook_size": 1024,
+            "representation.continuous.width": 1024,
+            "representation.alignment.layer": 4,
+            "representation.alignment.width": 1280,
+            "stages.pretrain.steps": 8000,
+            "stages.joint.steps": 30_000,
+            "stages.joint.mixture.generation": 128,
+            "stages.joint.mixture.understanding": 8,
+            "stages.joint.mixture.questions": 48,
+            "stages.joint.mixture.text": 8,
+            "optim.ema_decay": 0.999,
+            "sampling.shift_base_patches": 256,
+            "evals.every": 3000,
+        },
+    )
+
+
 def paper() -> ExperimentConfig:
     """The published setting (Sec. 4.1, App. A): Qwen3-30B-A3B, DINOv3 ViT-H+/16, three stages, AdamW."""
     shares = MixtureConfig(generation=2, understanding=1)  # assumed: the paper does not give the ratio
@@ -146,7 +201,7 @@ def paper() -> ExperimentConfig:
     )  # fmt: skip
 
 
-SCALES: dict[str, Callable[[], ExperimentConfig]] = {"smoke": smoke, "tiny": tiny, "paper": paper}
+SCALES: dict[str, Callable[[], ExperimentConfig]] = {"smoke": smoke, "tiny": tiny, "small": small, "paper": paper}
 
 
 def get_scale(name: str) -> ExperimentConfig:

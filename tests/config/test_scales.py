@@ -1,9 +1,12 @@
 """`paper` holds the published numbers; the others are the same experiment, smaller."""
 
 import pytest
+import torch
 
-from rf_repro.config.scales import get_scale, paper, smoke, tiny
+from rf_repro.config.overrides import apply_overrides
+from rf_repro.config.scales import get_scale, paper, small, smoke, tiny
 from rf_repro.core.errors import UserError
+from rf_repro.model.rf_model import RFModel
 
 
 def test_paper_training() -> None:
@@ -51,8 +54,18 @@ def test_paper_model() -> None:
     assert (config.model.encoder.width, config.model.encoder.num_layers, config.model.encoder.num_heads) == (1280, 32, 20)
 
 
+def test_small_is_a_100m_class_model_with_one_representation_token_over_four_patches() -> None:
+    config = apply_overrides(small(), {"representation.kind": "discrete"})
+    with torch.device("meta"):
+        model = RFModel(config, vocab_size=100)
+    assert 80e6 < sum(parameter.numel() for parameter in model.parameters()) < 200e6
+    assert model.representation is not None
+    assert model.pixels is not None
+    assert 4 * model.representation.grid**2 == model.pixels.grid**2 == 256
+
+
 def test_small_scales_share_the_papers_objective() -> None:
-    for config in (tiny(), smoke()):
+    for config in (tiny(), smoke(), small()):
         assert (config.objective.text_drop, config.objective.representation_drop) == (0.1, 0.1)
         assert config.representation.temperature == paper().representation.temperature
         assert config.optim.grad_clip == 1.0
@@ -61,5 +74,5 @@ def test_small_scales_share_the_papers_objective() -> None:
 
 
 def test_unknown_scale() -> None:
-    with pytest.raises(UserError, match="scale 'huge': unknown; choose one of smoke, tiny, paper"):
+    with pytest.raises(UserError, match="scale 'huge': unknown; choose one of smoke, tiny, small, paper"):
         get_scale("huge")

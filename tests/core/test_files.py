@@ -112,3 +112,16 @@ def test_jsonl_round_trip(tmp_path: Path) -> None:
     rows = [{"a": 1, "b": "line\nbreak"}, {"a": None}]
     write_jsonl(tmp_path / "rows.jsonl", rows)
     assert read_jsonl(tmp_path / "rows.jsonl") == rows
+
+
+def test_compressed_rows_read_back_and_are_the_same_bytes_each_time(tmp_path: Path) -> None:
+    rows = [{"step": step, "text": "é"} for step in range(100)]
+    for name in ("a.jsonl.gz", "b.jsonl.gz"):
+        write_jsonl(tmp_path / name, rows)
+    assert read_jsonl(tmp_path / "a.jsonl.gz") == rows
+    assert (tmp_path / "a.jsonl.gz").read_bytes() == (tmp_path / "b.jsonl.gz").read_bytes()
+    assert (tmp_path / "a.jsonl.gz").stat().st_size < 1000
+    for damaged in (b"not gzip", (tmp_path / "a.jsonl.gz").read_bytes()[:-20]):
+        (tmp_path / "c.jsonl.gz").write_bytes(damaged)
+        with pytest.raises(UserError, match=r"c\.jsonl\.gz: not valid gzip"):
+            read_jsonl(tmp_path / "c.jsonl.gz")

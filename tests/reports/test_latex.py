@@ -11,9 +11,11 @@ from reports.latex import escape, render_latex
 from reports.tables import Table
 from tests.reports.runs import make_items, write_geneval, write_run
 
-NASTY = "100% of $x_1^2$ & {braces} #3 ~ \\input{/etc/passwd} <b>|\"quoted\"| `code`"
+NASTY = '100% of $x_1^2$ & {braces} #3 ~ \\input{/etc/passwd} <b>|"quoted"| `code`'
 WORLD = "Unicode: − – ≥ ≤ → × ± † ✓ ✗ é Ü ß … 漢 🙂"
-WRAPPER = "\\documentclass{article}\n\\usepackage[utf8]{inputenc}\n\\usepackage{booktabs}\n\\begin{document}\n%s\n\\end{document}\n"
+WRAPPER = (
+    "\\documentclass{article}\n\\usepackage[utf8]{inputenc}\n\\usepackage{booktabs}\n\\begin{document}\n%s\n\\end{document}\n"
+)
 
 
 def table(rows):
@@ -50,7 +52,9 @@ def test_wide_tables_break_lines_within_the_page():
     assert "linewidth" not in render_latex(table([("a", "b")]))
 
 
-@pytest.mark.skipif(not (shutil.which("pdflatex") or shutil.which("tectonic")), reason="neither pdflatex nor tectonic is installed")
+@pytest.mark.skipif(
+    not (shutil.which("pdflatex") or shutil.which("tectonic")), reason="neither pdflatex nor tectonic is installed"
+)
 def test_every_table_of_a_report_compiles(tmp_path):
     for variant, top in (("pixel", 1), ("pixel_rf", 3)):
         write_geneval(write_run(tmp_path / "runs", variant, 0), make_items(lambda task, index, sample, top=top: index < top))

@@ -33,8 +33,7 @@ def coverage(runs: GridRuns, seeds: Sequence[int]) -> str:
 def results_table(runs: GridRuns, scores: Scores) -> Table:
     """The paper's table as measured; a cell with nothing run gives the reason.
 
-    A column the paper has too is followed by the published value. With one column, images and seeds stand beside it; with
-    several they stand at the end of the row.
+    A column that the paper has too is followed by the published value.
     """
     grid = runs.grid
     paper = PAPER_TABLES[grid.name]
@@ -42,12 +41,12 @@ def results_table(runs: GridRuns, scores: Scores) -> Table:
     notes, rows, records = Footnotes(), [], []
     in_paper = {column.key for column in grid.columns if column.key in paper.columns}
     for row in grid.rows:
-        cells, total, seeds = [row.label], 0, ""
+        cells, total, seeds = [row.label], 0, set[int]()
         for column in grid.columns:
             score, published = scores[column.key][row.key], paper.values.get(row.key, {}).get(column.key)
             measured = score.interval(column.tasks) if score.results else None
             if measured:
-                total, seeds = total + measured.n, ", ".join(map(str, measured.seeds))
+                total, seeds = total + measured.n, seeds | set(measured.seeds)
                 cells.append(show(measured, digits=3 if alone else 2) + notes.mark(score.notes))
             else:
                 cells.append(f"not run: {score.reason}")
@@ -57,8 +56,7 @@ def results_table(runs: GridRuns, scores: Scores) -> Table:
                 {"row": row.key, "column": column.key, **numbers(measured), "paper": published,
                  "notes": "; ".join(score.notes) or score.reason}
             )  # fmt: skip
-        cells[2 if alone else len(cells) : 2 if alone else len(cells)] = [f"{total:,}", seeds or "none"]
-        rows.append(tuple(cells))
+        rows.append((*cells, f"{total:,}", ", ".join(map(str, sorted(seeds))) or "none"))
     guesses = {column.key: _chance(scores[column.key], column) for column in grid.columns}
     if any(guess is not None for guess in guesses.values()):
         cells = [GUESS]
@@ -68,14 +66,12 @@ def results_table(runs: GridRuns, scores: Scores) -> Table:
             records.append(
                 {"row": "chance", "column": column.key, **numbers(None), "measured": guess, "paper": None, "notes": ""}
             )
-        cells[2 if alone else len(cells) : 2 if alone else len(cells)] = ["", ""]
-        rows.append(tuple(cells))
+        rows.append((*cells, "", ""))
     header = ["Variant"]
     for column in grid.columns:
         header += [f"{column.label}, mean [95%]" if alone else column.label]
         header += [f"Paper, {column.label}"] if column.key in in_paper else []
-    items = ["Images" if "geneval" in grid.columns[0].evaluation else "Questions", "Seeds"]
-    header[2 if alone else len(header) : 2 if alone else len(header)] = items
+    header += ["Images" if grid.columns[0].cluster == "prompt" else "Questions", "Seeds"]
     beyond = [f"{paper.labels[key]} {value:.2f}" for key in paper.values if key not in {row.key for row in grid.rows}
               for column, value in paper.values[key].items() if column in in_paper]  # fmt: skip
     return Table(

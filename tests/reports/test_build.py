@@ -50,9 +50,9 @@ def test_numbers_are_those_of_the_records(tmp_path):
     assert (claim["difference"], claim["n"]) == (pytest.approx(0.5), 2 * 3 * 48)
     assert 0 < claim["low"] < 0.5 < claim["high"] < 1
     assert "Table 3a at scale smoke (procedural scenes, 24 px)" in text
-    assert re.search(r"\| Pixel \| 0\.250 \[0\.\d{3}, 0\.\d{3}\] \| 144 \| 0, 1, 2 \| 0\.25 \|", text)
-    assert re.search(r"\| Pixel\+RF \| 0\.750 \[0\.\d{3}, 0\.\d{3}\] \| 144 \| 0, 1, 2 \| 0\.76 \|", text)
-    assert "| VAE | not run: no vae run at scale smoke | 0 | none | 0.52 |" in text
+    assert re.search(r"\| Pixel \| 0\.250 \[0\.\d{3}, 0\.\d{3}\] \| 0\.25 \| 144 \| 0, 1, 2 \|", text)
+    assert re.search(r"\| Pixel\+RF \| 0\.750 \[0\.\d{3}, 0\.\d{3}\] \| 0\.76 \| 144 \| 0, 1, 2 \|", text)
+    assert "| VAE | not run: no vae run at scale smoke | 0.52 | 0 | none |" in text
     assert re.search(r"\| Measured here: Pixel\+RF \| 0\.75 \[0\.\d\d, [01]\.\d\d\] .* \| not run: no DPG", text)
     rows = {row["row"]: row for row in read_table(tmp_path, "table3a")}
     assert (float(rows["pixel"]["measured"]), float(rows["pixel_rf"]["measured"])) == pytest.approx((0.25, 0.75))
@@ -119,8 +119,8 @@ def test_what_is_missing_is_footnoted_and_never_averaged_away_silently(tmp_path)
     crashed.write_record(replace(crashed.record(), status="failed", attempts=[failure]))
     write_metrics(crashed, [7], 1.0, codebook=False)
     text, _, claim = report(tmp_path)
-    assert re.search(r"Pixel\+RF \| [^|]* \(b, c\) \| 90 \| 0, 1 \|", text)
-    assert re.search(r"Pixel \| [^|]* \(a\) \| 96 \| 0, 1 \|", text)
+    assert re.search(r"Pixel\+RF \| [^|]* \(b, c\) \| 0\.76 \| 90 \| 0, 1 \|", text)
+    assert re.search(r"Pixel \| [^|]* \(a\) \| 0\.25 \| 96 \| 0, 1 \|", text)
     assert "(b) seed 1: 42 of 48 images scored." in text
     assert "(c) seed 2 failed at step 7 (loss is NaN); not in the mean." in text
     assert "(a) seed 2 not run; not in the mean." in text

@@ -8,7 +8,7 @@ from reports.budget import budget_table
 from reports.contact_sheet import Sheet, read_sheets
 from reports.document import Figure, Section
 from reports.measured import MeasuredTable
-from reports.paper_tables import paper_table
+from reports.paper_tables import published_table
 from reports.results_tables import coverage, results_table, tasks_table
 from reports.side_by_side import choose_cases, examples_table, samples_figure, side_by_side_figure
 from reports.tables import Table, scale_label
@@ -28,7 +28,7 @@ def grid_sections(table: MeasuredTable, earlier: Sequence[MeasuredTable], pairs:
     """
     runs, grid = table.runs, table.runs.grid
     blocks: list[str | Table | Figure] = [coverage(runs, table.seeds), results_table(runs, table.scores)]
-    beside = paper_table(grid)
+    beside = published_table(grid)
     if beside is not None:
         blocks.append(beside)
     folded: list[Section] = []

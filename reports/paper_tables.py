@@ -5,16 +5,17 @@ from collections.abc import Sequence
 from ablations.grid import GENEVAL, AblationGrid
 from ablations.questions import MIRRORS
 from reports.measured import MeasuredTable
-from reports.paper_values import PAPER_TABLES, PaperTable
+from reports.paper_values import PAPER_TABLES, PaperTable, paper_table
 from reports.tables import Table, numbers, scale_label, show
 
 OURS = "pixel_rf"  # the variant that stands for the paper's RF-Pixel
 
 
-def paper_table(grid: AblationGrid) -> Table | None:
-    """What the paper prints for a grid that is measured on other columns; None when its values stand beside ours already."""
-    paper = PAPER_TABLES[grid.name]
-    if any(column.key in paper.columns for column in grid.columns):
+def published_table(grid: AblationGrid) -> Table | None:
+    """What the paper prints for a grid that is measured on other columns; None when its values stand beside ours already, or
+    there are none."""
+    paper = paper_table(grid.name)
+    if not paper.values or any(column.key in paper.columns for column in grid.columns):
         return None
     ours = {column.key for column in grid.columns}
     mirrored = ", ".join(f"{kind} beside {benchmark}" for kind, benchmark in MIRRORS.items() if kind in ours)

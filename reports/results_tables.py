@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from ablations.grid import Column
 from reports.collect import GridRuns, RowScores
-from reports.paper_values import PAPER_TABLES
+from reports.paper_values import paper_table
 from reports.statistics import RESAMPLES, paired_difference, unique_prompts
 from reports.tables import Footnotes, Table, numbers, scale_label, show
 
@@ -36,7 +36,7 @@ def results_table(runs: GridRuns, scores: Scores) -> Table:
     A column that the paper has too is followed by the published value.
     """
     grid = runs.grid
-    paper = PAPER_TABLES[grid.name]
+    paper = paper_table(grid.name)
     alone = len(grid.columns) == 1
     notes, rows, records = Footnotes(), [], []
     in_paper = {column.key for column in grid.columns if column.key in paper.columns}

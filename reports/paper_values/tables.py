@@ -30,6 +30,11 @@ class PaperTable:
         return self.values.get(row, {}).get(MIRRORS.get(column, column))
 
 
+def paper_table(grid: str) -> PaperTable:
+    """The published table that a grid reruns; one without rows for a table of this project's own."""
+    return PAPER_TABLES.get(grid) or PaperTable(grid, "not a table of the paper", {}, {}, {})
+
+
 def _geneval(grid: str, rows: dict[str, tuple[str, float]]) -> PaperTable:
     """A table of Sec. 4.4 with one column. rows: row key -> (label, score)."""
     source = f"{PAPER}, {grid.replace('table', 'Table ')} (GenEval at 256 px)"

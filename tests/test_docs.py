@@ -1,0 +1,38 @@
+"""The example of docs/new_variant.md is a table that can be planned and reported as it stands."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from ablations.grid import AblationGrid
+from ablations.registry import GRIDS
+from reports.build import build_report
+from slurm.plan import make_plan
+
+DOCS = Path(__file__).parents[1] / "docs"
+
+
+@pytest.fixture
+def example(monkeypatch: pytest.MonkeyPatch) -> AblationGrid:
+    (code,) = re.findall(r"```python\n(.*?)```", (DOCS / "new_variant.md").read_text(encoding="utf-8"), re.DOTALL)
+    assert len(code.splitlines()) < 30
+    names: dict[str, object] = {}
+    exec(compile(code, "new_variant.md", "exec"), names)
+    grid = names["BALANCE"]
+    assert isinstance(grid, AblationGrid)
+    monkeypatch.setitem(GRIDS, grid.name, grid)
+    return grid
+
+
+def test_the_example_is_planned_and_shares_its_base_with_table_3a(example: AblationGrid, tmp_path: Path) -> None:
+    plan = make_plan("tiny", ["table3a", example.name], None, tmp_path)
+    variants = [job.variant for job in plan.jobs if job.kind == "variant"]
+    assert variants == ["pixel", "pixel_rf", "vae", "vae_rf", "pixel_rf_algorithm1"]
+    assert example.configs("tiny")["pixel_rf_algorithm1"].representation.balance == "algorithm1"
+
+
+def test_the_example_is_reported_without_published_values(example: AblationGrid, tmp_path: Path) -> None:
+    (tmp_path / "runs").mkdir()
+    build_report([tmp_path / "runs"], tmp_path / "out", "tiny")
+    assert "Pixel+RF, Algorithm 1" in (tmp_path / "out" / "report.md").read_text(encoding="utf-8")

@@ -267,7 +267,9 @@ def sample_prompts(
     model.load_state_dict(load_weights(last_checkpoint(run), ema=True))
     model = model.to(torch_device, DTYPES[config.optim.precision]).eval().requires_grad_(False)
     tokens = TextTokens(tokenizer.pad_id, tokenizer.bos_id, tokenizer.null_id)
-    space = PixelSpace(config.model.pixel.patch_size)
+    root = run.path.parents[1]  # of the runs of this scale
+    shared = {name.split("/")[0]: RunDir(root / name) for name in run.record().started_from}
+    space = image_space(config, shared, torch_device)
     evaluation.sample(
         Sampler(model, space, config.sampling, tokens), wanted, folder, lambda phase, done, total: progress(done, total)
     )

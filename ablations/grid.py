@@ -6,7 +6,8 @@ from typing import Any
 
 from rf_repro.config.overrides import apply_overrides
 from rf_repro.config.scales import get_scale
-from rf_repro.config.schema import ExperimentConfig, SharedRun, shared_runs
+from rf_repro.config.schema import ExperimentConfig
+from rf_repro.config.shared import SharedRun, shared_runs
 from rf_repro.core.errors import UserError
 
 GENEVAL_TASKS = ("single_object", "two_object", "counting", "colors", "position", "color_attr")

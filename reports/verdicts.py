@@ -11,7 +11,7 @@ from reports.collect import RowScores, Run
 from reports.paper_values import PAPER_TABLES
 from reports.statistics import ColumnItems, Interval, columns_won, contrast
 from rf_repro.config.scales import get_scale
-from rf_repro.config.schema import shared_runs
+from rf_repro.config.shared import shared_runs
 
 Verdict = Literal["reproduced", "not reproduced", "inconclusive", "not run"]
 Gates = Mapping[tuple[str, str, str], float]  # (config hash of a run, evaluation, metric) -> the lowest value over its seeds

@@ -12,7 +12,8 @@ from pathlib import Path
 import torch
 
 from rf_repro.config.overrides import from_dict
-from rf_repro.config.schema import ExperimentConfig, SharedRun, StageConfig, shared_runs
+from rf_repro.config.schema import ExperimentConfig, StageConfig
+from rf_repro.config.shared import SharedRun, shared_runs
 from rf_repro.core.errors import UserError
 from rf_repro.core.hashing import derive_seed
 from rf_repro.core.image_folder import ImageFolder

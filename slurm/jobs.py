@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 
-from rf_repro.config.schema import SharedRun
+from rf_repro.config.shared import SharedRun
 from rf_repro.core.run_lock import run_lock
 from slurm.plan import Job
 

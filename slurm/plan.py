@@ -9,7 +9,8 @@ from ablations.grid import Variant
 from ablations.registry import GRIDS, get_grid
 from rf_repro.config.overrides import apply_overrides
 from rf_repro.config.scales import get_scale
-from rf_repro.config.schema import ExperimentConfig, shared_runs
+from rf_repro.config.schema import ExperimentConfig
+from rf_repro.config.shared import shared_runs
 from rf_repro.core.errors import UserError
 from rf_repro.core.run_dir import RunDir
 from rf_repro.core.run_lock import lock_holder

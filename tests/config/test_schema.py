@@ -9,7 +9,8 @@ import pytest
 
 from rf_repro.config.overrides import apply_overrides, from_dict
 from rf_repro.config.scales import SCALES, tiny
-from rf_repro.config.schema import EvalConfig, ExperimentConfig, StageConfig, shared_runs
+from rf_repro.config.schema import EvalConfig, ExperimentConfig, StageConfig
+from rf_repro.config.shared import shared_runs
 from rf_repro.core.errors import UserError
 
 RUNTIME = {"sampling.batch_size", "checkpoint_every"}  # the only fields that may change without making another run

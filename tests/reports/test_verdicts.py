@@ -10,7 +10,7 @@ from ablations.registry import get_grid
 from reports.collect import RowScores, Run
 from reports.verdicts import decide, gate_values, judge, published, published_text
 from rf_repro.config.scales import get_scale
-from rf_repro.config.schema import shared_runs
+from rf_repro.config.shared import shared_runs
 from rf_repro.core.records import EvalResult
 from rf_repro.core.run_dir import RunDir
 

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from rf_repro.config.overrides import apply_overrides
-from rf_repro.config.schema import ExperimentConfig, shared_runs
+from rf_repro.config.schema import ExperimentConfig
+from rf_repro.config.shared import shared_runs
 from rf_repro.core.errors import TrainingDiverged, UserError
 from rf_repro.core.run_dir import RunDir
 from rf_repro.data.mixture import SceneMixture

@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.distributions import Normal
 from torch.distributions import kl_divergence as torch_kl
 
-from rf_repro.config.schema import ExperimentConfig, VAEConfig, shared_runs
+from rf_repro.config.schema import ExperimentConfig, VAEConfig
+from rf_repro.config.shared import shared_runs
 from rf_repro.core.errors import TrainingDiverged, UserError
 from rf_repro.core.hashing import derive_seed
 from rf_repro.core.run_dir import RunDir

@@ -1,0 +1,59 @@
+"""What several variants start from, each trained once: the encoder, the shared stages, the VAE."""
+
+from dataclasses import dataclass, replace
+
+from rf_repro.config.schema import (
+    EvalConfig,
+    ExperimentConfig,
+    ModelConfig,
+    PixelConfig,
+    RepresentationConfig,
+    SamplingConfig,
+    StageConfig,
+    VAEConfig,
+)
+
+
+@dataclass(frozen=True)
+class SharedRun:
+    """A run that variants start from: trained once, whoever asks first. `after` names the ones it starts from itself."""
+
+    name: str  # e.g. stage-pretrain
+    config: ExperimentConfig
+    after: tuple[str, ...]
+
+
+def shared_runs(config: ExperimentConfig) -> list[SharedRun]:
+    """What must be trained before the variant itself, in order: the encoder, the shared stages, the VAE, where there are any.
+
+    What a shared run does not depend on is set to its default, so that all variants that can share it ask for the same run.
+    """
+    runs: list[SharedRun] = []
+    encoder, vae = config.model.encoder, config.model.vae
+    if encoder.pretraining.kind != "none":
+        stage = StageConfig(name="encoder", steps=encoder.pretraining.steps, learning_rate=encoder.pretraining.learning_rate,
+                            shared=True)  # fmt: skip
+        runs.append(SharedRun("stage-encoder", _component(config, stage, ModelConfig(encoder=encoder)), ()))
+    for index, stage in enumerate(config.stages):
+        if stage.shared:
+            model = replace(
+                config.model,
+                decoder=replace(config.model.decoder, distance_bias=False, time_conditioning="adaln"),
+                pixel=PixelConfig(space="none"),
+                vae=VAEConfig(),
+            )
+            below = replace(
+                config, stages=config.stages[: index + 1], model=model, representation=RepresentationConfig(),
+                sampling=SamplingConfig(), evals=EvalConfig(),
+            )  # fmt: skip
+            runs.append(SharedRun(f"stage-{stage.name}", below, tuple(run.name for run in runs)))
+    if config.model.pixel.space == "vae" and vae.kind == "kl":
+        stage = StageConfig(name="vae", steps=vae.steps, learning_rate=vae.learning_rate, shared=True)
+        runs.append(SharedRun("stage-vae", _component(config, stage, ModelConfig(vae=vae)), ()))
+    return runs
+
+
+def _component(config: ExperimentConfig, stage: StageConfig, model: ModelConfig) -> ExperimentConfig:
+    """The config of a component that is trained alone: on the same data, with nothing else of the variant."""
+    alone = replace(model, pixel=PixelConfig(space="none"))
+    return ExperimentConfig(config.scale, (stage,), data=config.data, model=alone, checkpoint_every=config.checkpoint_every)

@@ -35,7 +35,7 @@ from rf_repro.train.ema import Average
 from rf_repro.train.loop import DTYPES, StepLosses, TrainingLoop
 from rf_repro.train.optim import MasterOptimizer
 
-AVERAGE_DECAY = 0.99
+AVERAGE_DECAY = 0.97  # a teacher that follows soon: the whole training is a few thousand steps
 DECAY_FRACTION = 0.6  # of the learning rate, as in the first stage
 PROBE_BATCH = 500  # images
 
@@ -84,9 +84,8 @@ class EncoderPretraining(TrainingLoop):
             captions = self.mixture.dense_answers[rows].to(self.device)
             return {"contrast": self.model.loss(images.to(dtype), captions)}
         assert self.teacher is not None
-        own, other = (draw_views(images, generator) for _ in range(2))
+        own, other = (replace(view, images=view.images.to(dtype)) for view in draw_views(images, generator))
         masked = draw_masks(len(images), self.model.encoder.grid**2, generator).to(self.device)
-        own, other = (replace(view, images=view.images.to(dtype)) for view in (own, other))
         return self_distillation_losses(self.model, self.teacher, own, other, masked)
 
     def stepped(self, step: int) -> None:

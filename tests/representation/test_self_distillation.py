@@ -26,6 +26,7 @@ from rf_repro.representation.self_distillation import (
     patches_elsewhere,
     self_distillation_losses,
     sinkhorn_targets,
+    stand_out,
 )
 from tests.model.small import largest_difference
 
@@ -93,7 +94,7 @@ def model(seed: int = 0) -> SelfDistillationModel:
 def views_and_masks(count: int = 4) -> tuple[Views, Views, Tensor]:
     generator = torch.Generator().manual_seed(3)
     images = torch.rand(count, 3, SIZE, SIZE, generator=generator) * 2 - 1
-    return draw_views(images, generator), draw_views(images, generator), draw_masks(count, P, generator)
+    return *draw_views(images, generator), draw_masks(count, P, generator)
 
 
 def looped_place(own: Tensor, other: Tensor, patch: int) -> tuple[float, float]:
@@ -120,8 +121,7 @@ def test_the_same_spot_of_the_image_is_what_is_compared(monkeypatch: pytest.Monk
     still(monkeypatch, MAX_SHIFT=3.0, ZOOM=(1.0, 1.3))
     ramp = torch.arange(SIZE) / SIZE
     smooth = torch.stack([ramp[None].expand(SIZE, SIZE), ramp[:, None].expand(SIZE, SIZE), ramp[:, None] * ramp[None]])
-    generator = torch.Generator().manual_seed(0)
-    own, other = (draw_views(smooth.repeat(60, 1, 1, 1), generator) for _ in range(2))
+    own, other = draw_views(smooth.repeat(60, 1, 1, 1), torch.Generator().manual_seed(0))
     where, shown = patches_elsewhere(own.places, other.places, 8)
     again = interpolate_features(pool(other.images), where)
     centres = torch.tensor([[(p % 8 + 0.5) / 4 - 1, (p // 8 + 0.5) / 4 - 1] for p in range(P)])
@@ -156,11 +156,13 @@ def test_losses_are_the_student_of_one_masked_view_against_the_teacher_of_the_ot
 
     says, seen = [], []
     for view in range(4):
-        for patch in range(P):
-            if shown[view, patch]:
-                place = where[view, patch].view(1, 1, 2)
-                seen.append(teacher.patch_head(interpolate_features(whole[[view]], place)[0, 0]))
-                says.append(student.patch_head(hidden[view, patch]))
+        deviations = whole[view] - sum(whole[view]) / P  # type: ignore[operator]
+        there = [interpolate_features(deviations[None], where[view, patch].view(1, 1, 2))[0, 0] for patch in range(P)]
+        found = [patch for patch in range(P) if shown[view, patch]]
+        own_mean = sum(hidden[view]) / P  # type: ignore[operator]
+        for patch in sorted(found, key=lambda patch: -float(there[patch].detach().norm()))[:16]:  # a quarter of 64
+            seen.append(teacher.patch_head(there[patch]))
+            says.append(student.patch_head(hidden[view, patch] - own_mean))
     targets = looped_targets(torch.stack(seen), TEACHER_TEMPERATURE, SINKHORN_ITERATIONS)
     expected = looped_loss(torch.stack(says), targets, STUDENT_TEMPERATURE)
     assert float(losses["patch"].detach()) == pytest.approx(expected, rel=1e-3)
@@ -221,7 +223,7 @@ def still(monkeypatch: pytest.MonkeyPatch, **changes: object) -> None:
 def test_views_are_the_image_or_its_mirror_where_nothing_else_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
     still(monkeypatch)
     images = views_and_masks(20)[0].images
-    views = draw_views(images, torch.Generator().manual_seed(0)).images
+    views = draw_views(images, torch.Generator().manual_seed(0))[0].images
     assert views.shape == (20, 3, SIZE, SIZE)
     mirrored = 0
     for index, view in enumerate(views):
@@ -240,7 +242,7 @@ def test_views_move_zoom_and_dim_by_what_is_said(monkeypatch: pytest.MonkeyPatch
 
     def of(**changes: object) -> tuple[Tensor, Tensor, Tensor]:
         still(monkeypatch, **changes)
-        light = (draw_views(images, torch.Generator().manual_seed(0)).images[:, 0] + 1) / 2  # 0.8 in the square
+        light = (draw_views(images, torch.Generator().manual_seed(0))[0].images[:, 0] + 1) / 2  # 0.8 in the square
         mass = light.sum((1, 2))
         column = (light.sum(1) * centre).sum(1) / mass
         return column - 12, mass / 0.8, light.amax((1, 2))
@@ -258,14 +260,36 @@ def test_views_move_zoom_and_dim_by_what_is_said(monkeypatch: pytest.MonkeyPatch
     assert 0.70 < float(peak.max()) <= 0.72
 
 
-def test_some_views_lose_their_colour_and_keep_their_luminance(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_both_views_of_some_images_are_grey_and_no_grey_tells_the_colour(monkeypatch: pytest.MonkeyPatch) -> None:
     still(monkeypatch, GREY_SHARE=0.4)
-    pixels = torch.rand(1, 3, 1, 1, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    views = draw_views(pixels.expand(500, 3, SIZE, SIZE), torch.Generator().manual_seed(0)).images
-    luminance = float(0.299 * pixels[0, 0] + 0.587 * pixels[0, 1] + 0.114 * pixels[0, 2])
-    grey = [view for view in views if largest_difference(view, view[:1].expand_as(view)) < 1e-6]
-    assert 160 < len(grey) < 240
-    for view in grey:
-        assert largest_difference(view, torch.full_like(view, luminance)) < 1e-5
-    coloured = [view for view in views if largest_difference(view, pixels[0].expand_as(view)) < 1e-5]
-    assert len(coloured) == 500 - len(grey)
+    pixel = torch.tensor([0.8, -0.6, -1.0]).view(1, 3, 1, 1)
+    own, other = draw_views(pixel.expand(500, 3, SIZE, SIZE), torch.Generator().manual_seed(0))
+
+    def is_grey(view: Tensor) -> bool:
+        assert largest_difference(view, view[:, :1, :1].expand_as(view)) < 1e-5  # one colour all over
+        return largest_difference(view, view[:1].expand_as(view)) < 1e-6
+
+    greys = [is_grey(view) for view in own.images]
+    assert greys == [is_grey(view) for view in other.images]
+    assert 160 < sum(greys) < 240
+    for views in (own, other):
+        for view, grey in zip(views.images, greys, strict=True):
+            assert grey or largest_difference(view, pixel[0].expand_as(view)) < 1e-5
+        levels = views.images[torch.tensor(greys), 0, 0, 0]
+        assert float(levels.min()) >= -1
+        assert float(levels.max()) <= 0.8  # an average of the channels
+        assert float(levels.std()) > 0.2
+    pairs = torch.stack([views.images[torch.tensor(greys), 0, 0, 0] for views in (own, other)])
+    assert abs(float(torch.corrcoef(pairs)[0, 1])) < 0.2
+
+
+def test_the_patches_that_stand_out_are_the_largest_deviations_among_those_shown() -> None:
+    generator = torch.Generator().manual_seed(0)
+    deviations, among = torch.randn(5, P, 7, generator=generator), torch.rand(5, P, generator=generator) < 0.6
+    among[4] = False
+    among[4, :3] = True  # fewer than a quarter are shown: all of them, and nothing else
+    chosen = stand_out(deviations, among)
+    for view in range(5):
+        shown = [patch for patch in range(P) if among[view, patch]]
+        largest = sorted(shown, key=lambda patch: -float(deviations[view, patch].norm()))[:16]
+        assert chosen[view].nonzero().flatten().tolist() == sorted(largest)

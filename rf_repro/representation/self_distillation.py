@@ -6,7 +6,8 @@ teacher, says of another: which of K prototypes it is like. Logits, targets and 
 
 Departures, each for a world of small objects before an empty background, and for minutes of training (LOG.md):
 - Patches are compared with the same spot of the other view, not of the same view, where their position alone would give
-  balanced targets away; and only those that stand out, less their view's mean, for else most codes describe the background.
+  balanced targets away; together with their neighbours, for else shape is not learned; and only where they stand out from
+  the view, for else most codes describe the background.
 - The student reads one view of an image and the teacher the other, for half the cost of both reading both.
 - Temperatures are half of DINO's: at 0.05 most of the loss was the targets' own entropy, and shape was not learned.
 - The image's embedding is the mean over its patches: this encoder has no class token.
@@ -26,6 +27,7 @@ HEAD_WIDTH, BOTTLENECK = 256, 64
 STUDENT_TEMPERATURE, TEACHER_TEMPERATURE = 0.05, 0.02
 SINKHORN_ITERATIONS = 3  # DINOv2's
 MASK_RATIO = 0.3
+NEIGHBOURHOOD = 3  # patches a side, about an object
 COMPARED_SHARE = 0.25  # of the patches
 
 # Views: nothing may turn one shape or colour into another.
@@ -42,7 +44,11 @@ class PrototypeHead(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.mlp = nn.Sequential(nn.Linear(width, HEAD_WIDTH), nn.GELU(), nn.Linear(HEAD_WIDTH, BOTTLENECK))
+        self.mlp = nn.Sequential(
+            nn.Linear(width, HEAD_WIDTH), nn.GELU(),
+            nn.Linear(HEAD_WIDTH, HEAD_WIDTH), nn.GELU(),
+            nn.Linear(HEAD_WIDTH, BOTTLENECK),
+        )  # fmt: skip
         self.prototypes = nn.Linear(BOTTLENECK, NUM_PROTOTYPES, bias=False)
 
     def forward(self, features: Tensor) -> Tensor:
@@ -88,13 +94,14 @@ def self_distillation_losses(
         masked: bool [B, P], patches hidden from the student.
 
     Returns:
-        "image": the mean over patches against that of the other view; "patch": patches against the same spot of the other
-        view, where that shows it and it stands out there. Each is log K while the student says nothing, and if it collapses.
+        "image": the mean over patches against that of the other view; "patch": neighbourhoods of patches against the same spot
+        of the other view, where that shows it and it stands out there. Each is log K while the student says nothing, and if
+        it collapses.
     """
     where, shown = patches_elsewhere(own.places, other.places, student.encoder.grid)
     with torch.no_grad():
         features = teacher.features(other.images)
-        elsewhere = interpolate_features(local(features), where)
+        elsewhere = interpolate_features(neighbourhoods(features), where)
         compared = stand_out(elsewhere, shown)
         image_targets, patch_targets = (
             sinkhorn_targets(logits, TEACHER_TEMPERATURE, SINKHORN_ITERATIONS)
@@ -103,14 +110,21 @@ def self_distillation_losses(
     features = student.features(own.images, masked)
     return {
         "image": distillation_loss(student.image_head(features.mean(1)), image_targets, STUDENT_TEMPERATURE),
-        "patch": distillation_loss(student.patch_head(local(features)[compared]), patch_targets, STUDENT_TEMPERATURE),
+        "patch": distillation_loss(student.patch_head(neighbourhoods(features)[compared]), patch_targets, STUDENT_TEMPERATURE),
     }
 
 
-def local(features: Tensor) -> Tensor:
-    """What sets each patch apart from its view's mean, [B, P, D]. What the whole image is like would else be the easiest thing
-    to predict of every patch."""
-    return features - features.mean(1, keepdim=True)
+def neighbourhoods(features: Tensor) -> Tensor:
+    """What sets the surroundings of each patch apart from the whole view, [B, P, D]: the mean over `NEIGHBOURHOOD` patches a
+    side (fewer at the edge), less that over all.
+
+    Of single patches, colour and the place within an object are the easiest to predict, of the view's mean what all of it is
+    like; of a neighbourhood as large as an object, what object it is.
+    """
+    B, P, D = features.shape
+    n, size = int(P**0.5), NEIGHBOURHOOD
+    deviations = (features - features.mean(1, keepdim=True)).transpose(1, 2).reshape(B, D, n, n)
+    return F.avg_pool2d(deviations, size, 1, size // 2, count_include_pad=False).flatten(2).transpose(1, 2)
 
 
 def stand_out(deviations: Tensor, among: Tensor) -> Tensor:

@@ -23,6 +23,7 @@ from rf_repro.representation.self_distillation import (
     draw_masks,
     draw_views,
     interpolate_features,
+    neighbourhoods,
     patches_elsewhere,
     self_distillation_losses,
     sinkhorn_targets,
@@ -146,6 +147,21 @@ def test_features_between_patches_are_blends_of_their_neighbours() -> None:
     assert largest_difference(interpolate_features(features, between), (features[:, :7] + features[:, 1:8]) / 2) < 1e-5
 
 
+def looped_neighbourhoods(features: Tensor) -> Tensor:
+    """The mean over each patch and its up to eight neighbours, less the mean over all; [P, D] -> [P, D]."""
+    mean, rows = torch.stack([features[patch] for patch in range(P)]).sum(0) / P, []
+    for patch in range(P):
+        around = [other for other in range(P) if max(abs(patch % 8 - other % 8), abs(patch // 8 - other // 8)) <= 1]
+        rows.append(torch.stack([features[other] for other in around]).sum(0) / len(around) - mean)
+    return torch.stack(rows)
+
+
+def test_neighbourhoods_equal_the_loop() -> None:
+    features = torch.randn(2, P, 5, generator=torch.Generator().manual_seed(0))
+    expected = torch.stack([looped_neighbourhoods(view) for view in features])
+    assert largest_difference(neighbourhoods(features), expected) < 1e-5
+
+
 def test_losses_are_the_student_of_one_masked_view_against_the_teacher_of_the_other_whole_one() -> None:
     student, teacher = model(0), model(1)
     own, other, masked = views_and_masks()
@@ -156,13 +172,13 @@ def test_losses_are_the_student_of_one_masked_view_against_the_teacher_of_the_ot
 
     says, seen = [], []
     for view in range(4):
-        deviations = whole[view] - sum(whole[view]) / P  # type: ignore[operator]
+        deviations = looped_neighbourhoods(whole[view])
         there = [interpolate_features(deviations[None], where[view, patch].view(1, 1, 2))[0, 0] for patch in range(P)]
         found = [patch for patch in range(P) if shown[view, patch]]
-        own_mean = sum(hidden[view]) / P  # type: ignore[operator]
+        around = looped_neighbourhoods(hidden[view])
         for patch in sorted(found, key=lambda patch: -float(there[patch].detach().norm()))[:16]:  # a quarter of 64
             seen.append(teacher.patch_head(there[patch]))
-            says.append(student.patch_head(hidden[view, patch] - own_mean))
+            says.append(student.patch_head(around[patch]))
     targets = looped_targets(torch.stack(seen), TEACHER_TEMPERATURE, SINKHORN_ITERATIONS)
     expected = looped_loss(torch.stack(says), targets, STUDENT_TEMPERATURE)
     assert float(losses["patch"].detach()) == pytest.approx(expected, rel=1e-3)

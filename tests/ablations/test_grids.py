@@ -63,7 +63,6 @@ def test_codebook_sizes_follow_the_scale(scale, sizes):
 
 
 def test_a_codebook_row_follows_an_override_of_the_scale_too():
-
     base = apply_overrides(get_scale("tiny"), {"representation.codebook_size": 1024})
     assert get_grid("table3d").variant("pixel_rf_k_double").config(base).representation.codebook_size == 2048
 

@@ -20,7 +20,8 @@ KEPT = ("prompt_id", "sample", "question_id", "tag", "prompt", "reason", "failur
 
 
 def ship_results(runs: Sequence[Path], out: Path, scale: str = "tiny") -> list[Path]:
-    """Copies what a report at `scale` reads, from every run that belongs to a table and every stage they share.
+    """Copies what a report at `scale` reads, from every finished run that belongs to a table and every stage they
+    share.
 
     Metrics are thinned to `MAX_METRIC_ROWS` rows, items keep what a report reads and only where one does, attempts lose their
     host and process, and sheets of some images stand in for the samples. A run shipped before is replaced whole.
@@ -33,16 +34,19 @@ def ship_results(runs: Sequence[Path], out: Path, scale: str = "tiny") -> list[P
         The shipped run directories, `out/<variant>/<hash12>-s<seed>`.
 
     Raises:
-        UserError: no run belongs, or the destination holds something else.
+        UserError: no finished run belongs, or the destination holds something else.
     """
     chosen: dict[Path, Run] = {}
     loaded = load_runs(runs)
     for grid in GRIDS.values():
         selected = select(grid, scale, loaded)
         for seeds in (selected.rows | selected.shared).values():
-            chosen |= {run.dir.path.resolve(): run for run in seeds.values()}
+            finished = (run for run in seeds.values() if run.record.status == "done")
+            chosen |= {run.dir.path.resolve(): run for run in finished}
     if not chosen:
-        raise UserError(f"{', '.join(map(str, runs)) or '--runs'}: no run of any table at scale {scale}; train one first")
+        raise UserError(
+            f"{', '.join(map(str, runs)) or '--runs'}: no finished run of any table at scale {scale}; train one first"
+        )
     return [_ship(run, Path(out) / run.record.variant / run.dir.path.name) for run in chosen.values()]
 
 

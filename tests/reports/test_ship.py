@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 
 import pytest
 
@@ -60,6 +61,14 @@ def test_a_report_from_shipped_runs_equals_the_one_from_the_runs(tmp_path):
     assert browsers[0][0] == browsers[1][0]
 
 
+def test_only_finished_runs_are_published(tmp_path):
+    write_runs(tmp_path / "runs")
+    half = next(run for run in RunDir.find(tmp_path / "runs") if run.record().variant == "pixel")
+    half.write_record(replace(half.record(), status="running"))
+    shipped = ship_results([tmp_path / "runs"], tmp_path / "results", "smoke")
+    assert sorted(path.parent.name for path in shipped) == ["pixel_rf", "stage-pretrain"]
+
+
 def test_only_records_travel_and_no_machine_is_named(tmp_path):
     write_runs(tmp_path / "runs")
     ship_results([tmp_path / "runs"], tmp_path / "results", "smoke")
@@ -109,7 +118,7 @@ def test_shipping_again_replaces_and_refuses_what_is_not_a_run(tmp_path):
 
 def test_nothing_to_ship_is_an_error(tmp_path):
     write_runs(tmp_path / "runs")
-    with pytest.raises(UserError, match="no run of any table at scale tiny"):
+    with pytest.raises(UserError, match="no finished run of any table at scale tiny"):
         ship_results([tmp_path / "runs"], tmp_path / "results", "tiny")
 
 

@@ -6,10 +6,10 @@ teacher, says of another: which of K prototypes it is like. Logits, targets and 
 
 Departures, each for a world of small objects before an empty background, and for minutes of training (LOG.md):
 - Patches are compared with the same spot of the other view, not of the same view, where their position alone would give
-  balanced targets away; together with their neighbours, for else shape is not learned; and only where they stand out from
-  the view, for else most codes describe the background.
+  balanced targets away; together with their neighbours, for else their place within an object is what is learned; and only
+  where they stand out from the view, for else most codes describe the background.
 - The student reads one view of an image and the teacher the other, for half the cost of both reading both.
-- Temperatures are half of DINO's: at 0.05 most of the loss was the targets' own entropy, and shape was not learned.
+- Temperatures are half of DINO's: with a teacher at 0.05, two thirds of the loss was the targets' own entropy.
 - The image's embedding is the mean over its patches: this encoder has no class token.
 """
 

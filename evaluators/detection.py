@@ -20,6 +20,7 @@ class Detections:
         boxes: float32 [N, 4], (x1, y1, x2, y2) in pixels, y down.
         scores: float32 [N]. Single precision matters: thresholds are compared in it.
         masks: bool [N, H, W], or None from a detector without masks.
+        colors: N names, None for an object that was not classified; or None where none was.
 
     Raises:
         ValueError: another shape or dtype.
@@ -28,6 +29,7 @@ class Detections:
     boxes: npt.NDArray[np.float32]
     scores: npt.NDArray[np.float32]
     masks: npt.NDArray[np.bool_] | None = None
+    colors: tuple[str | None, ...] | None = None
 
     def __post_init__(self) -> None:
         num = len(self.scores)
@@ -37,6 +39,8 @@ class Detections:
             _require("masks", self.masks, np.bool_, (num, *self.masks.shape[1:3]))
             if self.masks.ndim != 3:
                 raise ValueError(f"masks: shape {self.masks.shape}, expected [{num}, H, W]")
+        if self.colors is not None and len(self.colors) != num:
+            raise ValueError(f"colors: {len(self.colors)} of them, expected {num}")
 
     def __len__(self) -> int:
         return len(self.scores)
@@ -44,7 +48,12 @@ class Detections:
     def take(self, indices: Sequence[int]) -> "Detections":
         """The detections of these indices, in their order."""
         chosen = np.asarray(indices, dtype=np.intp)
-        return Detections(self.boxes[chosen], self.scores[chosen], None if self.masks is None else self.masks[chosen])
+        return Detections(
+            self.boxes[chosen],
+            self.scores[chosen],
+            None if self.masks is None else self.masks[chosen],
+            None if self.colors is None else tuple(self.colors[i] for i in indices),
+        )
 
 
 def _require(name: str, array: np.ndarray, dtype: type[np.generic], shape: tuple[int, ...]) -> None:
@@ -60,6 +69,9 @@ class Detector(Protocol):
 
     @property
     def revision(self) -> str: ...
+
+    @property
+    def class_names(self) -> Sequence[str]: ...
 
     def detect(self, images: Sequence[Image]) -> list[dict[str, Detections]]:
         """Class name -> its detections, for each RGB image; a class without any may be left out.
@@ -78,6 +90,6 @@ class ColorClassifier(Protocol):
     @property
     def revision(self) -> str: ...
 
-    def classify(self, crops: Sequence[Image], class_name: str) -> list[str]:
-        """One colour for each RGB crop, all of which show a `class_name`."""
+    def classify(self, crops: Sequence[Image], class_names: Sequence[str]) -> list[str]:
+        """One colour for each RGB crop, which shows an object of the class named for it."""
         ...

@@ -12,7 +12,7 @@ from PIL.Image import Image
 
 from evaluators.detection import Detections
 from evaluators.geneval.options import GenEvalOptions
-from evaluators.geneval.scoring import score_image
+from evaluators.geneval.scoring import crop_colors, score_image
 
 
 class _CaseClassifier:
@@ -24,8 +24,8 @@ class _CaseClassifier:
     def __init__(self, case: Any) -> None:
         self._case = case
 
-    def classify(self, crops: Sequence[Image], class_name: str) -> list[str]:
-        return self._case.classify(crops, class_name)
+    def classify(self, crops: Sequence[Image], class_names: Sequence[str]) -> list[str]:
+        return self._case.classify(crops, class_names[0])
 
 
 def candidate(case: Any) -> dict[str, Any]:
@@ -38,5 +38,5 @@ def candidate(case: Any) -> dict[str, Any]:
         if len(found)
     }
     options = GenEvalOptions.from_mapping(case.options)
-    verdict = score_image(case.image(), case.metadata, detections, _CaseClassifier(case), options)
+    verdict = score_image(case.metadata, detections, crop_colors(case.image(), _CaseClassifier(case)), options)
     return {"correct": verdict.correct, "reason": verdict.reason, "details": verdict.details}

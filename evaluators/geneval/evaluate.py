@@ -12,7 +12,7 @@ from evaluators.detection import ColorClassifier, Detector
 from evaluators.geneval.crops import upright_rgb
 from evaluators.geneval.metadata import PromptSpec
 from evaluators.geneval.options import GenEvalOptions
-from evaluators.geneval.scoring import ImageVerdict, score_image
+from evaluators.geneval.scoring import ImageVerdict, crop_colors, score_image
 from evaluators.geneval.summary import protocol_id, summarize
 from rf_repro.core.errors import UserError
 from rf_repro.core.files import read_json
@@ -41,7 +41,7 @@ def evaluate_images(
         batch = pairs[start : start + batch_size]
         detections = detector.detect([image for image, _ in batch])
         verdicts += [
-            score_image(image, metadata, found, classifier, options)
+            score_image(metadata, found, crop_colors(image, classifier), options)
             for (image, metadata), found in zip(batch, detections, strict=True)
         ]
     return verdicts

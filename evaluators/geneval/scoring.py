@@ -4,7 +4,7 @@ Source: GenEval's evaluation rules as its official script applies them (djghosh1
 that script's verdicts in `tests/evaluators/test_geneval_vectors.py`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any, Literal
@@ -20,6 +20,7 @@ from evaluators.geneval.relations import relations
 from evaluators.geneval.selection import select
 
 Failure = Literal["missing_object", "wrong_color", "wrong_position", "extra_object"]
+ColorOf = Callable[[str, Detections], Sequence[str]]  # (class name, N objects of it) -> N colours
 NOTHING = Detections(np.zeros((0, 4), np.float32), np.zeros(0, np.float32))
 
 
@@ -32,12 +33,14 @@ class ImageVerdict:
         reason: one line for each clause that does not, in the official words; empty when correct.
         failure: kind of the first of them; None when correct.
         details: class -> [[x1, y1, x2, y2, score], ...] of every detection that counted, asked for or not, best first.
+        colors: (class, colour asked for, colour seen) of every object whose colour was asked.
     """
 
     correct: bool
     reason: str
     failure: Failure | None
     details: dict[str, list[list[float]]]
+    colors: tuple[tuple[str, str, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -46,23 +49,28 @@ class _Problem:
     text: str
 
 
+def crop_colors(image: Image, classifier: ColorClassifier) -> ColorOf:
+    """Colours as `classifier` sees them in crops of the image, which may have any mode and EXIF orientation."""
+
+    def color_of(name: str, objects: Detections) -> list[str]:
+        return classifier.classify(object_crops(image, objects), [name] * len(objects))
+
+    return color_of
+
+
 def score_image(
-    image: Image,
-    metadata: dict[str, Any],
-    detections: dict[str, Detections],
-    classifier: ColorClassifier,
-    options: GenEvalOptions,
+    metadata: dict[str, Any], detections: dict[str, Detections], color_of: ColorOf, options: GenEvalOptions
 ) -> ImageVerdict:
     """Judges one image against its prompt.
 
     Args:
-        image: the image; colours are read from it, so any mode and EXIF orientation do.
         metadata: the prompt's object of `evaluation_metadata.jsonl`.
         detections: class name -> all its detections in the upright image.
+        color_of: asked for the colours of the objects that a clause with a colour is about, and no others.
 
     Raises:
         UserError: the metadata asks for something that no image can satisfy.
-        ValueError: the detector's masks or the classifier's answers do not fit the image.
+        ValueError: the detector's masks do not fit the image, or an answer of `color_of` is no colour of GenEval's.
     """
     spec = PromptSpec.parse(metadata, "metadata")
     threshold = options.score_threshold(spec.tag)
@@ -70,11 +78,12 @@ def score_image(
     kept = {name: objects for name, objects in kept.items() if len(objects)}
 
     problems: list[_Problem] = []
+    colors: list[tuple[str, str, str]] = []
     groups: list[Detections | None] = []  # the objects of each include clause that holds, None for one that does not
     for clause in spec.include:
         objects = kept.get(clause.class_name, NOTHING)
         objects = objects.take(range(min(clause.count, len(objects))))  # colour and position are asked of the best ones
-        problem = _check_include(clause, objects, groups, image, classifier, options)
+        problem = _check_include(clause, objects, groups, color_of, colors, options)
         groups.append(None if problem else objects)
         problems += [problem] if problem else []
     for clause in spec.exclude:
@@ -89,6 +98,7 @@ def score_image(
             name: [[*box, score] for box, score in zip(objects.boxes.tolist(), objects.scores.tolist(), strict=True)]
             for name, objects in kept.items()
         },
+        colors=tuple(colors),
     )
 
 
@@ -96,16 +106,20 @@ def _check_include(
     clause: Clause,
     objects: Detections,
     groups: Sequence[Detections | None],
-    image: Image,
-    classifier: ColorClassifier,
+    color_of: ColorOf,
+    seen_colors: list[tuple[str, str, str]],
     options: GenEvalOptions,
 ) -> _Problem | None:
-    """The first of count, colour and position that fails for the best `count` objects; None when all hold."""
+    """The first of count, colour and position that fails for the best `count` objects; None when all hold.
+
+    Adds the colours it asks for to `seen_colors`.
+    """
     name, count = clause.class_name, clause.count
     if len(objects) < count:
         return _Problem("missing_object", f"expected {name}>={count}, found {len(objects)}")
     if clause.color is not None:
-        colors = _classify(classifier, object_crops(image, objects), name)
+        colors = _known(list(color_of(name, objects)), len(objects), name)
+        seen_colors += [(name, clause.color, color) for color in colors]
         right = colors.count(clause.color)
         if right < count:
             seen = ", ".join(f"{colors.count(color)} {color}" for color in COLORS if color in colors)
@@ -122,10 +136,7 @@ def _check_include(
     return None
 
 
-def _classify(classifier: ColorClassifier, crops: list[Image], class_name: str) -> list[str]:
-    colors = classifier.classify(crops, class_name)
-    if len(colors) != len(crops) or not set(colors) <= set(COLORS):
-        raise ValueError(
-            f"{classifier.name}: answered {colors} for {len(crops)} crops; one of {', '.join(COLORS)} each is needed"
-        )
+def _known(colors: list[str], num: int, class_name: str) -> list[str]:
+    if len(colors) != num or not set(colors) <= set(COLORS):
+        raise ValueError(f"colours {colors} of {num} objects ({class_name}): one of {', '.join(COLORS)} each is needed")
     return colors

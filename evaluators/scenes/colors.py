@@ -27,14 +27,14 @@ class SceneColorClassifier:
         self._palette = np.array([RGB[name] for name in config.colors]) * 255
         self.revision = "1:" + ",".join(config.colors)
 
-    def classify(self, crops: Sequence[Image], class_name: str) -> list[str]:
+    def classify(self, crops: Sequence[Image], class_names: Sequence[str]) -> list[str]:
         """One of `config.colors` for each RGB crop; pixels of exactly the mask's grey are taken as hidden.
 
         Raises:
             UserError: a crop shows nothing but the mask's grey.
         """
         names = []
-        for crop in crops:
+        for crop, class_name in zip(crops, class_names, strict=True):
             pixels = np.asarray(crop.convert("RGB"), np.float64).reshape(-1, 3)
             shown = pixels[(pixels != _HIDDEN).any(1)]
             if not len(shown):

@@ -54,6 +54,7 @@ class SceneDetector:
 
     def __init__(self, config: ScenesConfig) -> None:
         self.config = config
+        self.class_names = config.shapes
         self.revision = f"{VERSION}:{content_hash(asdict(config))[:12]}"
         divisors = [n for n in range(1, config.image_size + 1) if config.image_size % n == 0]
         self._pooling = max(n for n in divisors if n == 1 or n <= config.radius / WORKING_RADIUS)

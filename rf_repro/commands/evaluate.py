@@ -62,7 +62,7 @@ def run_geneval(options: argparse.Namespace) -> int:
             benchmark=f"geneval-{options.detector}", progress=progress,
         )  # fmt: skip
     write_jsonl(out / "geneval.items.jsonl", items)
-    write_official_results(out / "results.jsonl", folder, items)
+    write_official_results(out / "results.jsonl", items, dict(folder.prompts()), folder.image_path)
     write_json(out / "geneval.json", replace(result, items="geneval.items.jsonl").to_dict())
     for name, value in result.metrics.items():
         print(f"{name:<24}{'not measured: ' + result.missing.get(name, '') if value is None else f'{value:.4f}'}")

@@ -49,7 +49,7 @@ def read_scenes(config: ScenesConfig, images: np.ndarray) -> list[list[tuple[str
             for box, score, mask in zip(detections.boxes, detections.scores, detections.masks, strict=True):
                 if score > 0.3:
                     crop = Image.fromarray(image[mask][None])
-                    objects.append((classifier.classify([crop], shape)[0], shape, box))
+                    objects.append((classifier.classify([crop], [shape])[0], shape, box))
         scenes.append(objects)
     return scenes
 

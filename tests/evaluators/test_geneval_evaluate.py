@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,80 +9,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from evaluators.detection import Detections
 from evaluators.geneval.evaluate import evaluate_folder, evaluate_images
 from evaluators.geneval.official_results import write_official_results
 from evaluators.geneval.options import GenEvalOptions
 from rf_repro.core.errors import UserError
 from rf_repro.core.files import read_json, write_json
 from rf_repro.core.image_folder import ImageFolder, SampleEntry
+from tests.evaluators.drawn import PROMPTS, RED_COW_BLUE_DOG, TWO_COWS, PixelColor, RectangleDetector
 
-RGB = {"red": (220, 20, 30), "green": (20, 160, 40), "blue": (20, 40, 220)}
-COW, DOG = (10, 6), (6, 10)  # width and height tell the two classes apart
-
-
-class RectangleDetector:
-    """Finds the drawn rectangles on black by their extent: rows and columns that are not black, per colour channel."""
-
-    name = "rectangles"
-    revision = "r1"
-
-    def __init__(self) -> None:
-        self.batches: list[int] = []
-
-    def detect(self, images: Sequence[Image.Image]) -> list[dict[str, Detections]]:
-        self.batches.append(len(images))
-        return [self._detect(np.asarray(image)) for image in images]
-
-    def _detect(self, pixels: np.ndarray) -> dict[str, Detections]:
-        boxes: dict[str, list[list[int]]] = {"cow": [], "dog": []}
-        for color in RGB.values():
-            y, x = np.nonzero((pixels == color).all(-1))
-            if len(x):
-                size = (int(np.ptp(x)) + 1, int(np.ptp(y)) + 1)
-                boxes[{COW: "cow", DOG: "dog"}[size]].append([x.min(), y.min(), x.max() + 1, y.max() + 1])
-        return {
-            name: Detections(np.array(found, np.float32), np.full(len(found), 0.95, np.float32))
-            for name, found in boxes.items()
-            if found
-        }
-
-
-class PixelColor:
-    name = "pixel"
-    revision = "c1"
-
-    def classify(self, crops: Sequence[Image.Image], class_name: str) -> list[str]:
-        names = {rgb: name for name, rgb in RGB.items()}
-        return [names[crop.getpixel((crop.width // 2, crop.height // 2))] for crop in crops]
-
-
-def draw(*things: tuple[tuple[int, int], int, int, str]) -> Image.Image:
-    image = Image.new("RGB", (48, 32))
-    for (width, height), x, y, color in things:
-        image.paste(RGB[color], (x, y, x + width, y + height))
-    return image
-
-
-PROMPTS: list[dict[str, Any]] = [
-    {"tag": "single_object", "prompt": "a cow", "include": [{"class": "cow", "count": 1}]},
-    {"tag": "two_object", "prompt": "both", "include": [{"class": "cow", "count": 1}, {"class": "dog", "count": 1}]},
-    {
-        "tag": "counting", "prompt": "one cow",
-        "include": [{"class": "cow", "count": 1}], "exclude": [{"class": "cow", "count": 2}],
-    },
-    {"tag": "colors", "prompt": "a red cow", "include": [{"class": "cow", "count": 1, "color": "red"}]},
-    {
-        "tag": "position", "prompt": "a cow left of a dog", "held_out": True,
-        "include": [{"class": "dog", "count": 1}, {"class": "cow", "count": 1, "position": ["left of", 0]}],
-    },
-    {
-        "tag": "color_attr", "prompt": "a red cow and a blue dog",
-        "include": [{"class": "cow", "count": 1, "color": "red"}, {"class": "dog", "count": 1, "color": "blue"}],
-    },
-]  # fmt: skip
-RED_COW_BLUE_DOG = draw((COW, 2, 10, "red"), (DOG, 36, 10, "blue"))  # right for every prompt
-TWO_COWS = draw((COW, 2, 2, "green"), (COW, 2, 20, "blue"))  # right for "a cow" alone
 REASONS = [
     "",
     "expected dog>=1, found 0",
@@ -226,7 +159,7 @@ def test_images_of_a_prompt_without_metadata_are_refused(folder: ImageFolder) ->
 def test_official_results_have_the_official_fields(folder: ImageFolder, tmp_path: Path) -> None:
     folder.image_path(0, 1).unlink()
     _, rows = evaluate(folder)
-    write_official_results(tmp_path / "results.jsonl", folder, rows)
+    write_official_results(tmp_path / "results.jsonl", rows, dict(folder.prompts()), folder.image_path)
     lines = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
     assert len(lines) == 11  # the unreadable one has no verdict
     assert list(lines[8]) == ["filename", "tag", "prompt", "correct", "reason", "metadata", "details"]

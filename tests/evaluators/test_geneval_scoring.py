@@ -10,7 +10,7 @@ from PIL import Image
 from evaluators.detection import Detections
 from evaluators.geneval.metadata import COLORS, PromptSpec
 from evaluators.geneval.options import GenEvalOptions
-from evaluators.geneval.scoring import ImageVerdict, score_image
+from evaluators.geneval.scoring import ImageVerdict, crop_colors, score_image
 from rf_repro.config.schema import GENEVAL_COLORS
 from rf_repro.core.errors import UserError
 
@@ -27,8 +27,8 @@ class NearestColor:
     def __init__(self) -> None:
         self.asked: list[tuple[str, int]] = []
 
-    def classify(self, crops: Sequence[Image.Image], class_name: str) -> list[str]:
-        self.asked.append((class_name, len(crops)))
+    def classify(self, crops: Sequence[Image.Image], class_names: Sequence[str]) -> list[str]:
+        self.asked.append((class_names[0], len(crops)))
         return [min(RGB, key=lambda name: _distance(crop, RGB[name])) for crop in crops]
 
 
@@ -52,7 +52,9 @@ def judge(
         detections[name] = Detections(boxes, np.array([score for _, _, score, _ in group], np.float32))
     metadata = {"tag": tag, "prompt": "p", "include": include} | ({} if exclude is None else {"exclude": exclude})
     classifier = NearestColor()
-    return score_image(Image.fromarray(pixels), metadata, detections, classifier, GenEvalOptions(**options)), classifier
+    return score_image(
+        metadata, detections, crop_colors(Image.fromarray(pixels), classifier), GenEvalOptions(**options)
+    ), classifier
 
 
 def row(x: float, count: int, color: str = "red", score: float = 0.95) -> list[Thing]:
@@ -204,13 +206,13 @@ def test_max_objects_and_overlap_follow_the_options() -> None:
 
 def test_classifier_answers_are_checked() -> None:
     class Mute(NearestColor):
-        def classify(self, crops: Sequence[Image.Image], class_name: str) -> list[str]:
+        def classify(self, crops: Sequence[Image.Image], class_names: Sequence[str]) -> list[str]:
             return ["crimson"] * len(crops)
 
     metadata = {"tag": "colors", "prompt": "p", "include": [{"class": "cow", "count": 1, "color": "red"}]}
     cow = Detections(np.array([[0, 0, 5, 5]], np.float32), np.array([0.9], np.float32))
     with pytest.raises(ValueError, match="crimson"):
-        score_image(Image.new("RGB", (9, 9)), metadata, {"cow": cow}, Mute(), GenEvalOptions())
+        score_image(metadata, {"cow": cow}, crop_colors(Image.new("RGB", (9, 9)), Mute()), GenEvalOptions())
 
 
 def test_colors_are_those_of_the_scenes() -> None:

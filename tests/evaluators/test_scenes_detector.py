@@ -10,7 +10,7 @@ from scipy import ndimage
 
 from evaluators.geneval.crops import object_crops
 from evaluators.geneval.options import GenEvalOptions
-from evaluators.geneval.scoring import score_image
+from evaluators.geneval.scoring import crop_colors, score_image
 from evaluators.scenes.colors import SceneColorClassifier
 from evaluators.scenes.detector import SceneDetector
 from rf_repro.config.schema import ScenesConfig
@@ -44,7 +44,7 @@ def task_scores(config: ScenesConfig, images: np.ndarray, metadata: list[dict[st
     """Share of correct images of each task by GenEval's rules."""
     classifier, verdicts = SceneColorClassifier(config), {}
     for image, fields, found in zip(images, metadata, SceneDetector(config).detect_arrays(images), strict=True):
-        verdict = score_image(Image.fromarray(image), fields, found, classifier, GenEvalOptions())
+        verdict = score_image(fields, found, crop_colors(Image.fromarray(image), classifier), GenEvalOptions())
         verdicts.setdefault(fields["tag"], []).append(verdict.correct)
     return {tag: float(np.mean(correct)) for tag, correct in verdicts.items()}
 
@@ -233,9 +233,9 @@ def test_colours_of_detected_objects(sigma: float) -> None:
     for row, found in enumerate(SceneDetector(HARD).detect_arrays(images)):
         name = HARD.shapes[shape[row, 0]]
         crops = object_crops(Image.fromarray(images[row]), found[name])
-        assert classifier.classify(crops, name) == [HARD.colors[color[row, 0]]]
+        assert classifier.classify(crops, [name]) == [HARD.colors[color[row, 0]]]
 
 
 def test_a_crop_without_a_visible_pixel_is_refused() -> None:
     with pytest.raises(UserError, match="shows no pixel"):
-        SceneColorClassifier(TINY).classify([Image.new("RGB", (5, 5), "#999")], "circle")
+        SceneColorClassifier(TINY).classify([Image.new("RGB", (5, 5), "#999")], ["circle"])

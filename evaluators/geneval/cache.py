@@ -6,7 +6,6 @@ Layout, D for a detector and C for a colour classifier, each a hash of name and 
     CACHE/D/C.json                the same of a classifier that looked at its objects
     CACHE/D/ab/abcd....npz        all detections in the image with that SHA-256; masks of those above `FLOOR`
     CACHE/D/ab/abcd....C-q.json   class -> index of a detection -> colour; q is a hash of the classes that were asked about
-    CACHE/D/ab/abcd....error      why the image could not be decoded
 
 Every file is written whole and holds the same bytes whoever wrote it, so processes may share a cache without a lock, one that
 is killed loses its present batch, and no merging is needed.
@@ -74,22 +73,9 @@ class Cache:
     def colors_path(self, sha256: str, classes: Sequence[str]) -> Path:
         return self.folder / sha256[:2] / f"{sha256}.{self.classifier.key}-{content_hash(sorted(classes))[:8]}.json"
 
-    def error_path(self, sha256: str) -> Path:
-        return self.folder / sha256[:2] / f"{sha256}.error"
-
     def has(self, sha256: str, classes: Sequence[str]) -> bool:
         """Whether all is known that a verdict asks for, colours of `classes` included."""
-        if self.error_path(sha256).exists():
-            return True
         return self.detections_path(sha256).exists() and (not classes or self.colors_path(sha256, classes).exists())
-
-    def error(self, sha256: str) -> str | None:
-        """Why the image could not be decoded; None when it could."""
-        path = self.error_path(sha256)
-        return path.read_text(encoding="utf-8") if path.exists() else None
-
-    def write_error(self, sha256: str, message: str) -> None:
-        write_text(self.error_path(sha256), message, durable=False)
 
     def write_detections(self, sha256: str, found: Mapping[str, Detections]) -> None:
         buffer = BytesIO()

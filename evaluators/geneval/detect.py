@@ -79,34 +79,28 @@ def detect_images(
     open_batches = [b for b in mine if not all(cache.has(image.sha256, classes[image.prompt_id]) for image in b)]
     done = total - sum(len(batch) for batch in open_batches)
     progress(done, total)
-    for batch, decoded in _decoded_ahead(open_batches):
-        readable = []
-        for image, pixels in zip(batch, decoded, strict=True):
-            if isinstance(pixels, str):
-                cache.write_error(image.sha256, pixels)
-            else:
-                readable.append((image, pixels))
-        if readable:
-            found = _detections(readable, detector, cache)
-            _write_colors(readable, found, classes, classifier, cache)
+    for batch, pixels in _decoded_ahead(open_batches):
+        found = _detections(batch, pixels, detector, cache)
+        _write_colors(batch, pixels, found, classes, classifier, cache)
         done += len(batch)
         progress(done, total)
 
 
 def _detections(
-    readable: Sequence[tuple[ImageFile, Image.Image]], detector: Detector, cache: Cache
+    batch: Sequence[ImageFile], pixels: Sequence[Image.Image], detector: Detector, cache: Cache
 ) -> list[dict[str, Detections]]:
     """What the detector sees, from the cache where all of the batch is there."""
-    if all(cache.detections_path(image.sha256).exists() for image, _ in readable):
-        return [cache.detections(image.sha256, masks=True) for image, _ in readable]
-    found = detector.detect([pixels for _, pixels in readable])
-    for (image, _), objects in zip(readable, found, strict=True):
+    if all(cache.detections_path(image.sha256).exists() for image in batch):
+        return [cache.detections(image.sha256, masks=True) for image in batch]
+    found = detector.detect(pixels)
+    for image, objects in zip(batch, found, strict=True):
         cache.write_detections(image.sha256, objects)
     return found
 
 
 def _write_colors(
-    readable: Sequence[tuple[ImageFile, Image.Image]],
+    batch: Sequence[ImageFile],
+    pixels: Sequence[Image.Image],
     found: Sequence[dict[str, Detections]],
     classes: Mapping[int, Sequence[str]],
     classifier: ColorClassifier,
@@ -116,13 +110,13 @@ def _write_colors(
     crops: list[Image.Image] = []
     names: list[str] = []
     asked: list[list[tuple[str, int]]] = []  # of each image: (class, index) of each crop
-    for (image, pixels), objects in zip(readable, found, strict=True):
+    for image, shown, objects in zip(batch, pixels, found, strict=True):
         asked.append([(name, i) for name in classes[image.prompt_id] if name in objects for i in candidates(objects[name])])
         for name in dict.fromkeys(name for name, _ in asked[-1]):
-            crops += object_crops(pixels, objects[name].take([i for other, i in asked[-1] if other == name]))
+            crops += object_crops(shown, objects[name].take([i for other, i in asked[-1] if other == name]))
         names += [name for name, _ in asked[-1]]
     colors = iter(classifier.classify(crops, names) if crops else [])
-    for (image, _), keys in zip(readable, asked, strict=True):
+    for image, keys in zip(batch, asked, strict=True):
         if not classes[image.prompt_id]:
             continue
         known: dict[str, dict[int, str]] = {}
@@ -131,23 +125,14 @@ def _write_colors(
         cache.write_colors(image.sha256, classes[image.prompt_id], known)
 
 
-def _decoded_ahead(work: Sequence[list[ImageFile]]) -> Iterator[tuple[list[ImageFile], list[Image.Image | str]]]:
-    """Each batch with its images, or the reason why one cannot be decoded; the next batches are decoded meanwhile."""
+def _decoded_ahead(work: Sequence[list[ImageFile]]) -> Iterator[tuple[list[ImageFile], list[Image.Image]]]:
+    """Each batch with its images; the next batches are decoded meanwhile."""
     with ThreadPoolExecutor(DECODERS) as pool:
-        waiting: list[tuple[list[ImageFile], list[Future[Image.Image | str]]]] = []
+        waiting: list[tuple[list[ImageFile], list[Future[Image.Image]]]] = []
         for batch in work:
-            waiting.append((batch, [pool.submit(_decode, image) for image in batch]))
+            waiting.append((batch, [pool.submit(decode, image) for image in batch]))
             if len(waiting) > DECODED_AHEAD:
                 first, futures = waiting.pop(0)
                 yield first, [future.result() for future in futures]
         for first, futures in waiting:
             yield first, [future.result() for future in futures]
-
-
-def _decode(image: ImageFile) -> Image.Image | str:
-    try:
-        return decode(image)
-    except UserError:
-        raise
-    except (OSError, SyntaxError, ValueError) as error:  # Pillow raises all three on damaged files
-        return f"cannot be decoded ({error})".replace("\n", " ")

@@ -16,11 +16,12 @@ from typing import Any
 
 from PIL import Image
 
+from evaluators.geneval.crops import upright_rgb
 from evaluators.geneval.metadata import PromptSpec
 from rf_repro.core.errors import UserError
 
 NUM_PROMPTS, IMAGES_PER_PROMPT = 553, 4  # the benchmark's
-READERS = 8  # threads; hashing and checking release the interpreter's lock
+READERS = 8  # threads; hashing and decoding release the interpreter's lock
 _OURS = {"manifest.json", "geneval.json", "geneval.items.jsonl", "results.jsonl"}  # written beside the prompts' folders
 _PROMPT_FILES = {"metadata.jsonl", "samples", "grid.png"}  # what the official generation script leaves in a prompt's folder
 
@@ -121,14 +122,7 @@ def scan(
 
 
 def decode(image: ImageFile) -> Image.Image:
-    """The image, upright and in RGB.
-
-    Raises:
-        OSError, SyntaxError, ValueError: it cannot be decoded.
-        UserError: the file has changed since it was scanned.
-    """
-    from evaluators.geneval.crops import upright_rgb
-
+    """The image, upright and in RGB. Raises UserError when the file has changed since it was scanned."""
     data = image.path.read_bytes()
     if hashlib.sha256(data).hexdigest() != image.sha256:
         raise UserError(f"{image.path}: changed while it was being scored; wait until sampling has finished, then start again")
@@ -193,13 +187,13 @@ def _samples(folder: Path, wanted: int, problems: list[Problem]) -> Iterator[tup
 
 
 def _read(path: Path) -> tuple[str, tuple[int, int]] | str:
-    """(digest, upright size), or why it is no image. Checksums of a PNG's parts are verified; its pixels are not decoded."""
+    """(digest, upright size), or why it is no image. It is decoded whole: damage is known before any model is loaded."""
     try:
         data = path.read_bytes()
         image = Image.open(BytesIO(data))
+        image.load()
         size = image.size
         turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)  # EXIF orientations on the side
-        Image.open(BytesIO(data)).verify()
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         return f"cannot be read ({error})".replace("\n", " ")
     return hashlib.sha256(data).hexdigest(), (size[1], size[0]) if turned else size

@@ -11,7 +11,7 @@ from evaluators.geneval.detect import colored_classes
 from evaluators.geneval.folder import ImageFile, Scan
 from evaluators.geneval.metadata import PromptSpec
 from evaluators.geneval.options import GenEvalOptions
-from evaluators.geneval.scoring import ImageVerdict, score_image
+from evaluators.geneval.scoring import score_image
 from evaluators.geneval.summary import protocol_id, summarize
 from rf_repro.core.errors import UserError
 from rf_repro.core.records import EvalResult
@@ -39,29 +39,28 @@ def score_folder(
     Returns:
         The result, and one row an image in the folder's order: prompt_id, sample, sha256, tag, prompt, correct, reason,
         failure, details, colors (class, asked, seen), decisive (class -> score of the object on which its count hangs).
-        An image that cannot be decoded has correct None and failure "unreadable".
 
     Raises:
         UserError: the cache lacks an image, the options ask for a colour nobody looked at, or images are missing and `partial`
             is false.
     """
-    rows = []
+    rows: list[Row] = []
     for done, image in enumerate(scan.images, start=1):
         rows.append(_row(image, scan.prompts[image.prompt_id], cache, options))
         progress(done, len(scan.images))
-    failures = sum(row["correct"] is None for row in rows)
-    scored = len(rows) - failures
-    if scored < scan.expected and not partial:
-        raise UserError(f"{scan.root}: {scored} of {scan.expected} images can be scored; complete the folder, or give --partial")
+    if len(rows) < scan.expected and not partial:
+        raise UserError(
+            f"{scan.root}: {len(rows)} of {scan.expected} images can be scored; complete the folder, or give --partial"
+        )
     metrics, missing = summarize(rows)
     expected = {(m["tag"], m["prompt"]): scan.images_per_prompt for m in scan.prompts.values()}
     result = EvalResult(
         benchmark="geneval",
         protocol=f"{protocol_id(options, expected)} {prompt_set}",
         metrics=metrics,
-        n=scored,
+        n=len(rows),
         expected_n=scan.expected,
-        failures=failures,
+        failures=sum(problem.kind == "damaged image" for problem in scan.problems),
         missing=missing,
         evaluator={
             "detector": cache.detector.name,
@@ -75,33 +74,21 @@ def score_folder(
 
 
 def _row(image: ImageFile, metadata: dict[str, Any], cache: Cache, options: GenEvalOptions) -> Row:
-    error = cache.error(image.sha256)
-    verdict, decisive = None, {}
-    if error is None:
-        found = cache.detections(image.sha256, masks=False)
-        found = cache.with_colors(image.sha256, found, colored_classes(metadata))
-        verdict = score_image(metadata, found, _known_color, options)
-        decisive = _decisive(metadata, found)
+    found = cache.detections(image.sha256, masks=False)
+    found = cache.with_colors(image.sha256, found, colored_classes(metadata))
+    verdict = score_image(metadata, found, _known_color, options)
     return {
         "prompt_id": image.prompt_id,
         "sample": image.sample,
         "sha256": image.sha256,
         "tag": metadata["tag"],
         "prompt": metadata["prompt"],
-        **_judged(verdict, error),
-        "decisive": decisive,
-    }
-
-
-def _judged(verdict: ImageVerdict | None, error: str | None) -> Row:
-    if verdict is None:
-        return {"correct": None, "reason": error, "failure": "unreadable", "details": {}, "colors": []}
-    return {
         "correct": verdict.correct,
         "reason": verdict.reason,
         "failure": verdict.failure,
         "details": verdict.details,
         "colors": [list(answer) for answer in verdict.colors],
+        "decisive": _decisive(metadata, found),
     }
 
 

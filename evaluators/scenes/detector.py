@@ -99,7 +99,10 @@ class SceneDetector:
             name = self.config.shapes[best[row]]
             found[regions.image[row]].setdefault(name, []).append((_tight_box(mask), scores[row], mask))
         return [
-            {name: Detections(*(np.stack(column) for column in zip(*rows, strict=True))) for name, rows in classes.items()}
+            {
+                name: Detections(np.stack([r[0] for r in rows]), np.stack([r[1] for r in rows]), np.stack([r[2] for r in rows]))
+                for name, rows in classes.items()
+            }
             for classes in found
         ]
 

@@ -1,6 +1,8 @@
 """Folders of any model's images: what is scored, and that nothing amiss goes unsaid."""
 
 import json
+import struct
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -112,3 +114,15 @@ def test_no_folder_and_no_prompts_are_refused(tmp_path: Path) -> None:
     (tmp_path / "0000.png").write_bytes(b"")
     with pytest.raises(UserError, match=r"GenEval's layout is 00000/metadata\.jsonl"):
         look(tmp_path)
+
+
+def test_damage_behind_right_checksums_is_found_too(root: Path) -> None:
+    """A PNG whose pixels are garbage, with the checksum of every chunk right."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", 48, 32, 8, 2, 0, 0, 0)
+    torn = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"garbage") + chunk(b"IEND", b"")
+    (root / "00000" / "samples" / "0001.png").write_bytes(torn)
+    assert said(look(root)) == [("damaged image", "00000/samples/0001.png")]

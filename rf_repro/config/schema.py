@@ -121,7 +121,7 @@ class EncoderPretrainingConfig:
     """The encoder's own pretraining, before the first stage: it stands for DINOv3 or SigLIP2 where nothing is downloaded.
 
     `none`: the first stage trains the encoder from random weights. All values are assumed; the steps of the two kinds cost
-    the same CPU time at `tiny` (a self-distillation step has a teacher's forward besides, and costs 1.17 of the other, side by side).
+    the same CPU time at `tiny` (side by side, a self-distillation step costs 1.17 of the other: it has a teacher besides).
     """
 
     kind: Literal["none", "dino", "siglip"] = "none"

@@ -42,12 +42,17 @@ class Browser:
 
     def to_json(self) -> str:
         """JSON that is inert inside a script element, whatever prompts and reasons hold."""
-        text = json.dumps(self.data, separators=(",", ":"), allow_nan=False)
-        return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+        return inert_json(self.data)
 
     def uris(self) -> list[str]:
         """The sprites as data URIs."""
         return [f"data:image/png;base64,{b64encode(png).decode('ascii')}" for png in self.sprites]
+
+
+def inert_json(value: Any) -> str:
+    """JSON that is inert inside a script element, whatever its texts hold."""
+    text = json.dumps(value, separators=(",", ":"), allow_nan=False)
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
 def make_browser(rows: Sequence[RunRow], scale_label: str) -> Browser | None:

@@ -6,7 +6,7 @@ from collections import Counter
 from pathlib import Path
 from typing import get_args
 
-from jinja2 import Environment
+from jinja2 import Environment, FileSystemLoader, Template
 from markupsafe import Markup
 
 from ablations.claims import ColumnsWon, Comparison, Difference, Equivalence, GainDifference, LeadBelow
@@ -25,16 +25,11 @@ def render_html(document: Document) -> str:
     """The whole page; everything that comes from records is escaped."""
     counts = Counter(result.verdict for result in document.claims)
     browser = document.browser
-    page = Environment(autoescape=True, trim_blocks=True).from_string(_read("page.html.j2"))
-    return page.render(
+    return template("page.html.j2").render(
         document=document,
-        style=Markup(_read("style.css")),
-        script=Markup(_read("browser.js")),
         sprites=[Markup(uri) for uri in browser.uris()] if browser else [],
         browser_json=Markup(browser.to_json()) if browser else "",
         browser_text=_browser_text(browser) if browser else "",
-        unbroken=_unbroken,
-        badges=("pass", "below", *get_args(Verdict)),
         tally=[(verdict, counts[verdict]) for verdict in get_args(Verdict) if counts[verdict]],
         b64=lambda png: b64encode(png).decode("ascii"),
         finding=finding,
@@ -42,6 +37,18 @@ def render_html(document: Document) -> str:
         evidence=evidence,
         interval=interval_drawing,
     )
+
+
+def template(name: str) -> Template:
+    """A page's template, which knows the common style and script and how tables are shown; what it prints is escaped."""
+    environment = Environment(loader=FileSystemLoader(PAGE), autoescape=True, trim_blocks=True)
+    environment.globals |= {
+        "style": Markup(_read("style.css")),
+        "script": Markup(_read("browser.js")),
+        "unbroken": _unbroken,
+        "badges": ("pass", "below", *get_args(Verdict)),
+    }
+    return environment.get_template(name)
 
 
 def _read(name: str) -> str:

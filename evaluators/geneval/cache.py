@@ -12,7 +12,7 @@ is killed loses its present batch, and no merging is needed.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
@@ -20,6 +20,7 @@ from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
+from PIL import Image
 
 from evaluators.detection import ColorClassifier, Detections, Detector
 from rf_repro.core.errors import UserError
@@ -102,6 +103,28 @@ class Cache:
         except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
             raise UserError(f"{path}: damaged ({error}); delete it and run without --rescore") from None
 
+    def small_masks(
+        self, sha256: str, wanted: Container[tuple[str, float]], max_side: int
+    ) -> dict[tuple[str, float], Image.Image]:
+        """Masks reduced to `max_side` pixels, for showing: (class, score) -> 1-bit image of the whole frame.
+
+        Args:
+            wanted: (class, score) of the detections to return; masks that were not kept are left out.
+        """
+        found = {}
+        with np.load(self.detections_path(sha256), allow_pickle=False) as arrays:
+            names = np.repeat(arrays["names"], arrays["counts"]).tolist()
+            keys = list(zip(names, arrays["scores"].tolist(), strict=True))
+            height, width = arrays["size"].tolist()
+            shrink = max(1.0, max(height, width) / max_side)
+            for key, (top, left, mask) in zip(keys, _windows(arrays), strict=True):
+                if key in wanted and mask.size:
+                    columns, rows = (max(1, round(side / shrink)) for side in mask.shape[::-1])
+                    frame = Image.new("1", (round(width / shrink), round(height / shrink)))
+                    frame.paste(Image.fromarray(mask).resize((columns, rows)), (round(left / shrink), round(top / shrink)))
+                    found[key] = frame
+        return found
+
     def with_colors(self, sha256: str, found: dict[str, Detections], classes: Sequence[str]) -> dict[str, Detections]:
         """The detections with the colours that are known. Raises UserError when `classes` were not asked about yet."""
         path = self.colors_path(sha256, classes)
@@ -170,12 +193,17 @@ def _unpack(arrays: Mapping[str, np.ndarray], with_masks: bool) -> dict[str, Det
 
 def _unpack_masks(arrays: Mapping[str, np.ndarray]) -> np.ndarray:
     """Bool [N, H, W] of all classes one after another."""
-    windows, bits = arrays["windows"].tolist(), arrays["bits"]
-    masks = np.zeros((len(windows), *arrays["size"].tolist()), bool)
-    begin = 0
-    for mask, (top, bottom, left, right) in zip(masks, windows, strict=True):
+    masks = np.zeros((len(arrays["scores"]), *arrays["size"].tolist()), bool)
+    for whole, (top, left, mask) in zip(masks, _windows(arrays), strict=True):
+        whole[top : top + mask.shape[0], left : left + mask.shape[1]] = mask
+    return masks
+
+
+def _windows(arrays: Mapping[str, np.ndarray]) -> Iterator[tuple[int, int, np.ndarray]]:
+    """(top, left, bool mask within its window) of each detection; the mask is empty where none is kept."""
+    bits, begin = arrays["bits"], 0
+    for top, bottom, left, right in arrays["windows"].tolist():
         row_bytes = -(-(right - left) // 8)
         rows = bits[begin : begin + (bottom - top) * row_bytes].reshape(bottom - top, row_bytes)
-        mask[top:bottom, left:right] = np.unpackbits(rows, axis=1, count=right - left).astype(bool)
+        yield top, left, np.unpackbits(rows, axis=1, count=right - left).astype(bool)
         begin += rows.size
-    return masks

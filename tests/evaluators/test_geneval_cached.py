@@ -230,3 +230,18 @@ def test_the_official_summary(folder: Scan, tmp_path: Path) -> None:
     cache = cache_in(tmp_path / "cache")
     detect(folder, cache)
     assert official_summary(score(folder, cache)[1]) == SUMMARY
+
+
+def test_small_masks_lie_where_the_masks_lie(tmp_path: Path) -> None:
+    masks = np.zeros((3, 40, 80), bool)
+    masks[0, 10:30, 20:60] = True
+    masks[1, :, :8] = True
+    masks[2, 5:9, 5:9] = True
+    boxes = np.zeros((3, 4), np.float32)
+    cache = cache_in(tmp_path)
+    cache.write_detections("ab" * 32, {"cow": Detections(boxes, np.array([0.5, 0.75, 0.03], np.float32), masks)})
+    small = cache.small_masks("ab" * 32, {("cow", 0.5), ("cow", float(np.float32(0.03)))}, max_side=20)
+    assert list(small) == [("cow", 0.5)]
+    expected = np.zeros((10, 20), bool)
+    expected[2:7, 5:15] = True  # 10 / 4 = 2.5 rounds to the even row 2
+    np.testing.assert_array_equal(np.asarray(small["cow", 0.5]), expected)

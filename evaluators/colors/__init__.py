@@ -1,0 +1,1 @@
+"""GenEval's colour classifier for real images."""

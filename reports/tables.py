@@ -61,3 +61,10 @@ def numbers(score: Interval | None) -> dict[str, Any]:
         return {"measured": None, "low": None, "high": None, "n": 0, "seeds": ""}
     seeds = " ".join(map(str, score.seeds))
     return {"measured": score.estimate, "low": score.low, "high": score.high, "n": score.n, "seeds": seeds}
+
+
+def plain(table: Table) -> str:
+    """The table as aligned columns of text, for a terminal."""
+    lines = [table.header, *table.rows]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(table.header))]
+    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines)

@@ -1,20 +1,14 @@
 """The page in a real browser: it renders, its filters work, nothing is logged as an error, and text stays text."""
 
-import json
 import re
-import shutil
-import subprocess
 
 import pytest
 
 from reports.build import build_report
+from tests.reports.chromium import look, needs_browser
 from tests.reports.runs import make_items, write_geneval, write_metrics, write_run, write_samples
 
-BROWSER = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(BROWSER is None, reason="no chromium, chromium-browser or google-chrome on PATH"),
-]
+pytestmark = needs_browser
 NASTY = "<img src=x onerror=document.title='owned'> & {task} {index} </script>"
 
 # Appended to a copy of the page: uses the form as a reader would and leaves what it saw in a <pre>.
@@ -80,21 +74,7 @@ def page(tmp_path_factory):
 
 def browse(page, width, dark=False):
     """What the probe saw at that window width, and what the browser logged."""
-    copy = page.with_name(f"probe-{width}.html")
-    text = page.read_text(encoding="utf-8")
-    if dark:
-        text = text.replace("@media (prefers-color-scheme: dark)", "@media all")
-    copy.write_text(text + PROBE, encoding="utf-8")
-    done = subprocess.run(
-        [BROWSER, "--headless=new", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", f"--window-size={width},900",
-         f"--user-data-dir={page.parent / 'profile'}", "--virtual-time-budget=5000", "--dump-dom", copy.as_uri()],
-        capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
-    found = re.search(r'<pre id="probe">(.*?)</pre>', done.stdout, re.DOTALL)
-    assert found, done.stderr[-2000:]
-    console = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
-    seen = json.loads(found[1].replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&"))
-    return seen, console
+    return look(page, PROBE, width, dark)
 
 
 def test_filters_show_what_they_name(page):

@@ -69,7 +69,7 @@ class ClipColorClassifier:
         tokenizer: texts -> int64 [texts, context].
         transform: RGB image -> float32 [3, S, S], normalised.
         revision: tells weights, profile, precision and versions apart.
-        weights_path, weights_sha256: the file that the parameters are from, and the digest of its bytes.
+        weights_path: the file that the parameters are from.
 
     Raises:
         ValueError: the model's activation is not the profile's.
@@ -85,12 +85,10 @@ class ClipColorClassifier:
         name: str,
         revision: str,
         weights_path: Path,
-        weights_sha256: str,
     ) -> None:
         self._model, self._tokenizer, self._transform = model, tokenizer, transform
         self._device = next(model.parameters()).device
-        self.profile, self.name, self.revision = profile, name, revision
-        self.weights_path, self.weights_sha256 = weights_path, weights_sha256
+        self.profile, self.name, self.revision, self.weights_path = profile, name, revision, weights_path
         self._text_features: dict[str, torch.Tensor] = {}  # class name -> [D, C]
         if self.activation != profile.activation:
             raise ValueError(f"profile {profile.name} needs {profile.activation}, the model was built with {self.activation}")
@@ -171,7 +169,6 @@ def load(
     model = build(architecture, chosen)
     _load_weights(open_clip, model, path, architecture)
     model = model.to(device).eval()
-    digest = file_sha256(path)
     precision = _precision(torch.device(device))
     versions = ", ".join(f"{package} {version(package)}" for package in VERSIONS)
     return ClipColorClassifier(
@@ -180,9 +177,8 @@ def load(
         open_clip.image_transform(model.visual.image_size, is_train=False),  # bicubic to the shorter side, then the centre
         chosen,
         name=f"open_clip {architecture}",
-        revision=f"code {CODE}, {profile} ({chosen.activation}), {precision}, weights sha256:{digest}, {versions}",
+        revision=f"code {CODE}, {profile} ({chosen.activation}), {precision}, weights sha256 {file_sha256(path)}, {versions}",
         weights_path=path,
-        weights_sha256=digest,
     )
 
 

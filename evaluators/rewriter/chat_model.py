@@ -1,0 +1,90 @@
+"""Any chat model of `transformers`, asked greedily."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from evaluators.rewriter.rewrite import Reply
+from rf_repro.core.errors import UserError
+from rf_repro.core.hashing import content_hash, file_sha256
+
+
+class TransformersChatModel:
+    """A causal language model with its tokenizer's chat template; one user message a text, thinking switched off.
+
+    Args:
+        model: on its device, in evaluation mode.
+        revision: tells weights and tokenizer apart.
+        max_new_tokens: length at which an answer is cut.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, revision: str, max_new_tokens: int) -> None:
+        from transformers import GenerationConfig
+
+        ends = model.generation_config.eos_token_id
+        ends = ends if isinstance(ends, list) else [tokenizer.eos_token_id if ends is None else ends]
+        if tokenizer.chat_template is None or ends == [None]:
+            lacks = "chat template" if tokenizer.chat_template is None else "token that ends an answer"
+            raise UserError(f"{revision}: its tokenizer has no {lacks}; choose a model tuned for chat")
+        # Published models bring sampling settings and repetition penalties of their own: none of them applies here.
+        model.generation_config = GenerationConfig(
+            do_sample=False,
+            num_beams=1,
+            max_new_tokens=max_new_tokens,
+            eos_token_id=ends,
+            pad_token_id=ends[0] if tokenizer.pad_token_id is None else tokenizer.pad_token_id,
+        )
+        if tokenizer.pad_token_id is None:
+            tokenizer.pad_token = tokenizer.convert_ids_to_tokens(ends[0])
+        tokenizer.padding_side = "left"  # answers begin where the questions end
+        self._model, self._tokenizer, self._ends = model, tokenizer, torch.tensor(ends)
+        self.revision = revision
+        self.settings = {"decoding": "greedy", "max_new_tokens": max_new_tokens, "dtype": str(model.dtype).removeprefix("torch.")}
+
+    @torch.inference_mode()
+    def reply(self, texts: Sequence[str]) -> list[Reply]:
+        """The answers to all texts, made as one batch."""
+        chats = [
+            self._tokenizer.apply_chat_template(
+                [{"role": "user", "content": text}], tokenize=False, add_generation_prompt=True, enable_thinking=False
+            )
+            for text in texts
+        ]
+        inputs = self._tokenizer(chats, return_tensors="pt", padding=True, add_special_tokens=False).to(self._model.device)
+        tokens = self._model.generate(**inputs)[:, inputs["input_ids"].shape[1] :].cpu()
+        complete = torch.isin(tokens, self._ends).any(1).tolist()
+        answers = self._tokenizer.batch_decode(tokens, skip_special_tokens=True)
+        return [Reply(text, bool(ended)) for text, ended in zip(answers, complete, strict=True)]
+
+
+def load_chat_model(name: str, device: torch.device, max_new_tokens: int) -> TransformersChatModel:
+    """A model from a folder or the Hugging Face hub, in the precision in which it was saved.
+
+    Raises:
+        UserError: transformers is not installed, the model cannot be loaded, or it is not tuned for chat.
+    """
+    try:
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+        from transformers.utils import logging
+    except ImportError as error:
+        raise UserError(
+            f"--model {name}: needs transformers ({error}); install it with: pip install 'rf_repro[geneval]'"
+        ) from None
+    if not sys.stderr.isatty():
+        logging.disable_progress_bar()
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name)
+        model: Any = AutoModelForCausalLM.from_pretrained(name, dtype="auto")
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"--model {name}: cannot be loaded ({reason}); name a folder or a model of the hub") from None
+    revision = f"files {_folder_hash(Path(name))}" if Path(name).is_dir() else f"{name}@{model.config._commit_hash}"
+    return TransformersChatModel(model.to(device).eval(), tokenizer, revision, max_new_tokens)
+
+
+def _folder_hash(folder: Path) -> str:
+    """Of every file's name and bytes: weights, tokenizer and chat template alike decide what is said."""
+    return content_hash({path.name: file_sha256(path) for path in sorted(folder.iterdir()) if path.is_file()})

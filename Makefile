@@ -25,8 +25,9 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 reproduce: $(VENV)/.installed
 	$(BIN)/rf-repro reproduce --scale tiny
 
+# tests/support: lets torchvision be imported beside a CPU build of torch, in subprocesses too.
 test: install
-	$(BIN)/python -m pytest
+	PYTHONPATH=$(CURDIR)/tests/support $(BIN)/python -m pytest
 
 lint: install
 	$(BIN)/ruff check .

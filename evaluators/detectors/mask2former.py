@@ -1,0 +1,118 @@
+"""Mask2Former through `transformers`: needs nothing but pip packages.
+
+Weights are a folder or a hub id in the `transformers` layout: GenEval's own, the OpenMMLab checkpoint converted by
+`evaluators.detectors.openmmlab`, or FAIR's `facebook/mask2former-swin-small-coco-instance`, which was trained apart and gives
+other scores.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL.Image import Image
+
+from evaluators.detection import Detections
+from evaluators.detectors.coco import OBJECT_NAMES, misplaced
+from evaluators.detectors.instances import exact_inference, find_instances
+from evaluators.detectors.openmmlab import SOURCE
+from evaluators.detectors.pixels import prepare
+from rf_repro.core.errors import UserError
+from rf_repro.core.hashing import file_sha256
+
+VERSION = 1  # of the code around the model; a change that moves any number raises it
+INSTALL = "install it with: pip install 'rf_repro[geneval]'"
+
+
+class Mask2FormerDetector:
+    """GenEval's `Detector`: Mask2Former trained on COCO's 80 classes, in float32."""
+
+    name = "mask2former-transformers"
+    class_names = OBJECT_NAMES
+
+    def __init__(self, model: Any, revision: str, device: torch.device) -> None:
+        self.revision = revision
+        self._model = model.to(device).eval()
+        self._device = device
+
+    def detect(self, images: Sequence[Image]) -> list[dict[str, Detections]]:
+        """All instances, up to 100 an image, weak ones included. Images must be RGB and of one size."""
+        with exact_inference():
+            pixels, frame = prepare(images, self._device)
+            output = self._model(pixel_values=pixels, output_auxiliary_logits=False)
+            pairs = zip(output.class_queries_logits, output.masks_queries_logits, strict=True)
+            return [find_instances(class_logits, mask_logits, frame) for class_logits, mask_logits in pairs]
+
+
+def load(weights: str, device: str = "cpu") -> Mask2FormerDetector:
+    """The detector from a folder or a hub id. `revision` holds the library versions and the weights' SHA-256.
+
+    Raises:
+        UserError: no such weights, not all of them, or a model of other classes.
+    """
+    try:
+        import transformers
+    except ImportError as error:
+        raise UserError(f"--detector transformers: needs transformers ({error}); {INSTALL}") from None
+    file = _weights_file(weights)
+    with _quiet():
+        loaded: Any = transformers.Mask2FormerForUniversalSegmentation.from_pretrained(
+            file.parent, dtype=torch.float32, ignore_mismatched_sizes=True, output_loading_info=True, local_files_only=True
+        )
+    model, info = loaded
+    # Swin's last norm feeds a classifier that a detector does not have.
+    absent = sorted(name for name in info["missing_keys"] if ".swin.layernorm." not in name)
+    absent += sorted(name for name, *_ in info["mismatched_keys"])
+    if absent:
+        raise UserError(
+            f"{weights}: {len(absent)} weights of Mask2Former are missing or misshapen, {absent[0]} first; take them again"
+        )
+    labels = model.config.id2label
+    if len(labels) != len(OBJECT_NAMES) or (wrong := misplaced(labels)):
+        reason = f"{len(labels)} classes" if len(labels) != len(OBJECT_NAMES) else f"other places for {', '.join(wrong[:3])}"
+        raise UserError(f"{weights}: {reason}: must be a model of COCO's 80 classes in COCO's order (instance segmentation)")
+    source = getattr(model.config, SOURCE, None)
+    revision = (
+        f"{VERSION}, transformers {transformers.__version__}, torch {torch.__version__}, weights sha256 {file_sha256(file)}"
+        + (f" converted from {source}" if source else "")
+    )
+    return Mask2FormerDetector(model, revision, torch.device(device))
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without transformers' report and progress bar: what is missing is looked at here."""
+    from transformers.utils import logging
+
+    verbosity, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bar:
+            logging.enable_progress_bar()
+
+
+def _weights_file(weights: str) -> Path:
+    """The one file with all weights, beside its config.json; fetched or found in the cache for a hub id."""
+    from transformers.utils import cached_file
+
+    if Path(weights).is_file():
+        raise UserError(
+            f"{weights}: a file, must be a folder or a hub id; an OpenMMLab checkpoint is converted by: "
+            f"python -m evaluators.detectors.openmmlab {weights} FOLDER"
+        )
+    try:
+        cached_file(weights, "config.json")
+        for name in ("model.safetensors", "pytorch_model.bin"):
+            file = cached_file(weights, name, _raise_exceptions_for_missing_entries=False)
+            if file is not None:
+                return Path(file)
+    except OSError as error:
+        raise UserError(f"{weights}: no such model ({str(error).splitlines()[0]}); give a folder or a hub id") from None
+    raise UserError(
+        f"{weights}: neither model.safetensors nor pytorch_model.bin in it; give a folder or a hub id with one of them"
+    )

@@ -194,8 +194,9 @@ def build(architecture: str, profile: Profile) -> Any:
 def _open_clip() -> Any:
     try:
         return import_module("open_clip")
-    except ImportError as error:
-        raise UserError(f"colours need open_clip ({error}); install it: pip install 'rf_repro[geneval]'") from None
+    except (ImportError, RuntimeError) as error:  # RuntimeError: torchvision's operators are built for another torch
+        remedy = "pip install 'rf_repro[geneval]', with torch and torchvision of one build (both for CPU, or both for CUDA)"
+        raise UserError(f"colours need open_clip, which cannot be imported ({error}); {remedy}") from None
 
 
 def _precision(device: torch.device) -> str:

@@ -2,6 +2,8 @@
 
 import json
 import random
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 
@@ -206,6 +208,20 @@ def test_wrong_weights_and_names_are_one_line(tiny: Path, tmp_path: Path) -> Non
         with pytest.raises(UserError, match=message) as raised:
             load(**{"architecture": "tiny-clip", **arguments})
         assert "\n" not in str(raised.value)
+
+
+def test_a_torchvision_of_another_build_is_one_line() -> None:
+    """Where torchvision has no operators for this torch, open_clip fails in its depths; where it has them, nothing is said."""
+    code = (
+        f"import sys; sys.path += {sys.path}\n"  # -S leaves the site's own mends out, and its packages too
+        "from evaluators.colors.clip import PROFILES, build\nfrom rf_repro.core.errors import UserError\n"
+        "try: build('no such name', PROFILES['geneval-2023'])\n"
+        "except UserError as error: print(error)"
+    )
+    done = subprocess.run([sys.executable, "-S", "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    [line] = done.stdout.splitlines()
+    assert "open_clip knows none of this name" in line or "which cannot be imported (" in line
 
 
 def test_the_full_architecture_has_the_chosen_activation_in_all_36_blocks(tiny: Path) -> None:

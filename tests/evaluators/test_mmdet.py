@@ -239,9 +239,6 @@ def test_weights_of_another_network_are_refused(tiny: tuple[Path, Path, dict[str
 
 
 def test_what_is_no_checkpoint_is_refused_in_one_line(tiny: tuple[Path, Path, Any], tmp_path: Path) -> None:
-    class Foreign:
-        pass
-
     path = tmp_path / "x.pth"
     with pytest.raises(UserError, match="no such file; give an OpenMMLab"):
         read_checkpoint(path)

@@ -25,9 +25,8 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 reproduce: $(VENV)/.installed
 	$(BIN)/rf-repro reproduce --scale tiny
 
-# tests/support: lets torchvision be imported beside a CPU build of torch, in subprocesses too.
 test: install
-	PYTHONPATH=$(CURDIR)/tests/support $(BIN)/python -m pytest
+	$(BIN)/python -m pytest
 
 lint: install
 	$(BIN)/ruff check .

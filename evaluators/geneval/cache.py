@@ -3,7 +3,8 @@
 Layout, D for a detector and C for a colour classifier, each a hash of name and revision:
 
     CACHE/D/evaluator.json        {"name", "revision"} of the detector
-    CACHE/D/C.json                the same of a classifier that looked at its objects
+    CACHE/D/colors-C.json         the same of a classifier that looked at its objects
+    CACHE/D/check-C.json          what the self-check of the two said
     CACHE/D/ab/abcd....npz        all detections in the image with that SHA-256; masks of those above `FLOOR`
     CACHE/D/ab/abcd....C-q.json   class -> index of a detection -> colour; q is a hash of the classes that were asked about
 
@@ -59,7 +60,7 @@ class Cache:
         """Writes down who looks, for those who later rescore without a model."""
         for path, evaluator in (
             (self.folder / "evaluator.json", self.detector),
-            (self.folder / f"{self.classifier.key}.json", self.classifier),
+            (self.folder / f"colors-{self.classifier.key}.json", self.classifier),
         ):
             if not path.exists():
                 write_json(path, {"name": evaluator.name, "revision": evaluator.revision})
@@ -67,6 +68,10 @@ class Cache:
     @property
     def folder(self) -> Path:
         return self.root / self.detector.key
+
+    @property
+    def check_path(self) -> Path:
+        return self.folder / f"check-{self.classifier.key}.json"
 
     def detections_path(self, sha256: str) -> Path:
         return self.folder / sha256[:2] / f"{sha256}.npz"
@@ -143,7 +148,7 @@ def known_evaluators(root: Path) -> dict[Evaluator, list[Evaluator]]:
     """Detector -> the classifiers that looked at its objects, of everything in a cache."""
     found: dict[Evaluator, list[Evaluator]] = {}
     for path in sorted(root.glob("*/evaluator.json")):
-        others = sorted(set(path.parent.glob("*.json")) - {path})
+        others = sorted(path.parent.glob("colors-*.json"))
         found[Evaluator(**read_json(path))] = [Evaluator(**read_json(other)) for other in others]
     return found
 

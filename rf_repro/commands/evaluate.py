@@ -3,8 +3,10 @@
 import argparse
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from rf_repro.commands.options import Commands, add_command, progress_bar, writable_folder
+from rf_repro.commands.geneval import check_models, compare, run_real_images
+from rf_repro.commands.options import Commands, add_command, add_device, progress_bar, writable_folder
 from rf_repro.config.overrides import from_dict
 from rf_repro.config.scales import get_scale
 from rf_repro.config.schema import ExperimentConfig
@@ -12,55 +14,95 @@ from rf_repro.core.errors import UserError
 from rf_repro.core.files import read_json, write_json, write_jsonl
 from rf_repro.core.image_folder import ImageFolder
 
+if TYPE_CHECKING:
+    from evaluators.geneval.options import GenEvalOptions
+
 
 def add_parser(commands: Commands) -> None:
-    parser = add_command(commands, "evaluate", "score a folder of images", "rf-repro evaluate geneval images --detector scenes")
+    parser = add_command(commands, "evaluate", "score a folder of images", "rf-repro evaluate geneval images --out results")
     benchmarks = parser.add_subparsers(title="benchmarks", metavar="BENCHMARK", required=True)
-    geneval = add_command(benchmarks, "geneval", "score images in GenEval's folder layout by GenEval's rules",
-                          "rf-repro evaluate geneval runs/tiny/pixel/0123456789ab-s0/samples --detector scenes")  # fmt: skip
-    geneval.add_argument("folder", type=Path, metavar="FOLDER", help="holds 00000/metadata.jsonl, 00000/samples/0000.png and on")
-    geneval.add_argument("--detector", required=True, choices=("scenes",), help="scenes: exact, for the procedural world")
-    geneval.add_argument(
-        "--scale", metavar="NAME", help="scale whose world the images show (default: that of the run FOLDER is in, else tiny)"
-    )
+    _add_geneval(benchmarks)
+    both = add_command(benchmarks, "compare", "compare two scored folders on the same prompts",
+                       "rf-repro evaluate compare results-a results-b")  # fmt: skip
+    both.add_argument("first", type=Path, metavar="DIR", help="--out of one `evaluate geneval`")
+    both.add_argument("second", type=Path, metavar="DIR", help="--out of the other, whose gain is shown")
+    both.set_defaults(run=lambda options: compare(options.first, options.second))
+
+
+def _add_geneval(benchmarks: Commands) -> None:
+    geneval = add_command(
+        benchmarks, "geneval", "score images in GenEval's folder layout by GenEval's rules",
+        "rf-repro evaluate geneval images --detector transformers --out results",
+    )  # fmt: skip
+    geneval.add_argument("folder", type=Path, nargs="?", metavar="FOLDER",
+                         help="holds 00000/metadata.jsonl, 00000/samples/0000.png and on")  # fmt: skip
+    geneval.add_argument("--out", type=Path, metavar="DIR", help="folder for the results and the cache (default: FOLDER)")
     geneval.add_argument(
         "--option", action="append", default=[], metavar="NAME=VALUE",
         help="a setting of the rules: threshold, counting_threshold, max_overlap (fractions), max_objects (objects), "
         "position_threshold (object sizes); may be repeated (default: GenEval's own)",
     )  # fmt: skip
-    geneval.add_argument(
-        "--out",
-        type=Path,
-        metavar="DIR",
-        help="folder for geneval.json, its items, and the official results.jsonl (default: FOLDER)",
-    )
+    models = geneval.add_argument_group("who looks")
+    models.add_argument(
+        "--detector", default="transformers", choices=("transformers", "mmdet", "scenes"),
+        help="transformers: Mask2Former, installed by pip alone; mmdet: the official one; scenes: exact, for the procedural "
+        "world (default: transformers)",
+    )  # fmt: skip
+    models.add_argument("--weights", metavar="PATH", help="the detector's weights: a folder, a checkpoint, or a name on the hub")
+    models.add_argument("--clip", metavar="PATH", help="weights of CLIP ViT-L/14 (default: open_clip's download of `openai`)")
+    models.add_argument(
+        "--profile", default="geneval-2023", choices=("geneval-2023", "unpinned-2025"),
+        help="CLIP's activation, QuickGELU as in 2023 or GELU as of open_clip 2.29 on (default: geneval-2023)",
+    )  # fmt: skip
+    add_device(models)
+    models.add_argument("--batch-size", type=int, default=16, metavar="N", help="images the detector sees at once (default: 16)")
+    models.add_argument("--reference", type=Path, metavar="FILE", help="what --calibrate wrote, to check the models against")
+    models.add_argument("--self-check", action="store_true", help="check the models and stop; every scoring does it first")
+    models.add_argument("--calibrate", type=Path, metavar="FILE", help="write the reference from models that are right, and stop")
+    models.add_argument("--scale", metavar="NAME", help="scenes: whose world it is (default: the run's FOLDER is in, or tiny)")
+    which = geneval.add_argument_group("which images")
+    which.add_argument("--prompts", metavar="SET", help="prompt set the folder must hold: official, bagel-long (see "
+                       "`rf-repro data fetch`) or a file (default: GenEval's 553, by the folder's own metadata)")  # fmt: skip
+    which.add_argument("--images-per-prompt", type=int, default=4, metavar="N", help="images of each prompt (default: 4)")
+    which.add_argument("--partial", action="store_true", help="score what is there, and mark the result as partial")
+    which.add_argument("--shard", default="1/1", metavar="I/N", help="look at the I-th of N shares only (default: 1/1, all)")
+    which.add_argument("--cache", type=Path, metavar="DIR", help="what was seen, by image hash (default: OUT/geneval-cache)")
+    which.add_argument("--rescore", action="store_true", help="apply the rules to what is in the cache, without a model")
     geneval.set_defaults(run=run_geneval)
 
 
 def run_geneval(options: argparse.Namespace) -> int:
-    folder, out = ImageFolder(options.folder), options.out or options.folder
-    if not folder.path.is_dir():
-        raise UserError(f"{folder.path}: no such folder of images")
-    writable_folder(out, "--out")
-    scenes = _config(options).data.scenes
     settings = {}
     for text in options.option:
         name, separator, value = text.partition("=")
         if not separator or name in settings:
             raise UserError(f"--option {text!r}: must be NAME=VALUE, each name once")
         settings[name] = value
+    from evaluators.geneval.options import GenEvalOptions
+
+    rules = GenEvalOptions.from_mapping(settings)
+    if options.self_check or options.calibrate:
+        return check_models(options)
+    if options.folder is None:
+        raise UserError("evaluate geneval: name the FOLDER of images; --self-check and --calibrate alone need none")
+    if not options.folder.is_dir():
+        raise UserError(f"{options.folder}: no such folder of images")
+    return run_scenes(options, rules) if options.detector == "scenes" else run_real_images(options, rules)
+
+
+def run_scenes(options: argparse.Namespace, rules: "GenEvalOptions") -> int:
+    """Scores images of the procedural world, which a manifest lists."""
     from evaluators.geneval.evaluate import evaluate_folder
     from evaluators.geneval.official_results import write_official_results
-    from evaluators.geneval.options import GenEvalOptions
     from evaluators.scenes.colors import SceneColorClassifier
     from evaluators.scenes.detector import SceneDetector
 
-    rules = GenEvalOptions.from_mapping(settings)
+    folder, out = ImageFolder(options.folder), writable_folder(options.out or options.folder, "--out")
+    scenes = _config(options).data.scenes
     with progress_bar("evaluate") as progress:
         result, items = evaluate_folder(
-            folder, SceneDetector(scenes), SceneColorClassifier(scenes), rules,
-            benchmark=f"geneval-{options.detector}", progress=progress,
-        )  # fmt: skip
+            folder, SceneDetector(scenes), SceneColorClassifier(scenes), rules, benchmark="geneval-scenes", progress=progress
+        )
     write_jsonl(out / "geneval.items.jsonl", items)
     write_official_results(out / "results.jsonl", items, dict(folder.prompts()), folder.image_path)
     write_json(out / "geneval.json", replace(result, items="geneval.items.jsonl").to_dict())

@@ -55,7 +55,7 @@ def add_set(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
-def add_device(parser: argparse.ArgumentParser) -> None:
+def add_device(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
     parser.add_argument("--device", default="auto", choices=DEVICES, help="where to compute (default: auto, the best there is)")
 
 

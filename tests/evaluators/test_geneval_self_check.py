@@ -224,28 +224,23 @@ def test_a_reference_of_something_else_fails(
         assert "--calibrate" in found["calibration"]
 
 
-def test_weights_are_compared_with_the_digest_in_their_name_or_a_published_one(
-    detector: Mask2FormerDetector, classifier: ClipColorClassifier
-) -> None:
-    def check(path: str) -> Check:
-        detector.weights_path = Path(path)  # type: ignore[attr-defined]
-        [found] = [each for each in self_check(detector, classifier, None) if each.name == "detector weights"]
+def test_weights_are_compared_with_published_digests(detector: Mask2FormerDetector, classifier: ClipColorClassifier) -> None:
+    def check(model: str) -> Check:
+        [found] = [each for each in self_check(detector, classifier, None) if each.name == f"{model} weights"]
         return found
 
-    assert check("mask2former_coco-abababab.pth") == Check(
-        "detector weights", True, "the SHA-256 of mask2former_coco-abababab.pth begins with the 8 digits in its name"
-    )
-    assert (
-        check("model.safetensors").message
-        == f"unknown: no published SHA-256 of model.safetensors is at hand; its own is {SHA256}"
-    )
-    for name, digits in (("mask2former_coco-743b7d99.pth", "743b7d99"), ("ViT-L-14.pt", "b8cca3fd41ae")):
-        damaged = check(f"weights/{name}")
-        assert not damaged.passed
-        assert damaged.message.startswith(f"weights/{name}: its SHA-256 begins abababababab, not {digits}: damaged, or")
-    url = open_clip.get_pretrained_url("ViT-L-14", "openai")
-    detector.revision = url.split("/")[-2]
-    assert check("renamed.pt") == Check("detector weights", True, "renamed.pt is the published file")
+    assert check("detector").message == f"unknown: no published SHA-256 is at hand for {SHA256}"
+    detector.revision = "no digest"
+    assert check("detector").message == "unknown: no published SHA-256 is at hand for weights without one"
+    for revision in (f"weights sha256 743b7d99{SHA256[8:]}", f"weights sha256 {SHA256} converted from 743b7d99{SHA256[8:]}"):
+        detector.revision = revision
+        assert check("detector").message == "GenEval's own, by the first digits of a SHA-256, 743b7d99"
+    classifier.weights_path = Path("weights/ViT-L-14.pt")
+    damaged = check("classifier")
+    assert not damaged.passed
+    assert "damaged, or another file under this name; download it again" in damaged.message
+    classifier.revision = f"weights sha256 {open_clip.get_pretrained_url('ViT-L-14', 'openai').split('/')[-2]}"
+    assert check("classifier") == Check("classifier weights", True, "the published file, by its SHA-256")
 
 
 def test_the_test_images_are_the_same_everywhere() -> None:

@@ -1,0 +1,132 @@
+"""GenEval's evaluator, images a second: one image at a time as the official script goes, against this one's batches.
+
+    python benchmarks/geneval.py --device cuda --num-images 64 --out geneval_speed.json
+
+Both ways use the same Mask2Former and CLIP, of the real sizes with random weights unless --weights and --clip name others, on
+the same PNG files, and are timed in turn in one run. One at a time: decode, detect, and classify each object by itself.
+Batched: the next images are decoded meanwhile, and all objects of a batch are classified together.
+"""
+
+import argparse
+import json
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+import torch
+from PIL import Image
+
+from evaluators.colors import clip
+from evaluators.detection import ColorClassifier, Detector
+from evaluators.detectors import mask2former
+from evaluators.detectors.coco import OBJECT_NAMES
+from evaluators.geneval.cache import Cache, Evaluator, candidates
+from evaluators.geneval.crops import object_crops, upright_rgb
+from evaluators.geneval.detect import detect_images
+from evaluators.geneval.folder import Scan, scan
+
+CLASS = "dog"
+
+
+def write_images(root: Path, num: int, side: int) -> Scan:
+    """Smooth noise, four images a prompt, all of which ask a colour: the most expensive kind of prompt."""
+    rng = np.random.default_rng(0)
+    prompts = num // 4
+    for prompt in range(prompts):
+        folder = root / f"{prompt:05d}" / "samples"
+        folder.mkdir(parents=True)
+        metadata = {"tag": "colors", "prompt": f"{prompt}", "include": [{"class": CLASS, "count": 1, "color": "red"}]}
+        (folder.parent / "metadata.jsonl").write_text(json.dumps(metadata))
+        for sample in range(4):
+            noise = Image.fromarray(rng.integers(0, 256, (16, 16, 3), np.uint8))
+            noise.resize((side, side), Image.Resampling.BICUBIC).save(folder / f"{sample:04d}.png")
+    return scan(root, num_prompts=prompts)
+
+
+def one_at_a_time(images: Scan, detector: Detector, classifier: ColorClassifier) -> None:
+    for item in images.images:
+        pixels = upright_rgb(Image.open(item.path))
+        found = detector.detect([pixels])[0]
+        for index in candidates(found[CLASS]) if CLASS in found else []:
+            classifier.classify(object_crops(pixels, found[CLASS].take([index])), [CLASS])
+
+
+def batched(images: Scan, detector: Detector, classifier: ColorClassifier, batch_size: int) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        cache = Cache(Path(folder), Evaluator.of(detector), Evaluator.of(classifier))
+        detect_images(images.images, images.prompts, detector, classifier, cache, batch_size=batch_size)
+
+
+def random_detector(device: str) -> mask2former.Mask2FormerDetector:
+    """Mask2Former Swin-S of random weights whose scores spread, so that there are objects to classify."""
+    from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation, SwinConfig
+
+    torch.manual_seed(0)
+    stages = ["stage1", "stage2", "stage3", "stage4"]
+    swin = SwinConfig(embed_dim=96, depths=[2, 2, 18, 2], num_heads=[3, 6, 12, 24], window_size=7, out_features=stages)
+    config = Mask2FormerConfig(backbone_config=swin, id2label=dict(enumerate(OBJECT_NAMES)))
+    model = Mask2FormerForUniversalSegmentation(config)
+    with torch.no_grad():
+        model.class_predictor.weight.normal_(std=0.5)
+    return mask2former.Mask2FormerDetector(model, "random", torch.device(device))
+
+
+def random_classifier(device: str) -> clip.ClipColorClassifier:
+    import open_clip
+
+    profile = clip.PROFILES["geneval-2023"]
+    torch.manual_seed(1)
+    model = clip.build(clip.ARCHITECTURE, profile).to(device).eval()
+    return clip.ClipColorClassifier(
+        model, open_clip.get_tokenizer(clip.ARCHITECTURE), open_clip.image_transform(model.visual.image_size, is_train=False),
+        profile, name="random", revision="random", weights_path=Path("none"),
+    )  # fmt: skip
+
+
+def seconds(task: Callable[[], None], device: str) -> float:
+    begin = time.perf_counter()
+    task()
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - begin
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="where to compute (default cpu)")
+    parser.add_argument("--num-images", type=int, default=8, help="a multiple of 4 (default 8)")
+    parser.add_argument("--side", type=int, default=512, help="pixels (default 512)")
+    parser.add_argument("--batch-size", type=int, default=4, help="images (default 4)")
+    parser.add_argument("--repeats", type=int, default=3, help="timed runs of each way, after one that warms up (default 3)")
+    parser.add_argument("--weights", help="Mask2Former's, a folder or a hub id (default: random)")
+    parser.add_argument("--clip", help="CLIP's (default: random)")
+    parser.add_argument("--out", type=Path, help="also write the numbers as JSON")
+    options = parser.parse_args()
+    detector = mask2former.load(options.weights, options.device) if options.weights else random_detector(options.device)
+    classifier = clip.load(options.clip, device=options.device) if options.clip else random_classifier(options.device)
+    with tempfile.TemporaryDirectory() as folder:
+        images = write_images(Path(folder), options.num_images, options.side)
+        ways: dict[str, Callable[[], None]] = {
+            "one at a time": lambda: one_at_a_time(images, detector, classifier),
+            f"batches of {options.batch_size}": lambda: batched(images, detector, classifier, options.batch_size),
+        }
+        times: dict[str, list[float]] = {name: [] for name in ways}
+        for repeat in range(options.repeats + 1):
+            for name, way in ways.items():
+                taken = seconds(way, options.device)
+                if repeat:
+                    times[name].append(taken)
+    rates = {name: options.num_images / median(taken) for name, taken in times.items()}
+    for name, rate in rates.items():
+        print(f"{name:<20} {rate:8.2f} images/s")
+    slow, fast = rates.values()
+    print(f"{'batched is':<20} {fast / slow:8.2f}x")
+    if options.out:
+        options.out.write_text(json.dumps({"images_per_second": rates, "ratio": fast / slow, "device": options.device}, indent=1))
+
+
+if __name__ == "__main__":
+    main()

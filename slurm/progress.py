@@ -53,12 +53,16 @@ class Watch:
     def __init__(self, job: Job):
         self.job = job
         self.begin = time.monotonic()
-        self.first: dict[str, tuple[float, int]] = {}
+        self.first: dict[tuple[str, int], tuple[float, int]] = {}  # (phase, total) -> when its count was how much
+        self.last: dict[tuple[str, int], int] = {}
         self.progress = Progress("start", 0, job.steps)
 
     def update(self) -> None:
         self.progress = read_progress(self.job)
-        self.first.setdefault(self.progress.phase, (time.monotonic(), self.progress.done))
+        key, done = (self.progress.phase, self.progress.total), self.progress.done
+        if done < self.last.get(key, done + 1):  # never seen, or begun again: a run samples more than once
+            self.first[key] = time.monotonic(), done
+        self.last[key] = done
 
     @property
     def elapsed(self) -> float:
@@ -68,9 +72,10 @@ class Watch:
     @property
     def remaining(self) -> float | None:
         """Seconds left in this phase; None before any advance was seen."""
-        if self.progress.phase not in self.first:
+        key = (self.progress.phase, self.progress.total)
+        if key not in self.first:
             return None
-        since, done = self.first[self.progress.phase]
+        since, done = self.first[key]
         advance = self.progress.done - done
         return (time.monotonic() - since) * (self.progress.total - self.progress.done) / advance if advance > 0 else None
 

@@ -140,6 +140,20 @@ def test_the_estimate_uses_the_speed_seen_since_looking_began(tmp_path: Path, mo
     assert watch.elapsed == pytest.approx(8.0)
 
 
+def test_a_phase_that_begins_again_is_estimated_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run samples the same number of images more than once, with training or other sampling in between."""
+    plan = smoke_plan(tmp_path)
+    plan.create()
+    now = [0.0]
+    monkeypatch.setattr("slurm.progress.time.monotonic", lambda: now[0])
+    watch = Watch(plan.jobs[1])
+    for seconds, total, done, left in ((0, 24, 0, None), (4, 24, 12, 4.0), (1000, 24, 0, None), (2, 24, 6, 6.0), (1, 9, 0, None)):
+        now[0] += seconds
+        write_json(watch.job.run.path / "progress.json", {"phase": "sample", "done": done, "total": total})
+        watch.update()
+        assert watch.remaining == (None if left is None else pytest.approx(left))
+
+
 @pytest.mark.parametrize(("seconds", "text"), [(None, "-"), (0.9, "0:00"), (75.2, "1:15"), (3700, "1:01:40")])
 def test_clock(seconds: float | None, text: str) -> None:
     assert clock(seconds) == text

@@ -3,6 +3,10 @@
 import functools
 import json
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -158,6 +162,44 @@ def test_shards_and_a_second_run_give_the_same_bytes(scored: Path, evaluate: Any
     before = written(parts)
     assert evaluate(parts) == 0
     assert written(parts) == before
+
+
+KILLED = """
+import functools, sys
+import open_clip
+from evaluators.colors import clip
+from rf_repro.cli import main
+open_clip.add_model_config(sys.argv[1])
+clip.load = functools.partial(clip.load, architecture="cli-clip")
+raise SystemExit(main(sys.argv[2:]))
+"""
+
+
+def test_killed_at_any_time_it_resumes_to_the_same_bytes(
+    scored: Path, detector: Path, clip: Path, prompts: Path, images: Path, tmp_path: Path
+) -> None:
+    """Killed when the first image is cached, then after a little longer each time, until it ends by itself."""
+    out = tmp_path / "killed"
+    command = [
+        sys.executable, "-c", KILLED, str(clip / "cli-clip.json"), "evaluate", "geneval", str(images), "--out", str(out),
+        "--weights", str(detector), "--clip", str(clip), "--device", "cpu", "--prompts", str(prompts), "--images-per-prompt", "2",
+        "--batch-size", "3",
+    ]  # fmt: skip
+    kills = 0
+    while True:
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        known = len(list(out.rglob("*.npz")))
+        while process.poll() is None and len(list(out.rglob("*.npz"))) == known:
+            time.sleep(0.01)
+        if process.poll() is not None or kills == 2:
+            break
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        kills += 1
+    assert process.wait() == 0
+    assert kills == 2
+    expected = {name: content for name, content in written(scored).items() if name != "geneval.html"}
+    assert {name: content for name, content in written(out).items() if name != "geneval.html"} == expected
 
 
 def test_rescoring_needs_no_model(scored: Path, evaluate: Any, monkeypatch: pytest.MonkeyPatch) -> None:

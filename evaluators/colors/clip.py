@@ -195,7 +195,7 @@ def _open_clip() -> Any:
     try:
         return import_module("open_clip")
     except (ImportError, RuntimeError) as error:  # RuntimeError: torchvision's operators are built for another torch
-        remedy = "pip install 'rf_repro[geneval]', with torch and torchvision of one build (both for CPU, or both for CUDA)"
+        remedy = "pip install -e '.[geneval]', with torch and torchvision of one build (both for CPU, or both for CUDA)"
         raise UserError(f"colours need open_clip, which cannot be imported ({error}); {remedy}") from None
 
 

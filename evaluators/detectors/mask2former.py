@@ -22,7 +22,7 @@ from rf_repro.core.errors import UserError
 from rf_repro.core.hashing import file_sha256
 
 VERSION = 1  # of the code around the model; a change that moves any number raises it
-INSTALL = "install it with: pip install 'rf_repro[geneval]'"
+INSTALL = "install it with: pip install -e '.[geneval]'"
 
 
 class Mask2FormerDetector:

@@ -133,7 +133,7 @@ class WanAutoencoder(nn.Module):
             from diffusers import AutoencoderKLWan
         except ImportError as error:
             raise UserError(
-                f"model.vae.kind='wan': needs diffusers ({error}); install it with: pip install 'rf_repro[hub]'"
+                f"model.vae.kind='wan': needs diffusers ({error}); install it with: pip install -e '.[hub]'"
             ) from None
         if not config.pretrained:
             raise UserError("model.vae.pretrained='': must be a folder or hub id of Wan 2.1's VAE where model.vae.kind='wan'")

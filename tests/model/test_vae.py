@@ -134,7 +134,7 @@ TINY_WAN: dict[str, Any] = {
 @pytest.fixture(scope="module")
 def wan_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny random Wan VAE as diffusers saves it, and beside it a pipeline's folder that holds it as `vae`."""
-    diffusers = pytest.importorskip("diffusers", reason="the Wan VAE needs diffusers: pip install 'rf_repro[hub]'")
+    diffusers = pytest.importorskip("diffusers", reason="the Wan VAE needs diffusers: pip install -e '.[hub]'")
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("wan")
     vae = diffusers.AutoencoderKLWan(**TINY_WAN)

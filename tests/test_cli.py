@@ -20,7 +20,21 @@ from rf_repro.config.scales import tiny
 from rf_repro.core.files import append_jsonl, read_json, read_jsonl
 from rf_repro.core.run_dir import RunDir
 
-COMMANDS = ([], ["reproduce"], ["plan"], ["train"], ["sample"], ["evaluate"], ["evaluate", "geneval"], ["report"], ["config"])
+COMMANDS = (
+    [],
+    ["reproduce"],
+    ["plan"],
+    ["train"],
+    ["sample"],
+    ["evaluate"],
+    ["evaluate", "geneval"],
+    ["evaluate", "compare"],
+    ["data"],
+    ["data", "fetch"],
+    ["data", "rewrite"],
+    ["report"],
+    ["config"],
+)
 HEAVY = ("torch", "numpy", "pandas", "matplotlib", "submitit", "rich", "transformers", "PIL")
 
 

@@ -48,7 +48,12 @@ def _add_geneval(benchmarks: Commands) -> None:
         help="transformers: Mask2Former, installed by pip alone; mmdet: the official one; scenes: exact, for the procedural "
         "world (default: transformers)",
     )  # fmt: skip
-    models.add_argument("--weights", metavar="PATH", help="the detector's weights: a folder, a checkpoint, or a name on the hub")
+    models.add_argument(
+        "--weights",
+        metavar="PATH",
+        help="the detector's weights: a folder, a checkpoint, or a name on the hub (default: FAIR's for transformers, none for "
+        "mmdet)",
+    )
     models.add_argument("--clip", metavar="PATH", help="weights of CLIP ViT-L/14 (default: open_clip's download of `openai`)")
     models.add_argument(
         "--profile", default="geneval-2023", choices=("geneval-2023", "unpinned-2025"),
@@ -56,9 +61,13 @@ def _add_geneval(benchmarks: Commands) -> None:
     )  # fmt: skip
     add_device(models)
     models.add_argument("--batch-size", type=int, default=16, metavar="N", help="images the detector sees at once (default: 16)")
-    models.add_argument("--reference", type=Path, metavar="FILE", help="what --calibrate wrote, to check the models against")
+    models.add_argument(
+        "--reference", type=Path, metavar="FILE", help="what --calibrate wrote, to check the models against (default: none)"
+    )
     models.add_argument("--self-check", action="store_true", help="check the models and stop; every scoring does it first")
-    models.add_argument("--calibrate", type=Path, metavar="FILE", help="write the reference from models that are right, and stop")
+    models.add_argument(
+        "--calibrate", type=Path, metavar="FILE", help="write the models' answers as a reference, and stop (default: none)"
+    )
     models.add_argument("--scale", metavar="NAME", help="scenes: whose world it is (default: the run's FOLDER is in, or tiny)")
     which = geneval.add_argument_group("which images")
     which.add_argument("--prompts", metavar="SET", help="prompt set the folder must hold: official, bagel-long (see "

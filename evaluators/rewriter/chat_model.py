@@ -70,9 +70,7 @@ def load_chat_model(name: str, device: torch.device, max_new_tokens: int) -> Tra
         from transformers import AutoModelForCausalLM, AutoTokenizer
         from transformers.utils import logging
     except ImportError as error:
-        raise UserError(
-            f"--model {name}: needs transformers ({error}); install it with: pip install -e '.[geneval]'"
-        ) from None
+        raise UserError(f"--model {name}: needs transformers ({error}); install it with: pip install -e '.[geneval]'") from None
     if not sys.stderr.isatty():
         logging.disable_progress_bar()
     try:

@@ -194,5 +194,5 @@ def test_a_folder_without_a_wan_vae_is_named(wan_folder: Path) -> None:
 
 def test_without_diffusers_the_remedy_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(sys.modules, "diffusers", None)  # what an import then finds is as if it were not installed
-    with pytest.raises(UserError, match=r"needs diffusers .*pip install 'rf_repro\[hub\]'"):
+    with pytest.raises(UserError, match=r"needs diffusers .*pip install -e '\.\[hub\]'"):
         WanAutoencoder(wan_config(tmp_path))

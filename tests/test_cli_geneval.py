@@ -250,6 +250,12 @@ def test_incomplete_folders_are_refused_or_marked(
     result = read_json(out / "geneval.json")
     assert (result["n"], result["expected_n"], result["failures"]) == (11, 12, 1)
     assert "PARTIAL: 11 of 12" in capsys.readouterr().out
+    shutil.copy(images / "00002" / "samples" / "0001.png", folder / "00002" / "samples" / "0001.png")
+    assert evaluate(out, folder=folder) == 0
+    assert (out / "geneval-problems.txt").read_text().startswith("foreign file: readme.md")
+    (folder / "readme.md").unlink()
+    assert evaluate(out, "--rescore", folder=folder) == 0
+    assert not (out / "geneval-problems.txt").exists()
 
 
 def test_a_reference_is_recorded_and_held_to(

@@ -60,7 +60,9 @@ def _add_geneval(benchmarks: Commands) -> None:
         help="CLIP's activation, QuickGELU as in 2023 or GELU as of open_clip 2.29 on (default: geneval-2023)",
     )  # fmt: skip
     add_device(models)
-    models.add_argument("--batch-size", type=int, default=16, metavar="N", help="images the detector sees at once (default: 16)")
+    models.add_argument(
+        "--batch-size", type=int, metavar="N", help="images at once (default: 16 on a GPU, 1 on a CPU, which gains nothing)"
+    )
     models.add_argument(
         "--reference", type=Path, metavar="FILE", help="what --calibrate wrote, to check the models against (default: none)"
     )

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 SHOWN_PROBLEMS = 5  # on the screen; the file holds all
 FAIR_WEIGHTS = "facebook/mask2former-swin-small-coco-instance"  # other weights than GenEval's; a result names them
+BATCH_SIZE, CPU_BATCH_SIZE = 16, 1  # images; on a CPU batches of 4 were slower than one at a time (LOG.md)
 MASK_SIDE = 96  # pixels, of masks in the page
 
 
@@ -33,7 +34,8 @@ def run_real_images(options: argparse.Namespace, rules: "GenEvalOptions") -> int
     from evaluators.geneval.prompt_sets import identify, load
 
     out = writable_folder(options.out or options.folder, "--out")
-    batch_size = at_least_one(options.batch_size, "--batch-size")
+    if options.batch_size is not None:
+        at_least_one(options.batch_size, "--batch-size")
     shard = _shard(options.shard)
     reference = load(options.prompts) if options.prompts else None
     with progress_bar("read images") as progress:
@@ -49,6 +51,7 @@ def run_real_images(options: argparse.Namespace, rules: "GenEvalOptions") -> int
     else:
         detector, classifier = load_models(options)
         cache = _cache(cache_root, detector, classifier)
+        batch_size = options.batch_size or _default_batch_size(options.device)
         _same_batches(cache, batch_size)
         checked = {**_self_check(detector, classifier, options), "batch_size": str(batch_size)}
         write_json(cache.check_path, checked)
@@ -138,6 +141,7 @@ def _tell_problems(found: "Scan", out: Path, partial: bool) -> None:
     """Lists what is amiss: all in a file, few on the screen. Raises UserError when images are missing and `partial` is false."""
     lines = [str(problem) for problem in found.problems]
     path = out / "geneval-problems.txt"
+    path.unlink(missing_ok=True)  # of an earlier state of the folder
     if lines:
         write_text(path, "\n".join(lines) + "\n")
         counts = Counter(problem.kind for problem in found.problems)
@@ -155,6 +159,12 @@ def _shard(text: str) -> tuple[int, int]:
     if not (first.isdigit() and second.isdigit() and 1 <= int(first) <= int(second)):
         raise UserError(f"--shard {text!r}: must be I/N with I from 1 to N, for example 2/8")
     return int(first) - 1, int(second)
+
+
+def _default_batch_size(device: str) -> int:
+    from rf_repro.pipeline import resolve_device
+
+    return CPU_BATCH_SIZE if resolve_device(device).type == "cpu" else BATCH_SIZE
 
 
 def _same_batches(cache: "Cache", batch_size: int) -> None:

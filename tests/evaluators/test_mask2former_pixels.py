@@ -14,7 +14,7 @@ SIZES = [(512, 512), (1024, 1024), (1600, 1600), (1344, 768), (517, 333), (96, 1
 
 @pytest.mark.parametrize("size", SIZES)
 def test_the_resize_is_opencvs_to_the_bit(size: tuple[int, int]) -> None:
-    cv2 = pytest.importorskip("cv2", reason="OpenCV comes with the extra mmdet")
+    cv2 = pytest.importorskip("cv2", reason="OpenCV comes with the extra mmdet", exc_type=ImportError)
     height, width = Frame.of(*size).resized
     noise = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
     for image in (noise, np.asarray(photograph(*size, seed=0))):
@@ -47,7 +47,7 @@ def test_sizes(size: tuple[int, int], resized: tuple[int, int], padded: tuple[in
 
 
 def test_sizes_are_mmcvs() -> None:
-    mmcv = pytest.importorskip("mmcv", reason="needs the extra mmdet")
+    mmcv = pytest.importorskip("mmcv", reason="needs the extra mmdet", exc_type=ImportError)
     for width in range(1, 2100, 97):
         for height in range(1, 2100, 89):
             assert Frame.of(width, height).resized[::-1] == mmcv.rescale_size((width, height), (1333, 800))

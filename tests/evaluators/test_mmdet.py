@@ -27,7 +27,7 @@ from rf_repro.core.errors import UserError
 from rf_repro.core.hashing import file_sha256
 from tests.evaluators.tiny_mask2former import agreement, photograph, randomize, tiny_config
 
-pytest.importorskip("mmdet", reason="needs the extra mmdet")
+pytest.importorskip("mmdet", reason="needs the extra mmdet", exc_type=ImportError)
 from evaluators.detectors import mmdet as official
 
 pytestmark = [pytest.mark.mmdet, pytest.mark.filterwarnings("ignore::DeprecationWarning")]  # mmdet's own

@@ -150,6 +150,7 @@ def _tell_problems(found: "Scan", out: Path, partial: bool) -> None:
     if len(found.images) < found.expected and not partial:
         raise UserError(
             f"{found.root}: {len(found.images)} of {found.expected} images can be scored; complete the folder, or give --partial"
+            "; prompts other than GenEval's are named by --prompts"
         )
 
 

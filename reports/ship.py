@@ -11,6 +11,7 @@ from ablations.grid import GENEVAL
 from ablations.registry import GRIDS
 from reports.collect import Run, load_runs, select
 from reports.contact_sheet import read_sheets
+from reports.levels import find_levels
 from rf_repro.core.errors import UserError
 from rf_repro.core.files import write_json, write_jsonl
 from rf_repro.core.run_dir import RunDir
@@ -20,8 +21,8 @@ KEPT = ("prompt_id", "sample", "question_id", "tag", "prompt", "reason", "failur
 
 
 def ship_results(runs: Sequence[Path], out: Path, scale: str = "tiny") -> list[Path]:
-    """Copies what a report at `scale` reads, from every finished run that belongs to a table and every stage they
-    share.
+    """Copies what a report at `scale` reads, from every finished run that belongs to a table, in any world, and
+    every stage they share in the scale's own.
 
     Metrics are thinned to `MAX_METRIC_ROWS` rows, items keep what a report reads and only where one does, attempts lose their
     host and process, and sheets of some images stand in for the samples. A run shipped before is replaced whole.
@@ -38,11 +39,12 @@ def ship_results(runs: Sequence[Path], out: Path, scale: str = "tiny") -> list[P
     """
     chosen: dict[Path, Run] = {}
     loaded = load_runs(runs)
-    for grid in GRIDS.values():
-        selected = select(grid, scale, loaded)
-        for seeds in (selected.rows | selected.shared).values():
-            finished = (run for run in seeds.values() if run.record.status == "done")
-            chosen |= {run.dir.path.resolve(): run for run in finished}
+    tables = [select(grid, scale, loaded) for grid in GRIDS.values()]
+    of_tables = [run for table in tables for seeds in (table.rows | table.shared).values() for run in seeds.values()]
+    in_other_worlds = [run for level in find_levels(tables, loaded) for run in level.runs]
+    for run in of_tables + in_other_worlds:
+        if run.record.status == "done":
+            chosen[run.dir.path.resolve()] = run
     if not chosen:
         raise UserError(
             f"{', '.join(map(str, runs)) or '--runs'}: no finished run of any table at scale {scale}; train one first"

@@ -132,7 +132,7 @@ def _steps_figure(
     columns = min(PANELS, len(tested))
     rows = math.ceil(len(tested) / columns)
     figure, axes = make_axes(columns, (9, 0.5 + 2.3 * rows), rows)
-    for ax, result in zip(axes, tested, strict=False):
+    for ax, result in zip(axes, tested, strict=False):  # the last row may have panels to spare
         points = [(step, found[result.claim.id]) for step, found in by_step.items() if result.claim.id in found]
         line = [point.estimate or 0.0 for _, point in points]  # all have one: `_tested`
         ax.plot([step for step, _ in points], line, color="#888888", linewidth=1, zorder=1)

@@ -26,7 +26,7 @@ def variant_colors() -> dict[str, Any]:
     colors = list(sns.color_palette("colorblind", 10))
     if len(keys) > len(colors):
         colors += sns.husl_palette(len(keys) - len(colors), s=0.6, l=0.45)
-    return dict(zip(keys, colors, strict=False))
+    return dict(zip(keys, colors, strict=False))  # a palette is as long as it is
 
 
 def seed_lines(ax: Axes, data: DataFrame, x: str, y: str, colors: Mapping[str, Any]) -> None:

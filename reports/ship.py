@@ -74,7 +74,7 @@ def _ship(run: Run, destination: Path) -> Path:
             shutil.rmtree(destination)
         staged.path.rename(destination)
     finally:
-        shutil.rmtree(staged.path, ignore_errors=True)
+        shutil.rmtree(staged.path, ignore_errors=True)  # renamed away where all went well
     return destination
 
 

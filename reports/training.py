@@ -66,7 +66,7 @@ def _metrics_figure(rows: Sequence[RunRow], names: Mapping[str, str]) -> bytes |
     columns = min(len(shown), PANELS)
     height = -(-len(shown) // columns)
     figure, axes = make_axes(columns, (9, 0.6 + 2.7 * height), height)
-    for ax, name in zip(axes, shown, strict=False):
+    for ax, name in zip(axes, shown, strict=False):  # the last row may have panels to spare
         seed_lines(ax, data[data["name"] == name], "step", "value", colors)
         ax.set(xlabel="training steps", ylabel="", title=names[name])
         if name == "codebook/usage":

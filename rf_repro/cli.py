@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from rf_repro import __version__
-from rf_repro.commands import config, data, evaluate, plan, report, reproduce, sample, train
+from rf_repro.commands import config, data, evaluate, plan, report, reproduce, sample, sweep, train
 from rf_repro.core.errors import TrainingDiverged, UserError
 
 MAX_ERROR_LINES = 8
@@ -33,7 +33,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"rf-repro {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=_Parser)
-    for module in (reproduce, plan, train, sample, evaluate, report, data, config):
+    for module in (reproduce, plan, sweep, train, sample, evaluate, report, data, config):
         module.add_parser(commands)
     return parser
 

@@ -20,6 +20,7 @@ from evaluators.scenes.colors import SceneColorClassifier
 from evaluators.scenes.detector import SceneDetector
 from evaluators.scenes.questions import score_answers
 from rf_repro.config.schema import ExperimentConfig
+from rf_repro.core.errors import Stopped
 from rf_repro.core.files import write_jsonl, write_text
 from rf_repro.core.hashing import derive_seed, file_sha256
 from rf_repro.core.image_folder import ImageFolder, SampleEntry
@@ -191,18 +192,22 @@ def evaluate_understanding(evaluation: SceneEvaluation, trainer: Trainer, run: R
     progress("answer", len(answers), len(answers))
 
 
+def sample_benchmark(evaluation: SceneEvaluation, trainer: Trainer, run: RunDir, progress: Progress) -> None:
+    """The benchmark's images, to be scored; nothing without generation."""
+    if trainer.model.pixels is not None:
+        wanted = requests(evaluation.world.benchmark(evaluation.config.evals.images_per_task))
+        evaluation.sample(make_sampler(trainer), wanted, ImageFolder(run.samples), progress)
+
+
 def evaluate_generation(evaluation: SceneEvaluation, trainer: Trainer, run: RunDir, progress: Progress) -> None:
     """The scored samples; with representation tokens also the score of samples made from the true images' tokens."""
-    wanted = requests(evaluation.world.benchmark(evaluation.config.evals.images_per_task))
-    sampler = make_sampler(trainer)
     if run.eval_result("geneval") is None:
-        folder = ImageFolder(run.samples)
-        evaluation.sample(sampler, wanted, folder, progress)
-        evaluation.score(folder, run, "geneval", progress, trainer.step, "ema")
+        evaluation.score(ImageFolder(run.samples), run, "geneval", progress, trainer.step, "ema")
     if trainer.model.representation is not None and run.eval_result("geneval-ground-truth-representation") is None:
+        wanted = requests(evaluation.world.benchmark(evaluation.config.evals.images_per_task))
         truth = tokens_of(trainer, evaluation.ground_truth(wanted).images)
         with temporary_folder() as folder:
-            evaluation.sample(sampler, wanted, folder, progress, truth)
+            evaluation.sample(make_sampler(trainer), wanted, folder, progress, truth)
             evaluation.score(folder, run, "geneval-ground-truth-representation", progress, trainer.step, "ema")
 
 
@@ -247,10 +252,12 @@ def temporary_folder() -> Iterator[ImageFolder]:
         yield ImageFolder(Path(path))
 
 
-def progress_writer(run: RunDir) -> Progress:
-    """Keeps `progress.json` of a run up to date, for whoever watches it."""
+def progress_writer(run: RunDir, stop: Callable[[], bool]) -> Progress:
+    """Keeps `progress.json` of a run up to date, for whoever watches it; ends the work with `Stopped` when `stop` says so."""
 
     def write(phase: str, done: int, total: int) -> None:
+        if stop():
+            raise Stopped(f"{phase} {done}/{total}: asked to stop")
         write_text(run.path / "progress.json", json.dumps({"phase": phase, "done": done, "total": total}), durable=False)
 
     return write

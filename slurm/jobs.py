@@ -1,14 +1,67 @@
-"""What Submitit pickles and runs in a process of its own: small, because a queued job must outlive the code around it."""
+"""What Submitit pickles and runs in processes of its own: small, because a queued job must outlive the code around it."""
 
 import os
 import signal
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 
+import submitit
+
 from rf_repro.config.shared import SharedRun
+from rf_repro.core.errors import Stopped, TrainingDiverged, UserError
+from rf_repro.core.records import ACTIONS, Action
+from rf_repro.core.run_dir import RunDir
 from rf_repro.core.run_lock import run_lock
+from slurm import requeue
 from slurm.plan import Job
+from slurm.snapshot import assert_running_from
+
+LOCK_SECONDS = 150.0  # a file server may keep the lock of a node that died for a while
+
+
+@dataclass(frozen=True)
+class RunJob:
+    """Completes one job of a plan, or some actions of it. Everything done before is kept: an interrupted run goes on from its
+    last checkpoint.
+
+    Attributes:
+        device: auto, cpu, cuda or mps.
+        threads: CPU threads that a process may use.
+    """
+
+    job: Job
+    runs: Path
+    device: str
+    threads: int
+    actions: tuple[Action, ...] = ACTIONS
+
+    def work(self, stop: Callable[[], bool] | None = None) -> None:
+        """Imports torch, joins the other ranks where the environment names some, and works.
+
+        Raises:
+            Stopped: `stop` said so on one of the ranks.
+        """
+        from rf_repro import pipeline  # torch; after the environment is right
+        from rf_repro.train.ranks import joined_ranks
+
+        job, stop = self.job, stop or pipeline.never
+        with joined_ranks(self.device) as ranks:
+            if job.kind == "stage":
+                shared = SharedRun(job.variant, job.config, tuple(path.parent.name for path in job.after))
+                pipeline.run_shared(
+                    shared, seed=job.seed, runs=self.runs, device=self.device, threads=self.threads, ranks=ranks, stop=stop
+                )
+            else:
+                pipeline.run_variant(
+                    job.config, variant=job.variant, seed=job.seed, runs=self.runs, device=self.device, threads=self.threads,
+                    stage_seed=job.stage_seed, actions=self.actions, ranks=ranks, stop=stop,
+                )  # fmt: skip
+
+
+# On this machine
 
 
 def stop_on_sigterm() -> None:
@@ -35,33 +88,129 @@ def set_visible_devices(devices: str | None) -> None:
 
 
 @dataclass(frozen=True)
-class RunJob:
-    """Completes one job of a plan. Everything done before is kept: an interrupted run goes on from its last checkpoint.
+class LocalJob:
+    """A run job for `slurm.local`; `devices`: the launcher's CUDA_VISIBLE_DEVICES."""
 
-    Attributes:
-        device: auto, cpu, cuda or mps.
-        threads: CPU threads that it may use.
-        devices: the launcher's CUDA_VISIBLE_DEVICES.
-    """
-
-    job: Job
-    runs: Path
-    device: str
-    threads: int
+    run_job: RunJob
     devices: str | None = field(default_factory=visible_devices)
 
     def __call__(self) -> None:
         stop_on_sigterm()
         set_visible_devices(self.devices)
-        job = self.job
-        with run_lock(job.run.path):
-            from rf_repro import pipeline  # torch; after the environment is right
+        with run_lock(self.run_job.job.run.path):
+            self.run_job.work()
 
-            if job.kind == "stage":
-                shared = SharedRun(job.variant, job.config, tuple(path.parent.name for path in job.after))
-                pipeline.run_shared(shared, seed=job.seed, runs=self.runs, device=self.device, threads=self.threads)
+
+# On a cluster
+
+
+class StopSignals:
+    """Turns the signals with which SLURM announces an end into a flag that the work looks at between two steps.
+
+    SIGUSR2 is the time limit's and preemption's warning (`--signal`); Submitit's handler for it, kept in `resubmit`, writes
+    the job anew and calls `scontrol requeue`. SIGTERM announces an end that somebody else has decided on.
+    """
+
+    def __init__(self) -> None:
+        self.received: set[int] = set()
+        self.resubmit = signal.getsignal(signal.SIGUSR2)
+        for kind in (signal.SIGUSR2, signal.SIGTERM):
+            signal.signal(kind, self._remember)
+
+    def _remember(self, signum: int, frame: FrameType | None) -> None:
+        self.received.add(signum)
+
+    def __call__(self) -> bool:
+        return bool(self.received)
+
+
+@dataclass(frozen=True)
+class SlurmJob:
+    """A run job under SLURM: in every rank, from a snapshot of the code, stopping at signals and starting again.
+
+    Attributes:
+        again: the file of `slurm.requeue`.
+        max_crashes: starts that may get nowhere before it is left to the user.
+    """
+
+    run_job: RunJob
+    snapshot: Path
+    again: Path
+    max_crashes: int
+
+    def checkpoint(self) -> submitit.helpers.DelayedSubmission:
+        """What Submitit is to run after a requeue: the same. The step to go on from is on disk."""
+        return submitit.helpers.DelayedSubmission(self)
+
+    def __call__(self) -> None:
+        signals = StopSignals()
+        assert_running_from(self.snapshot)
+        environment = submitit.JobEnvironment()
+        submitit.helpers.TorchDistributedEnvironment().export(set_cuda_visible_devices=False, overwrite=True)
+        # Its MASTER_PORT is drawn from the job id and may be taken; the first rank finds a free one and publishes it here.
+        start = f"{environment.job_id}-{os.environ.get('SLURM_RESTART_COUNT', 0)}"
+        os.environ["RF_RENDEZVOUS"] = str(self.again.with_name(f"rendezvous-{start}"))
+        if environment.global_rank == 0:
+            self._first_rank(signals, environment.num_tasks)
+        else:
+            with suppress(Stopped):  # and no other exit status than 0, which would end the first rank too
+                self.run_job.work(signals)
+
+    def _first_rank(self, signals: StopSignals, num_ranks: int) -> None:
+        """The rank that keeps the lock, and the file about starting again."""
+        run = self.run_job.job.run
+        before = _last_step(run)
+        with run_lock(run.path, LOCK_SECONDS):
+            try:
+                self._check_turn()
+                self.run_job.work(signals)
+            except Stopped as reason:
+                print(f"stopped: {reason}", flush=True)
+                fate = requeue.stopped(
+                    self.again, self.max_crashes, "train" not in self.run_job.actions or _last_step(run) > before
+                )
+                if not fate.again:
+                    raise UserError(
+                        f"{run.path}: {fate.crashes} starts got nowhere; raise `time` or `signal_seconds`"
+                    ) from reason
+            except Exception as error:
+                lost_rank = num_ranks > 1 and isinstance(error, RuntimeError) and not isinstance(error, TrainingDiverged)
+                if not lost_rank:  # which can go better next time
+                    requeue.end(self.again)
+                raise
             else:
-                pipeline.run_variant(
-                    job.config, variant=job.variant, seed=job.seed, runs=self.runs, device=self.device, threads=self.threads,
-                    stage_seed=job.stage_seed,
-                )  # fmt: skip
+                requeue.end(self.again)
+                return
+        if signal.SIGUSR2 in signals.received and callable(signals.resubmit):
+            signals.resubmit(signal.SIGUSR2, None)  # raises SystemExit when SLURM has taken the job back
+        raise SystemExit(128 + signal.SIGTERM)
+
+    def _check_turn(self) -> None:
+        """Dependencies of SLURM decide when a job starts; whether it may is decided by the files."""
+        for path in self.run_job.job.after:
+            before = RunDir(path)
+            if not before.record_path.exists() or before.record().status != "done":
+                raise UserError(f"{self.run_job.job.name}: needs {path}, which is not done")
+
+
+def _last_step(run: RunDir) -> int:
+    return max((int(path.name.removeprefix("step-")) for path in run.checkpoints.glob("step-*")), default=0)
+
+
+@dataclass(frozen=True)
+class ReportJob:
+    """Builds the report of a grid from whatever its runs have left."""
+
+    runs: Path
+    out: Path
+    scale: str
+    snapshot: Path
+
+    def checkpoint(self) -> submitit.helpers.DelayedSubmission:
+        return submitit.helpers.DelayedSubmission(self)
+
+    def __call__(self) -> str:
+        assert_running_from(self.snapshot)
+        from reports.build import build_report
+
+        return str(build_report([self.runs], self.out, self.scale))

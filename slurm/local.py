@@ -84,7 +84,7 @@ def run_plan(plan: Plan, make_call: MakeCall, display: Display, jobs: int, threa
     """Completes every job of the plan, at most `jobs` at a time, and shows how far they are.
 
     Args:
-        make_call: the picklable callable that does a job with so many threads (`slurm.jobs.RunJob` outside tests).
+        make_call: the picklable callable that does a job with so many threads (`slurm.jobs.LocalJob` outside tests).
         jobs: processes at a time.
         threads: threads of each. One is fastest at `tiny`: the matrices are small.
 
@@ -149,7 +149,7 @@ class _Launcher:
             self.display.note(f"{job.name}: process {pid} of another launcher works on it; waiting for it (kill {pid} stops it)")
             self.active.append(_Active(Watch(job), None))
             return
-        verb = "resumes" if job.state == "partial" else "starts again after a failure" if job.state == "failed" else "starts"
+        verb = "resumes" if job.state == "resumable" else "starts again after a failure" if job.state == "failed" else "starts"
         process = _submit(self.make_call(job, self.threads), job.run.path / "logs", self.threads)
         self.display.note(f"{job.name}: {verb} ({job.run.path})")
         self.active.append(_Active(Watch(job), process))

@@ -10,12 +10,13 @@ from ablations.registry import GRIDS, get_grid
 from rf_repro.config.overrides import apply_overrides
 from rf_repro.config.scales import get_scale
 from rf_repro.config.schema import ExperimentConfig
-from rf_repro.config.shared import shared_runs
+from rf_repro.config.shared import SharedRun, shared_runs
 from rf_repro.core.errors import UserError
+from rf_repro.core.records import ACTIONS, Action
 from rf_repro.core.run_dir import RunDir
 from rf_repro.core.run_lock import lock_holder
 
-State = Literal["done", "partial", "missing", "failed", "running"]
+State = Literal["done", "resumable", "missing", "failed", "running"]
 
 
 @dataclass(frozen=True)
@@ -42,9 +43,31 @@ class Job:
         return f"{self.variant} s{self.seed}"
 
     @property
+    def slug(self) -> str:
+        """The name as a word of a command line: `pixel_rf-s0`."""
+        return f"{self.variant}-s{self.seed}"
+
+    @property
+    def actions(self) -> tuple[Action, ...]:
+        """What it takes to complete the run, in order. A stage scores itself; without generation there is nothing to sample."""
+        if self.kind == "stage":
+            return ("train",)
+        return ACTIONS if self.config.model.pixel.space != "none" else ("train", "evaluate")
+
+    @property
+    def single(self) -> bool:
+        """Whether its training takes one process only: small components that several ranks would not speed up."""
+        return self.variant in ("stage-encoder", "stage-vae")
+
+    @property
     def steps(self) -> int:
         """Optimiser steps that this run itself trains: a stage run its one stage, a variant all that are not shared."""
         return self.config.stages[-1].steps if self.kind == "stage" else sum(s.steps for s in self.config.stages if not s.shared)
+
+    def create(self, runs: Path) -> None:
+        """Makes or reopens the run directory. Raises UserError when it belongs to something else or cannot be written."""
+        config = self.config
+        RunDir.create(runs, config.to_dict(), config.result_hash(), config.scale, self.variant, self.seed)
 
     @property
     def state(self) -> State:
@@ -56,7 +79,7 @@ class Job:
         record = self.run.record()
         if record.status in ("done", "failed"):
             return "done" if record.status == "done" else "failed"
-        return "partial" if record.attempts else "missing"
+        return "resumable" if record.attempts else "missing"
 
 
 @dataclass(frozen=True)
@@ -73,8 +96,7 @@ class Plan:
             UserError: a directory belongs to something else or cannot be written.
         """
         for job in self.jobs:
-            config = job.config
-            RunDir.create(self.runs, config.to_dict(), config.result_hash(), config.scale, job.variant, job.seed)
+            job.create(self.runs)
 
 
 def make_plan(
@@ -84,7 +106,7 @@ def make_plan(
     runs: Path,
     overrides: dict[str, Any] | None = None,
     reseed_first_stage: bool = False,
-    variant: str | None = None,
+    only: Sequence[str] = (),
 ) -> Plan:
     """The jobs behind one or more tables. Nothing is written; a run that several tables share appears once.
 
@@ -95,7 +117,7 @@ def make_plan(
         runs: folder of all runs.
         overrides: dotted path -> value, applied to the scale before every variant.
         reseed_first_stage: shared stages vary with the seed; otherwise all seeds start from the stage of seed 0.
-        variant: only this row of the tables.
+        only: keys of the only rows wanted; none: all.
 
     Raises:
         UserError: unknown scale, table, variant or override; a world that cannot be run here; or an existing run that
@@ -106,38 +128,48 @@ def make_plan(
         raise UserError(f"scale {scale!r}: data.world={base.data.world!r} has no loader in this version; use scale tiny")
     stages: dict[Path, Job] = {}
     variants: dict[Path, Job] = {}
-    for seed, row in _rows(tables, seeds, variant):
+    configs: dict[str, tuple[ExperimentConfig, str, list[tuple[SharedRun, str]]]] = {}  # with hashes, which take their time
+    for seed, row in _rows(tables, seeds, only):
         stage_seed = seed if reseed_first_stage else 0
-        config = row.config(base)
+        if row.key not in configs:
+            config = row.config(base)
+            configs[row.key] = config, config.result_hash(), [(one, one.config.result_hash()) for one in shared_runs(config)]
+        config, digest, shared = configs[row.key]
         paths: dict[str, Path] = {}
-        for shared in shared_runs(config):
-            after = tuple(paths[name] for name in shared.after)
-            stage = _job("stage", runs, shared.config, shared.name, stage_seed, stage_seed, after)
-            paths[shared.name] = stage.run.path
+        for one, its_digest in shared:
+            after = tuple(paths[name] for name in one.after)
+            stage = _job("stage", runs, one.config, its_digest, one.name, stage_seed, stage_seed, after)
+            paths[one.name] = stage.run.path
             stages.setdefault(stage.run.path, stage)
-        job = _job("variant", runs, config, row.key, seed, stage_seed, tuple(paths.values()))
+        job = _job("variant", runs, config, digest, row.key, seed, stage_seed, tuple(paths.values()))
         _check_start(job)
         variants.setdefault(job.run.path, job)
     return Plan(Path(runs), (*stages.values(), *variants.values()))
 
 
-def _rows(tables: Sequence[str], seeds: Sequence[int] | None, variant: str | None) -> list[tuple[int, Variant]]:
+def _rows(tables: Sequence[str], seeds: Sequence[int] | None, only: Sequence[str]) -> list[tuple[int, Variant]]:
     """(seed, row) of every table, all rows of a seed before the next seed."""
     grids = [get_grid(name) for name in (GRIDS if "all" in tables else tables)]
+    keys = dict.fromkeys(row.key for grid in grids for row in grid.rows)
+    for key in only:
+        if key not in keys:
+            where = grids[0].name if len(grids) == 1 else f"{len(grids)} tables"
+            raise UserError(f"variant {key!r}: not in {where}; choose of {', '.join(keys)}")
     rows = [
         (seed, row)
         for grid in grids
         for seed in (grid.seeds if seeds is None else seeds)
-        for row in (grid.rows if variant is None else (grid.variant(variant),))
+        for row in grid.rows
+        if not only or row.key in only
     ]
     return sorted(rows, key=lambda item: item[0])
 
 
 def _job(
-    kind: Literal["stage", "variant"], runs: Path, config: ExperimentConfig, variant: str, seed: int, stage_seed: int,
-    after: tuple[Path, ...],
+    kind: Literal["stage", "variant"], runs: Path, config: ExperimentConfig, digest: str, variant: str, seed: int,
+    stage_seed: int, after: tuple[Path, ...],
 ) -> Job:  # fmt: skip
-    run = RunDir.locate(runs, config.result_hash(), config.scale, variant, seed)
+    run = RunDir.locate(runs, digest, config.scale, variant, seed)
     return Job(kind, run, config, variant, seed, stage_seed, after)
 
 

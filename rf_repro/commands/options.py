@@ -116,10 +116,10 @@ def grid_plan(options: argparse.Namespace) -> "Plan":
 def launch(plan: "Plan", device: str, jobs: int, threads: int = 1) -> bool:
     """Completes the plan's runs on this machine; True when all of them are done."""
     from slurm.display import make_display
-    from slurm.jobs import RunJob
+    from slurm.jobs import LocalJob, RunJob
     from slurm.local import run_plan
 
-    return not run_plan(plan, lambda job, count: RunJob(job, plan.runs, device, count), make_display(), jobs, threads)
+    return not run_plan(plan, lambda job, count: LocalJob(RunJob(job, plan.runs, device, count)), make_display(), jobs, threads)
 
 
 @contextmanager

@@ -35,7 +35,7 @@ def run(options: argparse.Namespace) -> int:
     from slurm.plan import make_plan
 
     seeds = numbers(str(options.seed), "--seed")
-    plan = make_plan(options.scale, [options.table], seeds, options.runs, overrides(options.set), variant=options.variant)
+    plan = make_plan(options.scale, [options.table], seeds, options.runs, overrides(options.set), only=[options.variant])
     writable_folder(options.runs, "--runs")
     done = launch(plan, options.device, jobs=1, threads=at_least_one(options.threads, "--threads"))
     print(plan.jobs[-1].run.path)

@@ -6,12 +6,15 @@ from typing import Any, Literal, TypeVar
 from rf_repro.core.errors import UserError
 
 R = TypeVar("R")
+_LATER = {"later": True}  # of a field that published records may lack: it has its default there
 Status = Literal["planned", "running", "done", "failed"]
+Action = Literal["train", "sample", "evaluate"]
+ACTIONS: tuple[Action, ...] = ("train", "sample", "evaluate")  # of a variant, in order; a shared stage is one `train`
 
 
 @dataclass(frozen=True)
 class Attempt:
-    """One process that worked on the run. Times are UTC ISO 8601; seconds are wall-clock."""
+    """One job that worked on the run, in one process or several ranks. Times are UTC ISO 8601; seconds are wall-clock."""
 
     started: str
     host: str
@@ -22,6 +25,8 @@ class Attempt:
     from_step: int = 0
     seconds: float | None = None  # None: it was killed before it could say
     error: str | None = None
+    action: str = field(default="all", metadata=_LATER)  # train, sample, evaluate, or all of them
+    ranks: int = field(default=1, metadata=_LATER)
 
 
 @dataclass(frozen=True)
@@ -89,7 +94,8 @@ class EvalResult:
 def strict(kind: type[R], data: Any, where: str) -> R:
     """`kind(**data)`; raises UserError on missing or unknown fields."""
     names = {item.name for item in fields(kind)}  # type: ignore[arg-type]
-    if not isinstance(data, dict) or set(data) != names:
+    optional = {item.name for item in fields(kind) if item.metadata.get("later")}  # type: ignore[arg-type]
+    if not isinstance(data, dict) or not names - optional <= set(data) <= names:
         found = sorted(data) if isinstance(data, dict) else type(data).__name__
         raise UserError(f"{where}: not a {kind.__name__} of this version: found {found}, expected {sorted(names)}")
     return kind(**data)

@@ -6,7 +6,8 @@ from typing import Any
 
 from rf_repro.core.errors import UserError
 from rf_repro.core.files import read_json, read_jsonl, write_json
-from rf_repro.core.records import EvalResult, RunRecord
+from rf_repro.core.image_folder import ImageFolder
+from rf_repro.core.records import Action, EvalResult, RunRecord
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,19 @@ class RunDir:
 
     def write_record(self, record: RunRecord) -> None:
         write_json(self.record_path, record.to_dict())
+
+    def has_done(self, action: Action, steps: int) -> bool:
+        """Whether the action left its record.
+
+        Args:
+            steps: optimiser steps that the run is to train.
+        """
+        record = self.record() if self.record_path.exists() else None
+        if record is None or record.status == "done":
+            return record is not None
+        if action == "train":
+            return record.steps >= steps
+        return action == "sample" and ImageFolder(self.samples).is_complete()
 
     def metrics(self) -> list[dict[str, Any]]:
         """Rows of metrics.jsonl; empty before the first."""

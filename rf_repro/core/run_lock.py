@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,22 +14,26 @@ PROBE_GRACE = 1.0  # seconds; `lock_holder` holds the lock for microseconds whil
 
 
 @contextmanager
-def run_lock(run: Path) -> Iterator[None]:
+def run_lock(run: Path, patience: float = PROBE_GRACE) -> Iterator[None]:
     """Holds `<run>/.lock` for the block. The file stays behind; only the kernel's lock on it counts.
 
+    Args:
+        patience: seconds to wait for it.
+
     Raises:
-        UserError: another process holds it; the line names its pid.
+        UserError: another process holds it; the line names its pid and host.
     """
     run.mkdir(parents=True, exist_ok=True)
     file = os.open(run / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
     try:
-        deadline = time.monotonic() + PROBE_GRACE
+        deadline = time.monotonic() + patience
         while not _try_lock(file, fcntl.LOCK_EX):
             if time.monotonic() > deadline:
-                raise UserError(f"{run}: another process (pid {_pid(file)}) works on it; wait for it or stop it first")
+                pid, _, host = os.pread(file, 256, 0).decode().strip().partition(" ")
+                raise UserError(f"{run}: another process (pid {pid} on {host}) works on it; wait for it or stop it first")
             time.sleep(0.02)
         os.truncate(file, 0)
-        os.pwrite(file, f"{os.getpid()}\n".encode(), 0)
+        os.pwrite(file, f"{os.getpid()} {socket.gethostname()}\n".encode(), 0)
         yield
     finally:
         os.close(file)
@@ -55,4 +60,4 @@ def _try_lock(file: int, kind: int) -> bool:
 
 
 def _pid(file: int) -> int:
-    return int(os.pread(file, 32, 0) or b"0")
+    return int((os.pread(file, 256, 0).split() or [b"0"])[0])

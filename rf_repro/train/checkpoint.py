@@ -75,6 +75,11 @@ def list_checkpoints(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("step-*") if re.fullmatch(r"step-\d+", path.name))
 
 
+def step_of(checkpoint: Path) -> int:
+    """The step that a folder of `list_checkpoints` holds."""
+    return int(checkpoint.name.removeprefix("step-"))
+
+
 def load_checkpoint(path: Path) -> Checkpoint:
     """Reads one checkpoint to the CPU.
 

@@ -107,7 +107,7 @@ def test_a_failed_run_is_reported_by_its_error_and_stops_no_other(tmp_path: Path
         assert failure.log.exists()
         assert str(failure.log) in output
     assert {job.name: job.state for job in plan.jobs} == {
-        "stage-pretrain s0": "done", "pixel s0": "failed", "pixel_rf s0": "done", "pixel s1": "done", "pixel_rf s1": "partial",
+        "stage-pretrain s0": "done", "pixel s0": "failed", "pixel_rf s0": "done", "pixel s1": "done", "pixel_rf s1": "resumable",
     }  # fmt: skip
     failures, output = launch(plan)  # the cause is mended: only these two run again
     assert failures == []
@@ -132,7 +132,7 @@ def test_a_stopped_launcher_ends_its_jobs_and_the_next_one_resumes_them(tmp_path
         assert process.stderr is not None
         assert "stopping 2 run(s)" in process.stderr.read()
     assert all(lock_holder(job.run.path) is None for job in plan.jobs)
-    stopped = [job for job in plan.jobs if job.state == "partial"]
+    stopped = [job for job in plan.jobs if job.state == "resumable"]
     reached = {job.name: len(job.run.metrics()) for job in stopped}
     assert len(stopped) == 2
     failures, output = launch(plan)
@@ -165,7 +165,7 @@ def test_a_second_ctrl_c_kills_jobs_that_do_not_listen(tmp_path: Path) -> None:
             process.wait(timeout=1.5)
         process.send_signal(signal.SIGINT)
         assert process.wait(timeout=10) == 128 + signal.SIGINT
-    assert plan.jobs[0].state == "partial"
+    assert plan.jobs[0].state == "resumable"
 
 
 def test_a_launcher_killed_outright_leaves_runs_that_the_next_one_waits_for(tmp_path: Path) -> None:

@@ -52,7 +52,7 @@ def test_the_tables_own_seeds_are_the_default(tmp_path: Path) -> None:
 
 
 def test_one_variant(tmp_path: Path) -> None:
-    assert names(make_plan("smoke", ["table3a"], [3], tmp_path, variant="pixel_rf")) == ["stage-pretrain s0", "pixel_rf s3"]
+    assert names(make_plan("smoke", ["table3a"], [3], tmp_path, only=["pixel_rf"])) == ["stage-pretrain s0", "pixel_rf s3"]
 
 
 def test_overrides_reach_every_run(tmp_path: Path) -> None:
@@ -67,7 +67,7 @@ def test_overrides_reach_every_run(tmp_path: Path) -> None:
         ({"scale": "huge"}, "scale 'huge': unknown"),
         ({"scale": "paper"}, "image_text"),
         ({"tables": ["table9"]}, "table 'table9': unknown"),
-        ({"variant": "vae_rf2"}, "variant 'vae_rf2': not in table3a"),
+        ({"only": ["vae_rf2"]}, "variant 'vae_rf2': not in table3a"),
         ({"overrides": {"model.depth": 3}}, "model.depth: unknown field"),
         ({"overrides": {"representation.kind": "discrete"}}, "already has this value"),  # pixel_rf would no longer differ
     ],
@@ -88,7 +88,7 @@ def test_states_come_from_files_and_locks(tmp_path: Path) -> None:
     assert job.state == "missing"  # a folder in which nobody has worked
     record = replace(job.run.record(), status="running", attempts=[Attempt("2026-01-01T00:00:00+00:00", "h", 1, "cpu", 1)])
     job.run.write_record(record)
-    assert job.state == "partial"  # its process was killed
+    assert job.state == "resumable"  # its process was killed
     with run_lock(job.run.path):
         assert job.state == "running"
     job.run.write_record(replace(record, status="failed"))

@@ -98,6 +98,11 @@ class _PromptTable:
         )
 
 
+def world_fingerprint(config: ScenesConfig) -> str:
+    """Hash of everything that the scenes of a config depend on."""
+    return content_hash({"world": "scenes", "version": VERSION, "config": asdict(config)})
+
+
 class ScenesWorld:
     """Training scenes, renderings of given prompts and the benchmark of one world.
 
@@ -114,7 +119,7 @@ class ScenesWorld:
     @property
     def fingerprint(self) -> str:
         """Hash of everything that the scenes depend on."""
-        return content_hash({"world": "scenes", "version": VERSION, "config": asdict(self.config)})
+        return world_fingerprint(self.config)
 
     def train(self, indices: np.ndarray) -> SceneBatch:
         """Training scenes: a uniform task, then a uniform prompt of it that is not held out.

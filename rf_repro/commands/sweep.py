@@ -1,0 +1,338 @@
+"""`rf-repro sweep`: grids on a SLURM cluster, or the same jobs on this machine."""
+
+import argparse
+import subprocess
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rf_repro.commands.options import (
+    Commands,
+    add_command,
+    add_runs,
+    add_scale,
+    add_set,
+    at_least_one,
+    default_jobs,
+    launch,
+    numbers,
+    overrides,
+    writable_folder,
+)
+from rf_repro.core.errors import UserError
+
+if TYPE_CHECKING:
+    from slurm.profile import Profile
+    from slurm.submission import Element, Ledger, Request
+    from slurm.sweep import Sweep
+
+LOG_LINES = 40
+
+
+def add_parser(commands: Commands) -> None:
+    parser = add_command(
+        commands, "sweep", "run grids on a SLURM cluster", "rf-repro sweep plan table3a --scale tiny --profile cpu"
+    )
+    actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
+    _add_plan(actions)
+    _add_submit(actions)
+    _add_status(actions)
+    _add_logs(actions)
+    cancel = add_command(actions, "cancel", "cancel queued and running jobs of runs; what they saved stays",
+                         "rf-repro sweep cancel pixel_rf-s0")  # fmt: skip
+    _add_names(cancel, "which: a run directory, pixel_rf-s0, or pixel_rf for all its seeds")
+    cancel.add_argument("--all", action="store_true", help="every job of every grid of this folder, reports included")
+    cancel.set_defaults(run=run_cancel)
+    retry = add_command(actions, "retry", "submit failed runs again, and what waits for them", "rf-repro sweep retry pixel_rf-s0")
+    _add_names(retry, "which failed runs (default: all)")
+    retry.set_defaults(run=run_retry)
+    profile = add_command(actions, "profile", "print a bundled cluster profile to copy and edit; without a name, list them",
+                          "rf-repro sweep profile gpu-cluster > my-cluster.yaml")  # fmt: skip
+    profile.add_argument("name", nargs="?", metavar="NAME", help="of the profile (default: list all)")
+    profile.set_defaults(run=run_profile)
+
+
+def _add_names(parser: argparse.ArgumentParser, text: str) -> None:
+    parser.add_argument("names", nargs="*", metavar="RUN", help=text)
+    add_runs(parser)
+
+
+def _add_grid(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("grid", metavar="GRID", help="tables, by comma, or all")
+    add_scale(parser)
+    parser.add_argument("--seeds", metavar="NUMBERS", help="training seeds, by comma or as 0-4 (default: the tables' own, 0)")
+    parser.add_argument("--only", metavar="KEYS", help="rows, by comma, e.g. pixel,pixel_rf (default: all)")
+    add_runs(parser)
+    add_set(parser)
+    parser.add_argument(
+        "--reseed-first-stage", action="store_true", help="train the shared first stage for each seed (default: once for all)"
+    )
+    parser.add_argument(
+        "--profile", metavar="PROFILE", help="cluster profile: a YAML file, or the name of a bundled one (default: gpu-cluster)"
+    )
+    parser.add_argument("--out", type=Path, default=Path("report"), metavar="DIR", help="folder of the report (default: report)")
+
+
+def _add_plan(actions: Commands) -> None:
+    plan = add_command(actions, "plan", "show every action of a grid: how far it is, and what it asks of the cluster",
+                       "rf-repro sweep plan table3a --scale tiny --profile cpu")  # fmt: skip
+    _add_grid(plan)
+    plan.set_defaults(run=run_plan, max_parallel=None)
+
+
+def _add_submit(actions: Commands) -> None:
+    submit = add_command(actions, "submit", "submit what a grid still needs: training, sampling, evaluation, and one report",
+                         "rf-repro sweep submit table3a --scale tiny --profile cpu --seeds 0-2")  # fmt: skip
+    _add_grid(submit)
+    submit.add_argument(
+        "--max-parallel", type=int, metavar="N", help="elements of an array that run at a time (default: the profile's, or all)"
+    )
+    submit.add_argument("--cluster", choices=("slurm", "local"), help="local: run the same jobs here (default: the profile's)")
+    submit.add_argument("--dry-run", action="store_true", help="print the plan and the text of every sbatch call; needs no SLURM")
+    submit.set_defaults(run=run_submit)
+
+
+def _add_status(actions: Commands) -> None:
+    status = add_command(actions, "status", "show how far every run of the submitted grids is", "rf-repro sweep status --watch")
+    _add_names(status, "only these runs (default: all)")
+    status.add_argument(
+        "--watch", type=float, nargs="?", const=5.0, metavar="SECONDS", help="look again and again (default: once; bare: 5)"
+    )
+    status.set_defaults(run=run_status)
+
+
+def _add_logs(actions: Commands) -> None:
+    logs = add_command(actions, "logs", "print the end of a run's newest logs", "rf-repro sweep logs pixel_rf-s0 --follow")
+    logs.add_argument("name", metavar="RUN", help="a run directory, or pixel_rf-s0")
+    logs.add_argument("--action", choices=("train", "sample", "evaluate"), help="whose log (default: the newest)")
+    logs.add_argument("--rank", type=int, default=0, metavar="N", help="of a job with several ranks (default: 0)")
+    logs.add_argument("--lines", type=int, default=LOG_LINES, metavar="N", help=f"of each file (default: {LOG_LINES})")
+    logs.add_argument("--follow", action="store_true", help="go on printing what is added, until Ctrl-C")
+    add_runs(logs)
+    logs.set_defaults(run=run_logs)
+
+
+def run_plan(options: argparse.Namespace) -> int:
+    from slurm.sweep import look
+    from slurm.table import make_console, plan_table, summary
+
+    ledger, request = _request(options)
+    sweep = look(ledger, request)
+    console = make_console()
+    _say_profile(sweep.profile, options.profile)
+    for action in ("train", "sample", "evaluate", "report"):
+        print(f"  {action:<10}{sweep.profile.resources(action).describe()}")
+    if sweep.queue is None:
+        print("no SLURM on this machine: states are those of the files")
+    console.print(plan_table(sweep.rows))
+    print(summary(sweep.rows))
+    groups = sweep.groups()
+    jobs = sum(len(group.jobs) * len(group.actions) for group in groups)
+    calls = sum(len(group.actions) for group in groups)
+    print(f"to submit: {jobs} jobs in {calls} arrays" + (", then the report" if jobs else ""))
+    return 0
+
+
+def run_submit(options: argparse.Namespace) -> int:
+    from slurm.sweep import dry_run, look, submit
+    from slurm.table import summary
+
+    ledger, request = _request(options)
+    if options.dry_run:
+        run_plan(options)
+        for number, text in enumerate(_dry_texts(dry_run, look(ledger, request)), start=1):
+            print(f"\n--- sbatch call {number}\n{text}")
+        return 0
+    sweep = look(ledger, request)
+    _say_profile(sweep.profile, options.profile)
+    writable_folder(options.runs, "--runs")
+    writable_folder(options.out, "--out")
+    if (options.cluster or sweep.profile.cluster) == "local":
+        return _run_here(ledger, request, sweep)
+    sweep, submissions = submit(ledger, request)
+    for one in submissions:
+        what = f"{len(one.runs)} run{'s' * (len(one.runs) != 1)}" if one.runs else "of everything above"
+        print(f"job {one.job_id}: {one.action}, {what}")
+    print(summary(sweep.rows) if submissions else f"nothing to submit: {summary(sweep.rows)}")
+    failed = [row.job.slug for row in sweep.rows if row.state == "failed"]
+    if failed:
+        print(f"failed before and left alone: {', '.join(failed[:8])}{' ...' * (len(failed) > 8)}; see `rf-repro sweep retry`")
+    return 0
+
+
+def _dry_texts(dry_run: object, sweep: "Sweep") -> list[str]:
+    texts: list[str] = []
+    dry_run(sweep, texts.append)  # type: ignore[operator]
+    return texts
+
+
+def _run_here(ledger: "Ledger", request: "Request", sweep: "Sweep") -> int:
+    from reports.build import build_report
+
+    ledger.write_request(request)
+    plan = request.plan(ledger.runs)
+    profile = sweep.profile
+    jobs = request.max_parallel or profile.max_parallel or default_jobs()
+    done = launch(plan, profile.device, jobs, profile.threads_of("train"))
+    print(f"report: {build_report([ledger.runs], Path(request.out), request.scale)}")
+    return 0 if done else 1
+
+
+def run_status(options: argparse.Namespace) -> int:
+    from slurm.sweep import all_sweeps, select
+    from slurm.table import make_console, status_table, summary
+
+    ledger, console = _ledger(options), make_console()
+
+    def render() -> tuple[object, str, bool]:
+        sweeps = all_sweeps(ledger)
+        rows = [row for sweep in sweeps for row in sweep.rows]
+        if options.names:
+            rows = [row for _, row in select(sweeps, options.names)]
+        text = summary(rows)
+        if any(sweep.queue is None for sweep in sweeps):
+            text += "; no SLURM on this machine: states are those of the files"
+        reports = [one for sweep in sweeps for one in sweep.report_jobs()]
+        if reports:
+            text += f"; report: job {', '.join(reports)}"
+        return status_table(rows), text, any(row.state in ("queued", "running") for row in rows) or bool(reports)
+
+    if options.watch is None:
+        table, text, _ = render()
+        console.print(table)
+        print(text)
+        return 0
+    from rich.console import Group
+    from rich.live import Live
+
+    with Live(console=console, auto_refresh=False, transient=False) as live:
+        while True:
+            table, text, busy = render()
+            live.update(Group(table, text), refresh=True)  # type: ignore[arg-type]
+            if not busy:
+                return 0
+            time.sleep(options.watch)
+
+
+def run_logs(options: argparse.Namespace) -> int:
+    from slurm.sweep import all_sweeps, select
+
+    at_least_one(options.lines, "--lines")
+    ledger = _ledger(options)
+    hits = select(all_sweeps(ledger), [options.name])
+    if len(hits) > 1:
+        raise UserError(f"run {options.name!r}: means {len(hits)}; name one of {', '.join(row.job.slug for _, row in hits[:8])}")
+    row = hits[0][1]
+    elements = [one for (path, action), found in ledger.elements().items() for one in found
+                if path == row.job.run.path and options.action in (None, action)]  # fmt: skip
+    files = [path for one in sorted(elements, key=lambda one: one.submission.token) for path in _logs(ledger, one, options.rank)]
+    if not files and options.action is None:
+        files = sorted((row.job.run.path / "logs").glob("*_log.*"), key=lambda path: path.stat().st_mtime_ns)
+    if not files:
+        raise UserError(f"{row.job.slug}: no job of it has written a log yet; see `rf-repro sweep status {row.job.slug}`")
+    newest = max(files, key=lambda path: path.stat().st_mtime_ns)
+    pair = sorted(path for path in files if path.stem == newest.stem)
+    follow = ["--follow=name", "--retry"] if options.follow else []
+    try:
+        return subprocess.run(["tail", "-v", "-n", str(options.lines), *follow, *map(str, pair)], check=False).returncode
+    except KeyboardInterrupt:  # the only way out of --follow
+        return 0
+
+
+def _logs(ledger: "Ledger", element: "Element", rank: int) -> list[Path]:
+    folder = ledger.job_folder(element.submission)
+    return [path for kind in ("out", "err") if (path := folder / f"{element.id}_{rank}_log.{kind}").exists()]
+
+
+def run_cancel(options: argparse.Namespace) -> int:
+    from slurm.queue import cancel
+    from slurm.sweep import all_sweeps, select
+
+    if bool(options.names) == options.all:
+        raise UserError("sweep cancel: name runs, or give --all")
+    sweeps = all_sweeps(_ledger(options))
+    if any(sweep.queue is None for sweep in sweeps):
+        raise UserError("sweep cancel: no SLURM on this machine; go to a login node of the cluster")
+    rows = [row for sweep in sweeps for row in sweep.rows] if options.all else [row for _, row in select(sweeps, options.names)]
+    ids = [one.job.id for row in rows for one in row.actions.values() if one.job is not None]
+    if options.all:
+        ids += [one for sweep in sweeps for one in sweep.report_jobs()]
+    if not ids:
+        print("nothing to cancel: none of these is in the queue")
+        return 0
+    cancel(ids)
+    print(f"cancelled {len(ids)} jobs of {len(rows)} runs: {', '.join(ids[:12])}{' ...' * (len(ids) > 12)}")
+    return 0
+
+
+def run_retry(options: argparse.Namespace) -> int:
+    from slurm.sweep import all_sweeps, select, submit
+
+    ledger = _ledger(options)
+    sweeps = all_sweeps(ledger)
+    named = select(sweeps, options.names) if options.names else [(sweep, row) for sweep in sweeps for row in sweep.rows]
+    rows = [(sweep, row) for sweep, row in named if any(one.state == "failed" for one in row.actions.values())]
+    if not rows:
+        print("nothing to retry: none of these has failed")
+        return 0
+    for sweep in sweeps:
+        paths = [row.job.run.path for owner, row in rows if owner is sweep]
+        paths += [row.job.run.path for row in sweep.rows if row.state == "blocked" and set(row.job.after) & set(paths)]
+        if paths:
+            for one in submit(ledger, sweep.request, paths, again=True)[1]:
+                print(
+                    f"job {one.job_id}: {one.action}, {', '.join(Path(run).parent.name for run in one.runs) or 'of everything'}"
+                )
+    return 0
+
+
+def run_profile(options: argparse.Namespace) -> int:
+    from slurm.profile import BUNDLED, bundled_profiles
+
+    names = bundled_profiles()
+    if options.name is None:
+        print("\n".join(names))
+    elif options.name not in names:
+        raise UserError(f"profile {options.name!r}: not bundled; choose one of {', '.join(names)}")
+    else:
+        print((BUNDLED / f"{options.name}.yaml").read_text(encoding="utf-8"), end="")
+    return 0
+
+
+def _ledger(options: argparse.Namespace) -> "Ledger":
+    from slurm.submission import Ledger
+
+    return Ledger(options.runs)
+
+
+def _request(options: argparse.Namespace) -> "tuple[Ledger, Request]":
+    from slurm.submission import Request
+
+    profile = options.profile
+    if profile is not None and Path(profile).suffix:
+        profile = str(Path(profile).absolute())
+    request = Request(
+        scale=options.scale,
+        tables=options.grid.split(","),
+        seeds=list(_seeds(options.seeds)) if options.seeds else None,
+        only=options.only.split(",") if options.only else [],
+        overrides=overrides(options.set),
+        reseed_first_stage=options.reseed_first_stage,
+        out=str(options.out.absolute()),
+        profile=profile,
+        max_parallel=None if options.max_parallel is None else at_least_one(options.max_parallel, "--max-parallel"),
+    )
+    return _ledger(options), request
+
+
+def _seeds(text: str) -> Sequence[int]:
+    """`0-3` or `0,1,7`."""
+    first, dash, last = text.partition("-")
+    if dash and first.isdigit() and last.isdigit() and int(first) <= int(last):
+        return range(int(first), int(last) + 1)
+    return numbers(text, "--seeds")
+
+
+def _say_profile(profile: "Profile", asked: str | None) -> None:
+    print(f"profile: {profile.source}" + ("" if asked else " (a bundled example; name your own with --profile)"))

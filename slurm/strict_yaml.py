@@ -1,0 +1,136 @@
+"""YAML files of settings, read strictly: every mistake is one line with the file, the key, the value and what is allowed."""
+
+import difflib
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from rf_repro.core.errors import UserError
+
+
+def read_strict_yaml(path: Path) -> Any:
+    """The content of a YAML file.
+
+    Raises:
+        UserError: unreadable; not YAML; a key given twice; or a number in another form than plain decimal.
+    """
+    try:
+        return yaml.load(path.read_text(encoding="utf-8"), _Loader)
+    except OSError as error:
+        raise UserError(f"{path}: cannot read ({error.strerror}); give a YAML file") from None
+    except yaml.MarkedYAMLError as error:
+        line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise UserError(f"{path}{line}: {error.problem or error.context}; mend this line") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
+    except ValueError as error:  # not UTF-8, or text under a tag such as !!float
+        raise UserError(f"{path}: not valid YAML ({error})") from None
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuses what YAML accepts in silence: a key given twice, and numbers in other forms than plain decimals."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"key {key.value!r} is given twice", key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+    def construct_plain_int(self, node: yaml.ScalarNode) -> int:
+        if not re.fullmatch(r"-?(0|[1-9]\d*)", node.value):
+            problem = f'{node.value} without quotes is another number to YAML, in base 60 or 8 for example; write "{node.value}"'
+            raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
+        return int(node.value)
+
+    def construct_date_as_text(self, node: yaml.ScalarNode) -> str:
+        return node.value
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_plain_int)
+_Loader.add_constructor("tag:yaml.org,2002:timestamp", _Loader.construct_date_as_text)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where in which file, for error messages."""
+
+    file: str
+    path: str = ""
+
+    def at(self, key: object) -> "Place":
+        return replace(self, path=f"{self.path}.{key}" if self.path else str(key))
+
+    def error(self, problem: str) -> UserError:
+        return UserError(f"{self.file}: {self.path + ': ' if self.path else ''}{problem}")
+
+    def refuse(self, value: Any, problem: object) -> UserError:
+        return UserError(f"{self.file}: {self.path + '=' if self.path else ''}{value!r}: {problem}")
+
+    def mapping(self, raw: Any, allowed: Sequence[str] | None = None) -> dict[str, Any]:
+        """`raw` as a mapping with text keys, all of them allowed; null is an empty one."""
+        if raw is None:
+            return {}
+        if not isinstance(raw, dict):
+            raise self.refuse(raw, "must be a mapping of keys to values")
+        for key in raw:
+            if not isinstance(key, str):
+                raise self.error(f"key {key!r}: must be text; quote it")
+            if allowed is not None and key not in allowed:
+                near = difflib.get_close_matches(key, allowed, 1)
+                raise self.error(
+                    f"unknown key {key!r}; " + (f"did you mean {near[0]}?" if near else f"allowed: {', '.join(allowed)}")
+                )
+        return raw
+
+    def parse(self, parser: Callable[[Any], Any], value: Any) -> Any:
+        """`parser(value)`, whose errors get this place and the value in front."""
+        try:
+            return parser(value)
+        except UserError as error:
+            raise self.refuse(value, error) from None
+
+
+def parse_text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise UserError("must be text; put it in quotes")
+    if not value.strip():
+        raise UserError("must not be empty; remove the key, or write null")
+    if any(ord(letter) < 32 or ord(letter) == 127 for letter in value):
+        raise UserError("must not hold line breaks or other control characters")
+    return value
+
+
+def integer(least: int) -> Callable[[Any], int]:
+    def parse(value: Any) -> int:
+        if type(value) is not int or value < least:
+            raise UserError(f"must be an integer >= {least}")
+        return value
+
+    return parse
+
+
+def parse_boolean(value: Any) -> bool:
+    if type(value) is not bool:
+        raise UserError("must be true or false")
+    return value
+
+
+def choice(*allowed: str) -> Callable[[Any], str]:
+    def parse(value: Any) -> str:
+        if value not in allowed:
+            raise UserError(f"must be one of {', '.join(allowed)}")
+        return value
+
+    return parse
+
+
+def parse_texts(value: Any, place: Place, parser: Callable[[Any], str]) -> tuple[str, ...]:
+    if not isinstance(value, list):
+        raise place.refuse(value, "must be a list")
+    return tuple(place.at(index).parse(parser, item) for index, item in enumerate(value))

@@ -223,6 +223,20 @@ def test_installed_code_is_copied_as_it_lies(tree: Path, tmp_path: Path) -> None
     assert (snapshot.revision, snapshot.dirty) == (None, None)
     assert {name for name in contents(snapshot.path) if name != "snapshot.json"} == set(expected(tree))
     assert python(STATE, snapshot.path).stdout == python(STATE, tree).stdout == "(None, None)\n"
+    (tree / "slurm" / "linked").symlink_to(tmp_path)
+    with pytest.raises(UserError, match=r"slurm/linked: links to .*, not to a file of this tree"):
+        make_snapshot(tmp_path / "code", tree)
+
+
+def test_a_checkout_without_git_cannot_be_told_from_a_changed_one(
+    checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    snapshot = make_snapshot(tmp_path / "code", checkout)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(UserError, match=f"{checkout}: git is not installed"):
+        make_snapshot(tmp_path / "code", checkout)
+    assert python(STATE, checkout).stdout == "(None, None)\n"  # a run goes on all the same
+    assert python(STATE, snapshot.path).stdout == f"{(snapshot.revision, None)}\n"  # a node of a cluster may have no git
 
 
 @pytest.mark.parametrize("dirty", [False, True])
@@ -269,9 +283,12 @@ def test_a_job_knows_whether_it_runs_from_the_snapshot(checkout: Path, tmp_path:
     front = f"import sys; sys.path.insert(0, {str(stray.parent)!r})"
     for before in (front, f"{front}; import evaluators; sys.path.pop(0)"):
         assert f"evaluators comes from {stray}/__init__.py" in runs_from(snapshot, tmp_path, snapshot.path, before)
+    (stray / "extra.py").write_text("")
+    before = f"import slurm; slurm.__path__.append({str(stray)!r}); import slurm.extra"
+    assert f"slurm.extra comes from {stray}/extra.py" in runs_from(snapshot, tmp_path, snapshot.path, before)
 
 
-@pytest.mark.parametrize("damage", ["edit", "add", "remove", "chmod", "diff", "origin", "record"])
+@pytest.mark.parametrize("damage", ["edit", "add", "remove", "chmod", "diff", "origin", "record", "name"])
 def test_a_damaged_snapshot_is_noticed(checkout: Path, tmp_path: Path, damage: str) -> None:
     (checkout / "slurm" / "__init__.py").write_text("edited = True\n")
     snapshot = make_snapshot(tmp_path / "code", checkout)
@@ -290,8 +307,13 @@ def test_a_damaged_snapshot_is_noticed(checkout: Path, tmp_path: Path, damage: s
     elif damage == "origin":
         made = json.loads((snapshot.path / "snapshot.json").read_text())
         (snapshot.path / "snapshot.json").write_text(json.dumps({**made, "revision": "0" * 40}))
-    else:
+    elif damage == "record":
         (snapshot.path / "snapshot.json").unlink()
+    else:  # another snapshot, whole, under this one's name
+        shutil.rmtree(snapshot.path)
+        (checkout / "slurm" / "__init__.py").write_text("edited = 'again'\n")
+        make_snapshot(tmp_path / "code", checkout).path.rename(snapshot.path)
+        (checkout / "slurm" / "__init__.py").write_text("edited = True\n")
     message = rf"{snapshot.path}: this snapshot of the code is damaged .*; delete the folder"
     with pytest.raises(UserError, match=message):
         verify(snapshot.path)

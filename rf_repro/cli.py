@@ -5,13 +5,14 @@ Exit status: 0 done · 1 something ran and failed · 2 the request cannot be car
 
 import argparse
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
 from rf_repro import __version__
 from rf_repro.commands import config, data, evaluate, plan, report, reproduce, sample, sweep, train
-from rf_repro.core.errors import TrainingDiverged, UserError
+from rf_repro.core.errors import Stopped, TrainingDiverged, UserError
 
 MAX_ERROR_LINES = 8
 
@@ -51,6 +52,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except TrainingDiverged as error:
         _say(str(error))
         return 1
+    except Stopped as reason:
+        print(f"rf-repro: stopped: {reason}; run the same command again to resume", file=sys.stderr)
+        return 128 + signal.SIGTERM
     except BrokenPipeError:  # the reader of a pipe left: nothing to say, and no one to say it to
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1

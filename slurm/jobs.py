@@ -2,11 +2,12 @@
 
 import os
 import signal
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING
 
 import submitit
 
@@ -18,6 +19,9 @@ from rf_repro.core.run_lock import run_lock
 from slurm import requeue
 from slurm.plan import Job
 from slurm.snapshot import assert_running_from
+
+if TYPE_CHECKING:
+    from rf_repro.train.ranks import Ranks
 
 LOCK_SECONDS = 150.0  # a file server may keep the lock of a node that died for a while
 
@@ -38,27 +42,30 @@ class RunJob:
     threads: int
     actions: tuple[Action, ...] = ACTIONS
 
-    def work(self, stop: Callable[[], bool] | None = None) -> None:
+    def work(self, stop: Callable[[], bool] = lambda: False) -> None:
         """Imports torch, joins the other ranks where the environment names some, and works.
 
         Raises:
             Stopped: `stop` said so on one of the ranks.
         """
-        from rf_repro import pipeline  # torch; after the environment is right
-        from rf_repro.train.ranks import joined_ranks
+        from rf_repro.train.ranks import joined_ranks  # torch; after the environment is right
 
-        job, stop = self.job, stop or pipeline.never
         with joined_ranks(self.device) as ranks:
-            if job.kind == "stage":
-                shared = SharedRun(job.variant, job.config, tuple(path.parent.name for path in job.after))
-                pipeline.run_shared(
-                    shared, seed=job.seed, runs=self.runs, device=self.device, threads=self.threads, ranks=ranks, stop=stop
-                )
-            else:
-                pipeline.run_variant(
-                    job.config, variant=job.variant, seed=job.seed, runs=self.runs, device=self.device, threads=self.threads,
-                    stage_seed=job.stage_seed, actions=self.actions, ranks=ranks, stop=stop,
-                )  # fmt: skip
+            self.work_with(ranks, stop)
+
+    def work_with(self, ranks: "Ranks", stop: Callable[[], bool]) -> None:
+        """The same, with ranks that have joined."""
+        from rf_repro.pipeline import run_shared, run_variant
+
+        job = self.job
+        if job.kind == "stage":
+            shared = SharedRun(job.variant, job.config, tuple(path.parent.name for path in job.after))
+            run_shared(shared, seed=job.seed, runs=self.runs, device=self.device, threads=self.threads, ranks=ranks, stop=stop)
+        else:
+            run_variant(
+                job.config, variant=job.variant, seed=job.seed, runs=self.runs, device=self.device, threads=self.threads,
+                stage_seed=job.stage_seed, actions=self.actions, ranks=ranks, stop=stop,
+            )  # fmt: skip
 
 
 # On this machine
@@ -101,14 +108,14 @@ class LocalJob:
             self.run_job.work()
 
 
-# On a cluster
+# In several ranks, and on a cluster
 
 
 class StopSignals:
-    """Turns the signals with which SLURM announces an end into a flag that the work looks at between two steps.
+    """Turns the signals that announce an end into a flag that the work looks at between two steps.
 
-    SIGUSR2 is the time limit's and preemption's warning (`--signal`); Submitit's handler for it, kept in `resubmit`, writes
-    the job anew and calls `scontrol requeue`. SIGTERM announces an end that somebody else has decided on.
+    SIGUSR2 is SLURM's warning of the time limit and of preemption (`--signal`); Submitit's handler for it, kept in `resubmit`,
+    writes the job anew and calls `scontrol requeue`. SIGTERM announces an end that somebody else has decided on.
     """
 
     def __init__(self) -> None:
@@ -122,6 +129,28 @@ class StopSignals:
 
     def __call__(self) -> bool:
         return bool(self.received)
+
+
+def run_as_rank(jobs: Sequence[RunJob]) -> None:
+    """Completes jobs in order as one of the ranks that torchrun started: the work is what it is under srun.
+
+    Raises:
+        Stopped: torchrun ends its ranks; everything is saved.
+    """
+    from rf_repro.train.ranks import ALONE, joined_ranks
+
+    signals = StopSignals()
+    with joined_ranks(jobs[0].device) as ranks:
+        for one in jobs:
+            with run_lock(one.job.run.path) if ranks.is_first else nullcontext():
+                if ranks.is_first:
+                    one.job.create(one.runs)
+                ranks.barrier()
+                if not one.job.single:
+                    one.work_with(ranks, signals)
+                elif ranks.is_first:
+                    one.work_with(ALONE, signals)
+                ranks.barrier()  # what the first rank does alone the others wait for
 
 
 @dataclass(frozen=True)
@@ -146,10 +175,12 @@ class SlurmJob:
         signals = StopSignals()
         assert_running_from(self.snapshot)
         environment = submitit.JobEnvironment()
+        # Its MASTER_PORT is drawn from the job id and may be taken: ranks meet at RF_RENDEZVOUS, which the batch script names.
         submitit.helpers.TorchDistributedEnvironment().export(set_cuda_visible_devices=False, overwrite=True)
-        # Its MASTER_PORT is drawn from the job id and may be taken; the first rank finds a free one and publishes it here.
-        start = f"{environment.job_id}-{os.environ.get('SLURM_RESTART_COUNT', 0)}"
-        os.environ["RF_RENDEZVOUS"] = str(self.again.with_name(f"rendezvous-{start}"))
+        job, actions = self.run_job.job, ", ".join(self.run_job.actions)
+        print(
+            f"{job.name}: {actions} on rank {environment.global_rank} of {environment.num_tasks}, in {job.run.path}", flush=True
+        )
         if environment.global_rank == 0:
             self._first_rank(signals, environment.num_tasks)
         else:

@@ -35,6 +35,7 @@ again={shlex.quote(str(folder))}/requeue-{_FILE}
 read -r _ before crashes 2> /dev/null < "$again" || crashes=0
 [ "$before" != running ] || crashes=$((crashes + 1))
 if [ "$crashes" -lt {max_crashes} ]; then echo "yes running $crashes"; else echo "no running $crashes"; fi > "$again"
+export RF_RENDEZVOUS="${{again%/*}}/rendezvous-$(date +%s%N)-$$"  # where the ranks of this start meet
 """.splitlines()
 
 

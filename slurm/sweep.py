@@ -89,7 +89,7 @@ def submit(
             submitter.submit_group(group)
         submitter.submit_report()
         cancel([one for one in reports if sweep.queue is not None and sweep.queue[one].pending])  # the new one comes later
-        return sweep, submitter.submitted
+    return look(ledger, request, need_queue=True), submitter.submitted
 
 
 def dry_run(sweep: Sweep, show: Callable[[str], None]) -> int:

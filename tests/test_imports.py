@@ -20,7 +20,7 @@ ALLOWED = {
     "evaluators": ("rf_repro.core", "rf_repro.config", "rf_repro.data", "evaluators"),
     "ablations": ("rf_repro.core", "rf_repro.config", "ablations"),
     "reports": ("rf_repro.core", "rf_repro.config", "ablations", "reports"),
-    "slurm": ("rf_repro", "ablations", "evaluators", "slurm"),
+    "slurm": ("rf_repro", "ablations", "evaluators", "reports", "slurm"),
 }
 
 

@@ -2,6 +2,7 @@
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from rf_repro.config.overrides import apply_overrides, from_dict
 from rf_repro.config.scales import smoke
 from rf_repro.config.schema import ExperimentConfig
 from rf_repro.config.shared import shared_runs
-from rf_repro.core.errors import TrainingDiverged, UserError
+from rf_repro.core.errors import Stopped, TrainingDiverged, UserError
 from rf_repro.core.files import read_json
 from rf_repro.core.run_dir import RunDir
 from rf_repro.data.mixture import SceneMixture
@@ -270,3 +271,56 @@ def test_free_prompts_are_sampled_the_same_way_every_time(fast: Path, pixel_rf: 
     with pytest.raises(UserError, match="unknown word 'zeppelin'"):
         sample_prompts(pixel_rf, ["a photo of a zeppelin"], 1, fast / "refused", device="cpu")
     assert not (fast / "refused").exists()
+
+
+def test_one_action_at_a_time_ends_like_all_at_once(fast: Path, runs: Path, pixel_rf: RunDir) -> None:
+    """As on a cluster, where each is a job of its own."""
+    apart = fast / "apart"
+    shutil.copytree(runs / "smoke" / "stage-pretrain", apart / "smoke" / "stage-pretrain")
+    seen = []
+    for action in ("train", "sample", "evaluate"):
+        run = run_variant(PIXEL_RF, variant="pixel_rf", seed=0, runs=apart, device="cpu", actions=[action])
+        seen.append((run.record().status, [run.has_done(one, 30) for one in ("train", "sample", "evaluate")]))
+        before = mtimes(apart)
+        run_variant(PIXEL_RF, variant="pixel_rf", seed=0, runs=apart, device="cpu", actions=[action])
+        assert mtimes(apart) == before  # done is done
+    assert seen == [
+        ("planned", [True, False, False]),
+        ("planned", [True, True, False]),
+        ("done", [True, True, True]),
+    ]
+    assert [attempt.action for attempt in run.record().attempts] == ["train", "sample", "evaluate"]
+    assert_same_run(pixel_rf, run)
+    for name in pixel_rf.eval_names():
+        assert run.eval_result(name) == pixel_rf.eval_result(name)
+    assert read_json(run.samples / "manifest.json") == read_json(pixel_rf.samples / "manifest.json")
+
+
+def test_sampling_before_training_is_refused(fast: Path, runs: Path, pixel_rf: RunDir) -> None:
+    early = fast / "early"
+    shutil.copytree(runs / "smoke" / "stage-pretrain", early / "smoke" / "stage-pretrain")
+    with pytest.raises(UserError, match="trained 0 of 30 steps; train it to the end first"):
+        run_variant(PIXEL_RF, variant="pixel_rf", seed=0, runs=early, device="cpu", actions=["sample"])
+
+
+def test_stopped_wherever_it_asks_it_ends_where_it_would_have(fast: Path, pixel_rf: RunDir) -> None:
+    """The first call stops at the first question, the next at the third, and on: in the shared stage, in training, in sampling,
+    in evaluation."""
+    stopped = fast / "stopped"
+    places = []
+    for patience in range(1, 200, 9):
+        asked = iter(range(patience))
+        try:
+            run = run_variant(
+                PIXEL_RF, variant="pixel_rf", seed=0, runs=stopped, device="cpu", stop=lambda: next(asked, None) is None
+            )
+            break
+        except Stopped as reason:
+            places.append(str(reason))
+    assert run.record().status == "done"
+    assert len(places) >= 4
+    assert {attempt.error is None for attempt in run.record().attempts} == {True, False}
+    assert_same_run(pixel_rf, run, metrics=False)
+    for name in pixel_rf.eval_names():
+        assert run.eval_result(name) == pixel_rf.eval_result(name), name
+    assert read_json(run.samples / "manifest.json") == read_json(pixel_rf.samples / "manifest.json")

@@ -1,6 +1,7 @@
 """`rf-repro train`: one variant of a table, with the shared stage it starts from."""
 
 import argparse
+import os
 
 from rf_repro.commands.options import (
     Commands,
@@ -37,6 +38,12 @@ def run(options: argparse.Namespace) -> int:
     seeds = numbers(str(options.seed), "--seed")
     plan = make_plan(options.scale, [options.table], seeds, options.runs, overrides(options.set), only=[options.variant])
     writable_folder(options.runs, "--runs")
-    done = launch(plan, options.device, jobs=1, threads=at_least_one(options.threads, "--threads"))
+    threads = at_least_one(options.threads, "--threads")
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        from slurm.jobs import RunJob, run_as_rank
+
+        run_as_rank([RunJob(job, plan.runs, options.device, threads) for job in plan.jobs])
+        return 0
+    done = launch(plan, options.device, 1, threads)
     print(plan.jobs[-1].run.path)
     return 0 if done else 1

@@ -1,10 +1,11 @@
-# make install     .venv with everything to run and to test     make test    the tests
-# make reproduce   the paper's claims at scale `tiny`            make lint    ruff and mypy
+# make install     .venv with everything to run and to test     make test         the tests that need no SLURM
+# make reproduce   the paper's claims at scale `tiny`            make test-slurm   those that do, on a SLURM started for them
+# make lint        ruff and mypy                                                   (installs it; root or passwordless sudo)
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: install reproduce test lint
+.PHONY: install reproduce test test-slurm lint
 .DELETE_ON_ERROR:
 
 install: $(VENV)/.installed-dev
@@ -26,7 +27,10 @@ reproduce: $(VENV)/.installed
 	$(BIN)/rf-repro reproduce --scale tiny
 
 test: install
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m "not slurm"
+
+test-slurm: install
+	RF_REPRO_NEEDS_SLURM=1 tests/cluster/run.sh $(BIN)/python -m pytest -m slurm tests/slurm_cluster
 
 lint: install
 	$(BIN)/ruff check .

@@ -24,6 +24,8 @@ COMMANDS = (
     [],
     ["reproduce"],
     ["plan"],
+    ["sweep"],
+    *(["sweep", action] for action in ("plan", "submit", "status", "logs", "cancel", "retry", "profile")),
     ["train"],
     ["sample"],
     ["evaluate"],

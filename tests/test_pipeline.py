@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -303,17 +303,19 @@ def test_sampling_before_training_is_refused(fast: Path, runs: Path, pixel_rf: R
         run_variant(PIXEL_RF, variant="pixel_rf", seed=0, runs=early, device="cpu", actions=["sample"])
 
 
+def stop_after(questions: int) -> Callable[[], bool]:
+    asked = iter(range(questions))
+    return lambda: next(asked, None) is None
+
+
 def test_stopped_wherever_it_asks_it_ends_where_it_would_have(fast: Path, pixel_rf: RunDir) -> None:
     """The first call stops at the first question, the next at the third, and on: in the shared stage, in training, in sampling,
     in evaluation."""
     stopped = fast / "stopped"
     places = []
     for patience in range(1, 200, 9):
-        asked = iter(range(patience))
         try:
-            run = run_variant(
-                PIXEL_RF, variant="pixel_rf", seed=0, runs=stopped, device="cpu", stop=lambda: next(asked, None) is None
-            )
+            run = run_variant(PIXEL_RF, variant="pixel_rf", seed=0, runs=stopped, device="cpu", stop=stop_after(patience))
             break
         except Stopped as reason:
             places.append(str(reason))

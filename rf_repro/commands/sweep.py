@@ -48,7 +48,7 @@ def add_parser(commands: Commands) -> None:
     _add_names(retry, "which failed runs (default: all)")
     retry.set_defaults(run=run_retry)
     profile = add_command(actions, "profile", "print a bundled cluster profile to copy and edit; without a name, list them",
-                          "rf-repro sweep profile gpu-cluster > my-cluster.yaml")  # fmt: skip
+                          "rf-repro sweep profile gpu-cluster")  # fmt: skip
     profile.add_argument("name", nargs="?", metavar="NAME", help="of the profile (default: list all)")
     profile.set_defaults(run=run_profile)
 

@@ -28,7 +28,6 @@ need_root() {
 alive() { [ -s "$1" ] && kill -0 "$(cat "$1")" 2>/dev/null; }                     # a daemon, by its pid file
 
 wait_for() {                                                                      # SECONDS COMMAND...
-  local tries=$(($1 * 5)); shift
-  for _ in $(seq "$tries"); do "$@" >/dev/null 2>&1 && return; sleep 0.2; done
-  return 1
+  local end=$((SECONDS + $1)); shift
+  until "$@" >/dev/null 2>&1; do [ "$SECONDS" -lt "$end" ] || return 1; sleep 0.2; done
 }

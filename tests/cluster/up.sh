@@ -81,6 +81,8 @@ AuthInfo=socket=$PWD/munge.socket,cred_expire=5
 AccountingStorageType=$storage
 AccountingStorageHost=localhost
 AccountingStoragePort=$DATABASE_DAEMON_PORT
+# with munge, the "password" is the socket
+AccountingStoragePass=$PWD/munge.socket
 JobAcctGatherType=jobacct_gather/linux
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none

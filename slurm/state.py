@@ -56,10 +56,11 @@ def read_rows(plan: Plan, ledger: Ledger, queue: Mapping[str, QueuedJob]) -> lis
         actions: dict[Action, ActionState] = {}
         for action in job.actions:
             mine = elements.get((job.run.path.absolute(), action), [])
-            if stale and job.run.has_done(action, job.steps):
-                state = ActionState("stale", stale)
+            if job.run.has_done(action, job.steps):
+                state = ActionState("stale" if stale else "done", stale, element=mine[-1] if mine else None)
             else:
-                state = _state(job, action, record, mine, queue, ledger, obstacle)
+                present = all(one.state == "done" for one in actions.values())
+                state = _open_state(job, action, record if present else None, mine, queue, ledger, obstacle)
             actions[action] = state
             if state.state in OBSTACLES:
                 obstacle = obstacle or f"{action} {state.state}"
@@ -67,25 +68,26 @@ def read_rows(plan: Plan, ledger: Ledger, queue: Mapping[str, QueuedJob]) -> lis
     return list(rows.values())
 
 
-def _state(
+def _open_state(
     job: Job, action: Action, record: RunRecord | None, elements: Sequence[Element], queue: Mapping[str, QueuedJob],
     ledger: Ledger, obstacle: str,
 ) -> ActionState:  # fmt: skip
+    """Of an action that is not done. `record`: the run's, if this action is the next one to do; None for those after it."""
     last = elements[-1] if elements else None
     queued = next((queue[one.id] for one in elements if one.id is not None and one.id in queue), None)
-    if job.run.has_done(action, job.steps):
-        return ActionState("done", element=last)
     if queued is not None:
         return ActionState("queued" if queued.pending else "running", queued.reason if queued.pending else "", queued, last)
-    attempt = last_attempt(record, action)
-    if attempt is not None and lock_holder(job.run.path) is not None:
+    if record is not None and lock_holder(job.run.path) is not None:
         return ActionState("running", "outside the queue", element=last)
+    attempt = last_attempt(record, action)
     if attempt is not None and record is not None and record.status == "failed":
         return ActionState("failed", attempt.error or "", element=last)
     fate = read_requeue(ledger.requeue_path(last)) if last is not None else None
-    if fate is not None and not fate.again:
-        reason = f"cut short {fate.crashes + (fate.state == 'running')} times" if fate.crashes else "ended before its work began"
-        return ActionState("failed", reason, element=last)
+    if record is not None and fate is not None and not fate.again:
+        crashes = fate.crashes + (fate.state == "running")
+        return ActionState(
+            "failed", f"cut short {crashes} times" if crashes else "ended before its work began; see its log", element=last
+        )
     if obstacle:
         return ActionState("blocked", obstacle, element=last)
     return ActionState("resumable" if attempt is not None else "missing", element=last)

@@ -8,9 +8,9 @@ from datetime import UTC, datetime
 from rich.console import Console
 from rich.table import Table
 
-from rf_repro.core.records import ACTIONS
+from rf_repro.core.records import ACTIONS, Action
 from slurm.progress import clock, read_progress
-from slurm.state import ActionState, Row, hours
+from slurm.state import ActionState, Row, hours, last_attempt
 
 PLAIN_WIDTH = 200  # columns where nobody's terminal says how many
 STYLES = {"done": "green", "running": "cyan", "queued": "blue", "resumable": "yellow", "failed": "bold red", "blocked": "red",
@@ -33,9 +33,9 @@ def status_table(rows: Sequence[Row]) -> Table:
     """Run, the state of each action, how far the present one is, its job, and the reason where it does not run."""
     table = _table("run", *ACTIONS, "progress", "left", "starts", "job", "where or why")
     for row in rows:
-        now = next((one for one in row.actions.values() if one.state != "done"), None)
+        action, now = next(((action, one) for action, one in row.actions.items() if one.state != "done"), (None, None))
         starts = str(len(row.record.attempts)) if row.record and row.record.attempts else "-"
-        table.add_row(row.job.slug, *_actions(row), *_progress(row, now), starts, _job(now), _why(now))
+        table.add_row(row.job.slug, *_actions(row), *_progress(row, action, now), starts, _job(now), _why(now))
     return table
 
 
@@ -49,9 +49,9 @@ def summary(rows: Sequence[Row]) -> str:
     used = sum(hours(row.record) or 0.0 for row in rows)
     expected = expected_hours(rows)
     guesses = [expected[row.job.variant] for row in rows if row.state != "done" and row.job.variant in expected]
-    text = f"{len(rows)} runs: {counts or 'none'}; {actions.count('done')} of {len(actions)} actions done, {used:.2f} hours used"
+    text = f"{len(rows)} runs: {counts or 'none'}; {actions.count('done')} of {len(actions)} actions done, {used:.3g} hours used"
     left = sum(row.state != "done" for row in rows)
-    return text + (f", about {sum(guesses):.2f} more for {len(guesses)} of the {left} left" if guesses else "")
+    return text + (f", about {sum(guesses):.3g} more for {len(guesses)} of the {left} left" if guesses else "")
 
 
 def expected_hours(rows: Sequence[Row]) -> dict[str, float]:
@@ -80,17 +80,17 @@ def _cell(one: ActionState) -> str:
 
 def _hours(row: Row, expected: Mapping[str, float]) -> str:
     if row.state == "done":
-        return f"{hours(row.record) or 0.0:.2f}"
-    return f"~{expected[row.job.variant]:.2f}" if row.job.variant in expected else "?"
+        return f"{hours(row.record) or 0.0:.3g}"
+    return f"~{expected[row.job.variant]:.3g}" if row.job.variant in expected else "?"
 
 
-def _progress(row: Row, now: ActionState | None) -> tuple[str, str]:
+def _progress(row: Row, action: Action | None, now: ActionState | None) -> tuple[str, str]:
     """(`train 120/3000, loss 1.2`, time left at this start's speed)."""
-    if now is None or row.record is None or not row.record.attempts or now.state in ("missing", "blocked"):
+    attempt, left = last_attempt(row.record, action) if action else None, None
+    if now is None or attempt is None:
         return "-", "-"
     progress = read_progress(row.job)
     loss = "" if progress.loss is None else f", loss {progress.loss:.3g}"
-    attempt, left = row.record.attempts[-1], None
     if now.state == "running" and progress.phase == "train" and progress.done > attempt.from_step:
         elapsed = (datetime.now(UTC) - datetime.fromisoformat(attempt.started)).total_seconds()
         left = elapsed / (progress.done - attempt.from_step) * (progress.total - progress.done)

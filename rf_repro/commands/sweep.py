@@ -123,6 +123,9 @@ def run_plan(options: argparse.Namespace) -> int:
     _say_profile(sweep.profile, options.profile)
     for action in ("train", "sample", "evaluate", "report"):
         print(f"  {action:<10}{sweep.profile.resources(action).describe()}")
+    alone = list(dict.fromkeys(row.job.variant for row in sweep.rows if row.job.single))
+    if alone and sweep.profile.resources("train").tasks > 1:
+        print(f"  {', '.join(alone)}: {sweep.profile.resources('train', single=True).describe()}")
     if sweep.queue is None:
         print("no SLURM on this machine: states are those of the files")
     console.print(plan_table(sweep.rows))

@@ -1,6 +1,7 @@
-"""The example of docs/new_variant.md is a table that can be planned and reported as it stands."""
+"""The example of docs/new_variant.md is a table that can be planned and reported as it stands; commands in documents parse."""
 
 import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from ablations.grid import AblationGrid
 from ablations.registry import GRIDS
 from reports.build import build_report
+from rf_repro.cli import make_parser
 from slurm.plan import make_plan
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -36,3 +38,24 @@ def test_the_example_is_reported_without_published_values(example: AblationGrid,
     (tmp_path / "runs").mkdir()
     build_report([tmp_path / "runs"], tmp_path / "out", "tiny")
     assert "Pixel+RF, Algorithm 1" in (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
+
+
+ROOT = DOCS.parent
+COMMANDS = [
+    (path.name, line.removeprefix("$ "))
+    for path in (ROOT / "README.md", *sorted(DOCS.glob("*.md")))
+    for block in re.findall(r"^```\n(.*?)^```", path.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+    for line in block.splitlines()
+    if re.match(r"(\$ )?rf-repro ", line)
+]
+
+
+@pytest.mark.parametrize(("where", "line"), COMMANDS, ids=[f"{where}: {line}" for where, line in COMMANDS])
+def test_commands_in_documents_parse(where: str, line: str) -> None:
+    words = shlex.split(line.replace("submit ...", "submit table3a"), comments=True)
+    words = words[: words.index(">")] if ">" in words else words
+    assert make_parser().parse_args(words[1:]).run is not None
+
+
+def test_there_are_commands_to_check() -> None:
+    assert {where for where, _ in COMMANDS} >= {"README.md", "geneval.md", "slurm.md"}

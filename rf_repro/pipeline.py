@@ -40,17 +40,12 @@ from rf_repro.model.vae import KLAutoencoder, LatentSpace, WanAutoencoder
 from rf_repro.sample.sampler import Sampler
 from rf_repro.train.checkpoint import list_checkpoints, load_weights, step_of
 from rf_repro.train.encoder_pretraining import EncoderPretraining, load_encoder, pretrain_encoder
-from rf_repro.train.ranks import Ranks
+from rf_repro.train.loop import never
+from rf_repro.train.ranks import ALONE, Ranks
 from rf_repro.train.trainer import DTYPES, Trainer
 from rf_repro.train.vae_trainer import VAETrainer, evaluate_reconstruction, load_vae, train_vae
 
 AnyTrainer = Trainer | EncoderPretraining | VAETrainer
-ALONE = Ranks.alone()
-
-
-def never() -> bool:
-    """Nobody asks to stop."""
-    return False
 
 
 def resolve_device(name: str) -> torch.device:

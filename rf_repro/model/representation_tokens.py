@@ -16,6 +16,8 @@ from rf_repro.representation.continuous import DiffusionHead
 from rf_repro.sample.schedule import guide, sample_top_k, shifted_times
 from rf_repro.train.flow import interpolate, velocity_loss
 
+ALL_ROWS = slice(None)
+
 
 class RepresentationTokens(nn.Module, ABC):
     """An embedding is a learned 2D position plus an identity; a start token makes the first token predictable; a mask stands
@@ -48,9 +50,19 @@ class RepresentationTokens(nn.Module, ABC):
 
     @abstractmethod
     def loss(
-        self, predicted: Tensor, values: Tensor, dropped: Tensor, objective: ObjectiveConfig, generator: torch.Generator
+        self,
+        predicted: Tensor,
+        values: Tensor,
+        dropped: Tensor,
+        objective: ObjectiveConfig,
+        generator: torch.Generator,
+        rows: slice = ALL_ROWS,
     ) -> tuple[Tensor, Tensor]:
-        """L_Rep as (sum, count) of `predict`'s [B, N, ...] against the values; a dropped sequence has none."""
+        """L_Rep as (sum, count) of `predict`'s [B, N, ...] against the values; a dropped sequence has none.
+
+        Args:
+            rows: of `values` and `dropped`, the samples that were predicted; draws are made for all.
+        """
 
     @abstractmethod
     def zeros(self, count: int, length: int) -> Tensor:
@@ -78,9 +90,15 @@ class DiscreteTokens(RepresentationTokens):
         return self.head(self.norm(hidden))
 
     def loss(
-        self, predicted: Tensor, values: Tensor, dropped: Tensor, objective: ObjectiveConfig, generator: torch.Generator
+        self,
+        predicted: Tensor,
+        values: Tensor,
+        dropped: Tensor,
+        objective: ObjectiveConfig,
+        generator: torch.Generator,
+        rows: slice = ALL_ROWS,
     ) -> tuple[Tensor, Tensor]:
-        targets = values.masked_fill(dropped[:, None], -100)
+        targets = values[rows].masked_fill(dropped[rows, None], -100)
         total = F.cross_entropy(predicted.float().flatten(0, 1), targets.flatten(), ignore_index=-100, reduction="sum")
         return total, (targets != -100).sum()
 
@@ -114,16 +132,27 @@ class ContinuousTokens(RepresentationTokens):
         return self.norm(hidden)
 
     def loss(
-        self, predicted: Tensor, values: Tensor, dropped: Tensor, objective: ObjectiveConfig, generator: torch.Generator
+        self,
+        predicted: Tensor,
+        values: Tensor,
+        dropped: Tensor,
+        objective: ObjectiveConfig,
+        generator: torch.Generator,
+        rows: slice = ALL_ROWS,
     ) -> tuple[Tensor, Tensor]:
         """The pixels' velocity loss (Eq. 2), on features, over `draws` noises and times a position.
 
         Times are uniform (assumed): the pixels' distribution hardly visits late times, where a feature's spread is decided.
         """
-        clean = values[~dropped].float().flatten(0, 1).repeat(self.config.draws, 1)
-        condition = predicted[~dropped].flatten(0, 1).repeat(self.config.draws, 1)
-        t = torch.rand(len(clean), generator=generator).to(clean.device)
-        noise = torch.randn(clean.shape, generator=generator).to(clean.device)
+        kept = ~dropped[rows]
+        clean = values[rows][kept].float().flatten(0, 1).repeat(self.config.draws, 1)
+        condition = predicted[kept].flatten(0, 1).repeat(self.config.draws, 1)
+        # Draws stand in the order [draw, kept sample, position].
+        everyone = (self.config.draws, int((~dropped).sum()), values.shape[1])
+        before = int((~dropped[: rows.start or 0]).sum())
+        mine = slice(before, before + int(kept.sum()))
+        t = torch.rand(everyone, generator=generator)[:, mine].flatten().to(clean.device)
+        noise = torch.randn(*everyone, self.feature_dim, generator=generator)[:, mine].flatten(0, 2).to(clean.device)
         noisy = interpolate(clean[:, None], noise[:, None], t)
         guess = self.head(noisy[:, 0], t, condition)[:, None]
         return velocity_loss(guess, clean[:, None], noisy, t, objective.min_one_minus_t)

@@ -5,6 +5,7 @@ their cost equal. The average is the teacher of self-distillation, and what is k
 """
 
 import copy
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -32,8 +33,9 @@ from rf_repro.representation.self_distillation import (
 )
 from rf_repro.train.checkpoint import load_weights
 from rf_repro.train.ema import Average
-from rf_repro.train.loop import DTYPES, StepLosses, TrainingLoop
+from rf_repro.train.loop import DTYPES, StepLosses, TrainingLoop, never
 from rf_repro.train.optim import MasterOptimizer
+from rf_repro.train.ranks import ALONE, Ranks
 
 AVERAGE_DECAY = 0.97  # a teacher that follows soon: the whole training is a few thousand steps
 DECAY_FRACTION = 0.6  # of the learning rate, as in the first stage
@@ -50,8 +52,10 @@ class EncoderPretraining(TrainingLoop):
         device: torch.device,
         mixture: SceneMixture,
         tokenizer: SceneTokenizer,
+        ranks: Ranks = ALONE,
     ) -> None:
-        super().__init__(config, replace(config.stages[-1], optimizer="muon", decay_fraction=DECAY_FRACTION), seed, device)
+        stage = replace(config.stages[-1], optimizer="muon", decay_fraction=DECAY_FRACTION)
+        super().__init__(config, stage, seed, device, ranks=ranks)
         self.mixture, self.settings = mixture, config.model.encoder.pretraining
         encoder, size = config.model.encoder, config.data.scenes.image_size
         self.model: SelfDistillationModel | ContrastiveModel
@@ -125,18 +129,22 @@ def pretrain_encoder(
     device: torch.device,
     mixture: SceneMixture,
     tokenizer: SceneTokenizer,
+    stop: Callable[[], bool] = never,
+    ranks: Ranks = ALONE,
 ) -> EncoderPretraining:
     """Completes a `stage-encoder` run: its checkpoints, metrics and the record `encoder-probe`.
 
     Args:
         config: of the shared run, whose one stage is the pretraining.
+        stop: as of `TrainingLoop.run`.
 
     Raises:
+        Stopped: `stop` said so.
         TrainingDiverged: a loss or gradient is not finite.
-        UserError: a checkpoint is damaged, or the config asks for no pretraining.
+        UserError: a checkpoint is damaged, the config asks for no pretraining, or there are several ranks.
     """
-    training = EncoderPretraining(config, seed, device, mixture, tokenizer)
-    training.run(run)
+    training = EncoderPretraining(config, seed, device, mixture, tokenizer, ranks)
+    training.run(run, stop=stop)
     if run.eval_result("encoder-probe") is None:
         run.write_eval("encoder-probe", training.probe())
     return training

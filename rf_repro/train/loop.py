@@ -11,21 +11,30 @@ import torch
 from torch import Tensor
 
 from rf_repro.config.schema import ExperimentConfig, StageConfig
-from rf_repro.core.errors import TrainingDiverged, UserError
+from rf_repro.core.errors import Stopped, TrainingDiverged, UserError
 from rf_repro.core.files import append_jsonl, write_jsonl
 from rf_repro.core.run_dir import RunDir
-from rf_repro.train.checkpoint import Checkpoint, list_checkpoints, load_checkpoint, save_checkpoint
+from rf_repro.train.checkpoint import Checkpoint, list_checkpoints, load_checkpoint, save_checkpoint, step_of
 from rf_repro.train.ema import Average
 from rf_repro.train.optim import MasterOptimizer
+from rf_repro.train.ranks import ALONE, Ranks
 
 LOG_EVERY = 25  # steps averaged in one row of metrics.jsonl
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 
+def never() -> bool:
+    """Nobody asks to stop."""
+    return False
+
+
 @dataclass(frozen=True)
 class StepLosses:
-    """The terms of one step as means, unweighted, for the log; the weighted total to descend; the tokens it read."""
+    """The terms of one step as means, unweighted, for the log; the weighted total to descend; the tokens it read.
+
+    Of several ranks, each has its part of terms and total: the parts add up to the whole step's. Tokens are the whole step's.
+    """
 
     terms: dict[str, Tensor]
     total: Tensor
@@ -33,13 +42,24 @@ class StepLosses:
 
 
 class TrainingLoop(ABC):
-    """A stage of training on one device. Randomness has no state: a step's draws follow from (seed, step)."""
+    """A stage of training, on one device a rank. Randomness has no state: a step's draws follow from (seed, step).
+
+    Every rank calls the same methods, and holds the same state after each step. The first alone writes files.
+
+    Raises:
+        UserError: several ranks, where a step cannot be shared out.
+    """
 
     optimizer: MasterOptimizer
     average: Average
+    can_share = False  # whether several ranks can each take a part of a step
 
-    def __init__(self, config: ExperimentConfig, stage: StageConfig, seed: int, device: torch.device) -> None:
-        self.config, self.stage, self.seed, self.device = config, stage, seed, device
+    def __init__(
+        self, config: ExperimentConfig, stage: StageConfig, seed: int, device: torch.device, *, ranks: Ranks = ALONE
+    ) -> None:
+        if ranks.size > 1 and not self.can_share:
+            raise UserError(f"{type(self).__name__}: {ranks.size} ranks; it is small and trains in one: run it with one task")
+        self.config, self.stage, self.seed, self.device, self.ranks = config, stage, seed, device, ranks
         self.step, self.num_tokens, self.compute_seconds = 0, 0, 0.0
 
     # What is trained
@@ -76,19 +96,23 @@ class TrainingLoop(ABC):
     # The loop
 
     def train_step(self) -> dict[str, float]:
-        """One optimiser step. Returns the loss and its terms.
+        """One optimiser step. Returns the loss, its terms and the gradient norm, of the whole step, on every rank.
 
         Raises:
             TrainingDiverged: a term or the gradient is not finite; nothing was stepped.
         """
         step = self.step + 1
         losses = self.losses(step)
-        log = {f"loss/{name}": float(term.detach()) for name, term in losses.terms.items()}
+        parts = torch.stack([part.detach().float() for part in (*losses.terms.values(), losses.total)]).cpu()
+        self.ranks.sum_([parts])
+        *means, total = parts.tolist()
+        log = {f"loss/{name}": mean for name, mean in zip(losses.terms, means, strict=True)}
         for name, value in log.items():
             if not math.isfinite(value):
                 raise TrainingDiverged(f"step {step}: {name} is {value}; lower the learning rate")
-        log["loss"] = float(losses.total.detach())
-        losses.total.backward()
+        log["loss"] = total
+        if self.ranks.size == 1 or losses.total.requires_grad:  # a rank may have no sample of what is trained
+            losses.total.backward()
         log["grad_norm"] = self.optimizer.step(step)
         if not math.isfinite(log["grad_norm"]):
             raise TrainingDiverged(f"step {step}: the gradient norm is {log['grad_norm']}; lower the learning rate")
@@ -98,17 +122,23 @@ class TrainingLoop(ABC):
         self.num_tokens += losses.num_tokens
         return log
 
-    def run(self, run: RunDir, at_step: Callable[[int], None] | None = None) -> None:
+    def run(self, run: RunDir, at_step: Callable[[int], None] | None = None, stop: Callable[[], bool] = never) -> None:
         """Trains to the stage's end from the run's last checkpoint, or from the start.
 
         Args:
-            at_step: called before each checkpoint and at the end; what it records is recorded once, because the
-                checkpoint follows it.
+            at_step: called by the first rank every `evals.every` steps and at the end, and again when a run is resumed at such
+                a step: it is to record once, and does nothing where that is done. It may raise Stopped.
+            stop: asked after every step. When one rank says so, all end with the checkpoint of this very step.
+
+        Raises:
+            Stopped: on every rank, after the checkpoint.
+            TrainingDiverged, UserError: as of `train_step` and `resume`.
         """
         if not self.resume(run):
             self.begin()
+        elif self._reach(at_step):
+            raise self._stopped()
         rows: list[dict[str, float]] = []
-        every, evaluate = self.config.checkpoint_every, self.config.evals.every
         while self.step < self.stage.steps:
             start = self._clock()
             rows.append(self.train_step())
@@ -116,14 +146,40 @@ class TrainingLoop(ABC):
             if is_last:
                 self.finish()
             self.compute_seconds += self._clock() - start
-            is_checkpoint = self.step % every == 0 or is_last
-            if self.step % LOG_EVERY == 0 or is_checkpoint:
-                append_jsonl(run.metrics_path, self._metrics_row(rows))
-                rows = []
-            if at_step is not None and ((evaluate and self.step % evaluate == 0) or is_last):
-                at_step(self.step)
-            if is_checkpoint:
+            is_checkpoint = self.step % self.config.checkpoint_every == 0 or is_last
+            stopped = self.ranks.any(stop())
+            if self.step % LOG_EVERY == 0 or is_checkpoint or stopped:
+                rows = self._log(run, rows)
+            stopped = stopped or self._reach(at_step)
+            if is_checkpoint or stopped:
+                rows = self._log(run, rows)
                 self.save(run)
+            if stopped:
+                raise self._stopped()
+
+    def _reach(self, at_step: Callable[[int], None] | None) -> bool:
+        """Lets the first rank do what is due at the present step; whether it was asked to stop meanwhile, on every rank."""
+        every, is_last = self.config.evals.every, self.step == self.stage.steps
+        if at_step is None or not (is_last or (every and self.step % every == 0)):
+            return False
+        stopped = False
+        if self.ranks.is_first:
+            try:
+                at_step(self.step)
+            except Stopped:  # raised again, on every rank, when the step is saved
+                stopped = True
+        return self.ranks.any(stopped)
+
+    def _stopped(self) -> Stopped:
+        return Stopped(f"step {self.step} of {self.stage.steps}: asked to stop; its checkpoint is saved")
+
+    def _log(self, run: RunDir, rows: list[dict[str, float]]) -> list[dict[str, float]]:
+        """Appends the means of the steps since the last row, if there are any. Returns the steps that are left: none."""
+        if rows:
+            row = self._metrics_row(rows)
+            if self.ranks.is_first:
+                append_jsonl(run.metrics_path, row)
+        return []
 
     def _clock(self) -> float:
         if self.device.type == "cuda":
@@ -139,22 +195,31 @@ class TrainingLoop(ABC):
     # Checkpoints
 
     def save(self, run: RunDir) -> None:
-        """Writes a checkpoint of everything the next step depends on."""
-        extra = {"num_tokens": self.num_tokens, "compute_seconds": self.compute_seconds}
-        state = {name: tensor.detach().cpu() for name, tensor in self.state().items()}
-        averages = {name: tensor.cpu() for name, tensor in self.averaged_state().items()}
-        save_checkpoint(run.checkpoints, Checkpoint(self.step, state, averages, self.optimizer.state_dict(), extra))
+        """Writes a checkpoint of everything the next step depends on; every rank goes on when it is there."""
+        if self.ranks.is_first:
+            extra = {"num_tokens": self.num_tokens, "compute_seconds": self.compute_seconds}
+            state = {name: tensor.detach().cpu() for name, tensor in self.state().items()}
+            averages = {name: tensor.cpu() for name, tensor in self.averaged_state().items()}
+            save_checkpoint(run.checkpoints, Checkpoint(self.step, state, averages, self.optimizer.state_dict(), extra))
+        self.ranks.barrier()
 
     @torch.no_grad()
     def resume(self, run: RunDir) -> bool:
         """Loads the last checkpoint, if there is one, and drops metrics after it. Returns whether there was one.
 
         Raises:
-            UserError: it is damaged or belongs to another model.
+            UserError: it is damaged or belongs to another model, or the ranks see different ones.
         """
         checkpoints = list_checkpoints(run.checkpoints)
+        seen = self.ranks.gather(torch.tensor([step_of(path) for path in checkpoints[-1:]] or [0])).tolist()
+        if len(set(seen)) > 1:
+            raise UserError(
+                f"{run.checkpoints}: the ranks see different last steps ({', '.join(map(str, seen))}); is the folder shared by "
+                "all nodes? A file system that was late needs nothing but another start"
+            )
         if not checkpoints:
-            write_jsonl(run.metrics_path, [])
+            if self.ranks.is_first:
+                write_jsonl(run.metrics_path, [])
             return False
         saved = load_checkpoint(checkpoints[-1])
         for own, held in ((self.state(), saved.weights), (self.averaged_state(), saved.ema)):
@@ -167,7 +232,8 @@ class TrainingLoop(ABC):
         self.resumed()
         self.step = saved.step
         self.num_tokens, self.compute_seconds = saved.extra["num_tokens"], saved.extra["compute_seconds"]
-        write_jsonl(run.metrics_path, [row for row in run.metrics() if row["step"] <= self.step])
+        if self.ranks.is_first:
+            write_jsonl(run.metrics_path, [row for row in run.metrics() if row["step"] <= self.step])
         return True
 
     def resumed(self) -> None:  # noqa: B027 (a hook)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from rf_repro.config.schema import OptimConfig, StageConfig
 from rf_repro.model.initialise import is_generation
+from rf_repro.train.ranks import ALONE, Ranks
 
 
 def rate_factor(step: int, stage: StageConfig) -> float:
@@ -24,9 +25,13 @@ def rate_factor(step: int, stage: StageConfig) -> float:
 class MasterOptimizer:
     """AdamW, or Muon on the decoder's block matrices beside it, with one schedule and one gradient norm."""
 
-    def __init__(self, parameters: dict[str, nn.Parameter], optim: OptimConfig, stage: StageConfig) -> None:
-        """`parameters`: what this stage trains, by name, still in float32; the model is cast afterwards."""
-        self.stage, self.grad_clip = stage, optim.grad_clip
+    def __init__(self, parameters: dict[str, nn.Parameter], optim: OptimConfig, stage: StageConfig, ranks: Ranks = ALONE) -> None:
+        """
+        Args:
+            parameters: what this stage trains, by name, still in float32; the model is cast afterwards.
+            ranks: whose gradients are summed.
+        """
+        self.stage, self.grad_clip, self.ranks = stage, optim.grad_clip, ranks
         self.parameters = parameters
         self.masters = {
             name: parameter if optim.precision == "fp32" else parameter.detach().float().clone()
@@ -52,12 +57,13 @@ class MasterOptimizer:
 
     @torch.no_grad()
     def step(self, step: int) -> float:
-        """Moves gradients to the masters, clips, steps, copies back. Returns the gradient norm before clipping; nothing was
-        stepped if it is not finite."""
+        """Moves gradients to the masters, sums them over ranks, clips, steps, copies back. Returns the norm of the summed
+        gradient before clipping; nothing was stepped if it is not finite."""
         for name, parameter in self.parameters.items():
             if parameter is not self.masters[name]:
                 self.masters[name].grad = None if parameter.grad is None else parameter.grad.float()
                 parameter.grad = None
+        self._sum_gradients()
         masters = [master for master in self.masters.values() if master.grad is not None]
         norm = float(nn.utils.clip_grad_norm_(masters, self.grad_clip))
         if not math.isfinite(norm):
@@ -70,6 +76,18 @@ class MasterOptimizer:
             optimizer.zero_grad()
         self.copy_to_model()
         return norm
+
+    def _sum_gradients(self) -> None:
+        """A rank may lack some: of experts that none of its tokens chose, of ways in that none of its samples took."""
+        if self.ranks.size == 1:
+            return
+        masters = list(self.masters.values())
+        present = torch.tensor([master.grad is not None for master in masters]).int()
+        self.ranks.sum_([present])
+        for master, holders in zip(masters, present.tolist(), strict=True):
+            if holders and master.grad is None:
+                master.grad = torch.zeros_like(master)
+        self.ranks.sum_([master.grad for master in masters if master.grad is not None])
 
     @torch.no_grad()
     def copy_to_model(self) -> None:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from rf_repro.config.schema import ExperimentConfig, MixtureConfig, StageConfig
+from rf_repro.core.errors import UserError
 from rf_repro.core.hashing import derive_seed
 from rf_repro.data.mixture import SceneMixture
 from rf_repro.data.packing import PackedBatch, TextTokens
@@ -20,8 +21,9 @@ from rf_repro.representation.continuous import FeatureStatistics
 from rf_repro.representation.vq import OnlineVQ, usage_and_perplexity
 from rf_repro.train.ema import Average
 from rf_repro.train.loop import DTYPES, StepLosses, TrainingLoop
-from rf_repro.train.objective import compute_losses, weights
+from rf_repro.train.objective import compute_losses, own_part, weights
 from rf_repro.train.optim import MasterOptimizer
+from rf_repro.train.ranks import ALONE, Ranks
 
 WARMUP_IMAGES = 128  # in each codebook warm-up batch
 INITIAL_IMAGES = 2048  # whose features the prototypes are drawn from
@@ -35,7 +37,13 @@ class Trainer(TrainingLoop):
         start: weights of the stage before it (a shared stage's EMA weights), or None to start from `seed` alone.
         encoder: weights of a pretrained encoder, by name, which a first stage starts from.
         space: what generation tokens hold; None: pixels.
+        ranks: who share out the samples of each step. Batch and draws are the same for any number of them.
+
+    Raises:
+        UserError: more ranks than generation samples in a step.
     """
+
+    can_share = True
 
     def __init__(
         self,
@@ -48,8 +56,14 @@ class Trainer(TrainingLoop):
         start: dict[str, Tensor] | None = None,
         encoder: dict[str, Tensor] | None = None,
         space: ImageSpace | None = None,
+        ranks: Ranks = ALONE,
     ) -> None:
-        super().__init__(config, stage, seed, device)
+        super().__init__(config, stage, seed, device, ranks=ranks)
+        if 0 < stage.mixture.generation < ranks.size:
+            raise UserError(
+                f"stages.{stage.name}.mixture.generation={stage.mixture.generation}: fewer samples a step than the {ranks.size} "
+                f"ranks; start at most {stage.mixture.generation}, or raise it"
+            )
         self.mixture = mixture
         self.tokens = TextTokens(tokenizer.pad_id, tokenizer.bos_id, tokenizer.null_id)
         self.space: ImageSpace = PixelSpace(config.model.pixel.patch_size) if space is None else space
@@ -75,7 +89,7 @@ class Trainer(TrainingLoop):
         trained = {name: p for name, p in named.items() if stage.trains == "all" or name.startswith("connector.")}
         for name, parameter in named.items():
             parameter.requires_grad_(name in trained)
-        self.optimizer = MasterOptimizer(trained, config.optim, stage)
+        self.optimizer = MasterOptimizer(trained, config.optim, stage, ranks)
         self.frozen = {name: p.detach().clone() for name, p in named.items() if name not in trained}
         self.average = Average(self.masters(), config.optim.ema_decay, warm_up=True)
         for module in modules.values():
@@ -140,23 +154,33 @@ class Trainer(TrainingLoop):
             for index in range(self.config.representation.warmup_batches):
                 features = features_of(1 + index)
                 self.vq.update(features, self.vq.assign(features), self.config.representation.warmup_momentum)
+        self._keep_targets_alike()
+
+    def _keep_targets_alike(self) -> None:
+        """Scattered sums of a GPU round differently from run to run, so the first rank's codebook stands for all."""
+        for module in (self.vq, self.statistics):
+            if module is not None:
+                self.ranks.copy_first_(list(module.buffers()))
 
     @torch.no_grad()
     def assign_targets(self, batch: PackedBatch) -> list[Tensor] | None:
-        """The targets of `compute_losses` for each generation group, assigned over the whole step's features; moves the
-        codebook or the statistics."""
+        """The targets of `compute_losses` for each generation group, assigned over the whole step's features, to which each
+        rank adds those of its own samples; moves the codebook or the statistics."""
         if self.target_encoder is None or not batch.generation:
             return None
-        features = [self.target_features(group.images) for group in batch.generation if group.images is not None]
+        images = [own_part(group, self.ranks).images for group in batch.generation]
+        features = [self.ranks.gather(self.target_features(own)) for own in images if own is not None]
         flat = torch.cat([item.flatten(0, 1) for item in features])
         if self.vq is not None:
             codes = self.vq.assign(flat)
             self.vq.update(flat, codes)
+            self._keep_targets_alike()
             self._recent_codes.append(codes.cpu())
             pieces = codes.split([item.shape[0] * item.shape[1] for item in features])
             return [piece.view(item.shape[:2]) for piece, item in zip(pieces, features, strict=True)]
         assert self.statistics is not None
         self.statistics.update(flat)
+        self._keep_targets_alike()
         return [self.continuous_targets(item) for item in features]
 
     def continuous_targets(self, features: Tensor) -> Tensor:
@@ -173,10 +197,12 @@ class Trainer(TrainingLoop):
         generator = torch.Generator().manual_seed(derive_seed("step", self.stage.name, self.seed, step))
         targets = self.assign_targets(batch)
         terms = compute_losses(
-            self.model, self.space, batch, targets, self.config.objective, self.tokens, generator, self.masked_head
+            self.model, self.space, batch, targets, self.config.objective, self.tokens, generator, self.masked_head, self.ranks
         )
         weight = weights(self.config, self.stage)
-        means = {name: total / max(count, 1) for name, (total, count) in terms.items()}
+        counts = torch.tensor([count for _, count in terms.values()])
+        self.ranks.sum_([counts])
+        means = {name: total / max(count, 1) for (name, (total, _)), count in zip(terms.items(), counts.tolist(), strict=True)}
         loss = torch.stack([weight[name] * mean for name, mean in means.items()]).sum()
         return StepLosses(means, loss, self.model.num_tokens(batch))
 

@@ -1,5 +1,6 @@
 """Training of the in-suite VAE: reconstruction plus a little KL. It is trained once, and frozen for all VAE variants."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,8 +18,9 @@ from rf_repro.model.space import ImageSpace
 from rf_repro.model.vae import KLAutoencoder, kl_divergence
 from rf_repro.train.checkpoint import load_checkpoint
 from rf_repro.train.ema import Average
-from rf_repro.train.loop import DTYPES, StepLosses, TrainingLoop
+from rf_repro.train.loop import DTYPES, StepLosses, TrainingLoop, never
 from rf_repro.train.optim import MasterOptimizer
+from rf_repro.train.ranks import ALONE, Ranks
 
 DECAY_FRACTION = 0.5  # of the steps, over which the rate falls to zero in the end (assumed; over all of them the error is larger)
 CHUNK = 256  # images at a time where no gradient is needed
@@ -32,8 +34,8 @@ class VAETrainer(TrainingLoop):
         images: uint8 [N, S, S, 3], the training images, on the CPU.
     """
 
-    def __init__(self, config: ExperimentConfig, seed: int, device: torch.device, images: Tensor) -> None:
-        super().__init__(config, replace(config.stages[-1], decay_fraction=DECAY_FRACTION), seed, device)
+    def __init__(self, config: ExperimentConfig, seed: int, device: torch.device, images: Tensor, ranks: Ranks = ALONE) -> None:
+        super().__init__(config, replace(config.stages[-1], decay_fraction=DECAY_FRACTION), seed, device, ranks=ranks)
         self.settings, self.images = config.model.vae, images
         self.model = KLAutoencoder(self.settings)
         self.model.initialise(seed)
@@ -90,10 +92,19 @@ class VAETrainer(TrainingLoop):
         self.statistics["latent_std"].copy_(std)
 
 
-def train_vae(config: ExperimentConfig, run: RunDir, seed: int, device: torch.device, images: Tensor) -> VAETrainer:
-    """Trains the VAE of a `stage-vae` run to its end, from where it stopped. See `VAETrainer` for what it raises."""
-    trainer = VAETrainer(config, seed, device, images)
-    trainer.run(run)
+def train_vae(
+    config: ExperimentConfig,
+    run: RunDir,
+    seed: int,
+    device: torch.device,
+    images: Tensor,
+    stop: Callable[[], bool] = never,
+    ranks: Ranks = ALONE,
+) -> VAETrainer:
+    """Trains the VAE of a `stage-vae` run to its end, from where it stopped. See `VAETrainer` for what it raises, and
+    `TrainingLoop.run` for `stop`."""
+    trainer = VAETrainer(config, seed, device, images, ranks)
+    trainer.run(run, stop=stop)
     return trainer
 
 

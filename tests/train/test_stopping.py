@@ -1,0 +1,218 @@
+"""Asked to stop, a training ends with a checkpoint of the very step it is at, on every rank, and goes on from there as if it
+had never been asked."""
+
+import random
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from rf_repro.config.schema import ExperimentConfig
+from rf_repro.core.errors import Stopped, UserError
+from rf_repro.core.run_dir import RunDir
+from rf_repro.data.mixture import SceneMixture
+from rf_repro.data.scenes.tokenizer import SceneTokenizer
+from rf_repro.train.checkpoint import list_checkpoints, load_checkpoint, step_of
+from rf_repro.train.ranks import Ranks
+from rf_repro.train.trainer import Trainer
+from tests.model.small import small_config
+from tests.train.processes import run_ranks
+from tests.train.test_data_parallel import make
+from tests.train.test_trainer import CASES, PIXEL_RF, run_dir, tensors_of
+
+
+def last_step(run: RunDir) -> int:
+    return step_of(list_checkpoints(run.checkpoints)[-1])
+
+
+def assert_same_end(first: RunDir, second: RunDir) -> None:
+    """Weights, averages, codebook, optimiser and tokens of the last checkpoint, bit by bit."""
+    one, other = (load_checkpoint(list_checkpoints(run.checkpoints)[-1]) for run in (first, second))
+    assert one.step == other.step
+    assert one.extra["num_tokens"] == other.extra["num_tokens"]
+    for part in ("weights", "ema", "optimizer"):
+        own, expected = tensors_of(getattr(one, part)), tensors_of(getattr(other, part))
+        assert own.keys() == expected.keys()
+        for name, tensor in own.items():
+            assert torch.equal(tensor, expected[name]), f"{part}{name}"
+
+
+@pytest.mark.parametrize("config", CASES.values(), ids=CASES)
+def test_stopped_after_every_step_it_ends_where_it_would_have(config: ExperimentConfig, tmp_path: Path) -> None:
+    whole, parts = run_dir(tmp_path / "whole"), run_dir(tmp_path / "parts")
+    make(config).run(whole)
+    for step in range(1, 9):
+        with pytest.raises(Stopped, match=f"step {step} of 8: asked to stop; its checkpoint is saved"):
+            make(config).run(parts, stop=lambda: True)
+        assert last_step(parts) == step
+    make(config).run(parts, stop=lambda: pytest.fail("asked of a finished training"))
+    assert_same_end(whole, parts)
+    regular, rows = whole.metrics(), {row["step"]: row for row in parts.metrics()}
+    assert list(rows) == list(range(1, 9))
+    assert [row["step"] for row in regular] == [2, 4, 6, 8]
+    for row in regular:  # a row has the steps since the one before
+        assert rows[row["step"]]["tokens"] == row["tokens"]
+        assert (rows[row["step"] - 1]["loss"] + rows[row["step"]]["loss"]) / 2 == pytest.approx(row["loss"], rel=1e-6)
+
+
+class Counting(Trainer):
+    """Remembers the steps it saved."""
+
+    saved: list[int]
+
+    def save(self, run: RunDir) -> None:
+        self.saved = [*getattr(self, "saved", []), self.step]
+        super().save(run)
+
+
+def counting(config: ExperimentConfig) -> Counting:
+    tokenizer = SceneTokenizer(config.data.scenes)
+    return Counting(config, config.stages[0], 0, torch.device("cpu"), SceneMixture(config.data, tokenizer), tokenizer)
+
+
+class Evaluation:
+    """Records each step once, and is asked to stop in the midst of one, before its record."""
+
+    def __init__(self, stop_at: int) -> None:
+        self.stop_at, self.calls, self.records = stop_at, list[int](), list[int]()
+
+    def __call__(self, step: int) -> None:
+        self.calls.append(step)
+        if step in self.records:
+            return
+        if step == self.stop_at:
+            self.stop_at = 0
+            raise Stopped("image 3 of 8")
+        self.records.append(step)
+
+
+@pytest.mark.parametrize(
+    ("every", "stop_at"), [(5, 5), (4, 4), (5, 8)], ids=["between checkpoints", "at a checkpoint", "at the end"]
+)
+def test_stopped_in_an_evaluation_nothing_is_lost_and_it_is_recorded_once(every: int, stop_at: int, tmp_path: Path) -> None:
+    config = small_config(evals__every=every)
+    whole, parts = run_dir(tmp_path / "whole"), run_dir(tmp_path / "parts")
+    make(config).run(whole)
+    evaluation, trainer = Evaluation(stop_at), counting(config)
+    with pytest.raises(Stopped, match=f"step {stop_at} of 8"):
+        trainer.run(parts, evaluation)
+    assert trainer.saved == sorted({*range(2, stop_at + 1, 2), stop_at})  # and none of them twice
+    assert [row["step"] for row in parts.metrics()] == trainer.saved
+    again = counting(config)
+    again.run(parts, evaluation)
+    due = sorted({*range(every, 9, every), 8})
+    assert evaluation.records == due
+    assert evaluation.calls == sorted([*due, stop_at])
+    assert_same_end(whole, parts)
+
+
+def test_a_stop_comes_before_an_evaluation_that_is_due_and_the_evaluation_after_it(tmp_path: Path) -> None:
+    run, evaluation, steps = run_dir(tmp_path), Evaluation(0), 0
+
+    def at_the_fifth_step() -> bool:
+        nonlocal steps
+        steps += 1
+        return steps == 5
+
+    trainer = counting(PIXEL_RF)
+    with pytest.raises(Stopped, match="step 5 of 8"):
+        trainer.run(run, evaluation, at_the_fifth_step)
+    assert not evaluation.calls
+    assert trainer.saved == [2, 4, 5]
+    make(PIXEL_RF).run(run, evaluation)
+    assert evaluation.calls == evaluation.records == [5, 8]
+
+
+def test_stopped_again_in_the_evaluation_with_which_it_goes_on(tmp_path: Path) -> None:
+    run, evaluation = run_dir(tmp_path), Evaluation(5)
+    with pytest.raises(Stopped):
+        make(PIXEL_RF).run(run, evaluation)
+    before = {path: path.stat().st_mtime_ns for path in run.checkpoints.rglob("*")}
+    evaluation.stop_at = 5
+    with pytest.raises(Stopped, match="step 5 of 8"):
+        make(PIXEL_RF).run(run, evaluation)
+    assert {path: path.stat().st_mtime_ns for path in run.checkpoints.rglob("*")} == before  # it was saved already
+    make(PIXEL_RF).run(run, evaluation)
+    assert evaluation.calls == [5, 5, 5, 8]
+
+
+# Several ranks
+
+LONG = small_config(
+    stages__joint__steps=40, checkpoint_every=15, evals__every=10, optim__precision="bf16", stages__joint__optimizer="muon"
+)
+
+
+def undisturbed(ranks: Ranks, run: Path) -> None:
+    make(LONG, ranks).run(RunDir(run))
+
+
+def stopped_at_random(ranks: Ranks, run: Path, seed: int) -> list[int]:
+    """The steps at which it stopped, each time because of the last rank alone, at a moment of its own choice."""
+    moments, stops = random.Random(seed), []
+    while True:
+        flag = threading.Event()
+        if ranks.rank == ranks.size - 1:
+            timer = threading.Timer(moments.uniform(0, 0.6), flag.set)
+            timer.start()
+        trainer = make(LONG, ranks)
+        try:
+            trainer.run(RunDir(run), stop=flag.is_set)
+        except Stopped as reason:
+            said = str(reason)
+        else:
+            return stops
+        assert said.startswith(f"step {trainer.step} of 40")
+        assert last_step(RunDir(run)) == trainer.step  # on every rank: it is there when they learn of the end
+        stops.append(trainer.step)
+
+
+@pytest.mark.dist
+def test_a_stop_on_one_rank_stops_all_at_one_step_and_costs_nothing(tmp_path: Path) -> None:
+    whole, parts = run_dir(tmp_path / "whole"), run_dir(tmp_path / "parts")
+    seed = time.time_ns()
+    run_ranks(undisturbed, 2, tmp_path / "groups", whole.path)
+    first, second = run_ranks(stopped_at_random, 2, tmp_path / "groups", parts.path, seed)
+    assert first == second, f"moments of seed {seed}"
+    assert first, f"never stopped, moments of seed {seed}"
+    assert_same_end(whole, parts)
+    steps = [row["step"] for row in parts.metrics()]
+    assert steps == sorted({*first, 15, 25, 30, 40}), f"moments of seed {seed}"  # written by one rank alone
+
+
+def evaluated(ranks: Ranks, run: Path, stop_at: int) -> tuple[list[int], str]:
+    evaluation = Evaluation(stop_at)
+    try:
+        make(LONG, ranks).run(RunDir(run), evaluation)
+    except Stopped as stop:
+        return evaluation.calls, str(stop)
+    return evaluation.calls, "done"
+
+
+@pytest.mark.dist
+def test_a_stop_in_the_first_ranks_evaluation_stops_all(tmp_path: Path) -> None:
+    run = run_dir(tmp_path / "run")
+    stopped = "step 20 of 40: asked to stop; its checkpoint is saved"
+    assert run_ranks(evaluated, 2, tmp_path / "groups", run.path, 20) == [([10, 20], stopped), ([], stopped)]
+    assert last_step(run) == 20
+    assert run_ranks(evaluated, 2, tmp_path / "groups", run.path, 0) == [([20, 30, 40], "done"), ([], "done")]
+    whole = run_dir(tmp_path / "whole")
+    run_ranks(undisturbed, 2, tmp_path / "groups", whole.path)
+    assert_same_end(whole, run)
+
+
+def each_in_its_own_folder(ranks: Ranks, runs: list[Path]) -> str:
+    with pytest.raises(UserError) as error:
+        make(LONG, ranks).run(RunDir(runs[ranks.rank]))
+    return str(error.value)
+
+
+@pytest.mark.dist
+def test_ranks_that_see_different_checkpoints_are_refused(tmp_path: Path) -> None:
+    one, other = run_dir(tmp_path / "one"), run_dir(tmp_path / "other")
+    with pytest.raises(Stopped):
+        make(LONG).run(other, stop=lambda: True)
+    for message in run_ranks(each_in_its_own_folder, 2, tmp_path / "groups", [one.path, other.path]):
+        assert "the ranks see different last steps (0, 1)" in message

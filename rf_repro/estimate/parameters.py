@@ -1,0 +1,218 @@
+"""Parameters by part, from the model's own classes on the meta device: nothing is allocated, initialised or downloaded."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+import torch
+from torch import nn
+
+from rf_repro.config.schema import DecoderConfig, ExperimentConfig, StageConfig
+from rf_repro.core.errors import UserError
+from rf_repro.data.scenes.tokenizer import SceneTokenizer
+from rf_repro.estimate.encoders import WAN_PARAMETERS, pretrained_encoder
+from rf_repro.model.encoder import MaskedImageHead
+from rf_repro.model.layers import RMSNorm, sincos_2d
+from rf_repro.model.layout import Pool, SpanKind
+from rf_repro.model.mot import MixtureOfTransformers
+from rf_repro.model.representation_tokens import ContinuousTokens, DiscreteTokens
+from rf_repro.model.rf_model import PixelTokens, RFModel
+from rf_repro.model.space import patch_dim
+from rf_repro.model.vae import KLAutoencoder
+from rf_repro.representation.alignment import Projector
+from rf_repro.train.optim import _is_block_matrix
+
+# The parts, and how a parameter's name in RFModel tells its part: the first expression that fits its beginning.
+_NAMES = {
+    "encoder": r"encoder\.",
+    "alignment_projector": r"alignment\.",
+    "representation_head": r"representation\.head\.",
+    "norms": r".*norm",
+    "text_embedding": r"text_embedding\.",
+    "connector": r"connector\.",
+    "image_position": r"image_position",
+    "representation_in": r"representation\.",
+    "time_embedding": r"pixels\.time\.",
+    "pixel_head": r"pixels\.head\.",
+    "pixel_in": r"pixels\.",
+    "attention": r".*\.attention\.",
+    "pool_understanding": r".*\.pools\.understanding\.",
+    "pool_representation": r".*\.pools\.representation\.",
+    "pool_pixel": r".*\.pools\.pixel\.",
+    "time_modulation": r".*\.modulation\.",
+    "text_head": r"text_head\.",
+}
+
+# What a token of each kind passes through; an image token stands for four of the encoder's patches.
+_WAYS: dict[SpanKind, tuple[str, ...]] = {
+    "text": ("text_embedding", "attention", "pool_understanding", "norms", "text_head"),
+    "image": ("encoder", "connector", "image_position", "attention", "pool_understanding", "norms"),
+    "representation": ("representation_in", "attention", "pool_representation", "norms", "representation_head"),
+    "pixel": ("pixel_in", "time_embedding", "attention", "pool_pixel", "time_modulation", "norms", "pixel_head"),
+}
+
+
+@dataclass(frozen=True)
+class Part:
+    """Counts of parameters.
+
+    Attributes:
+        total: all.
+        active: those that one token uses: of `num_experts` routed experts, `num_active_experts`.
+        matmul: active ones in matrices, 2 FLOPs each and token, forward.
+        block_matrices: of `total`, what Muon steps in a stage that has it.
+    """
+
+    total: int = 0
+    active: int = 0
+    matmul: int = 0
+    block_matrices: int = 0
+
+    def __add__(self, other: "Part") -> "Part":
+        return Part(
+            self.total + other.total, self.active + other.active, self.matmul + other.matmul,
+            self.block_matrices + other.block_matrices,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """`parts` make the model. `beside` it are the EMA copy of the encoder, the codebook and the VAE, which no optimiser steps,
+    and the masked-image head of `tiny`'s first stage, which is trained and thrown away."""
+
+    parts: dict[str, Part]
+    beside: dict[str, int]
+
+    @property
+    def total(self) -> int:
+        """Of the model, as a run's record has it."""
+        return sum(part.total for part in self.parts.values())
+
+    @property
+    def active(self) -> dict[SpanKind, int]:
+        """Parameters that a token of each kind uses. Embeddings and heads count whole, as is usual."""
+        kinds = [kind for kind, way in _WAYS.items() if way[0] in self.parts]
+        return {kind: sum(self.parts[name].active for name in _WAYS[kind] if name in self.parts) for kind in kinds}
+
+    def trained(self, stage: StageConfig) -> Part:
+        """What the stage's optimiser steps."""
+        if stage.trains == "connector":
+            return self.parts["connector"]
+        return sum(self.parts.values(), Part(total=self.beside.get("masked_image_head", 0)))
+
+
+def part_of(name: str) -> str:
+    """The part that a parameter of RFModel belongs to."""
+    return next(part for part, expression in _NAMES.items() if re.match(expression, name))
+
+
+def largest_image(config: ExperimentConfig) -> int:
+    """Pixels a side of the largest image of any stage."""
+    if config.data.world == "scenes":
+        return config.data.scenes.image_size
+    return max(stage.max_image_size for stage in config.stages)
+
+
+def count_parameters(config: ExperimentConfig) -> Parameters:
+    """Of the model of a config.
+
+    Raises:
+        UserError: a size is missing that real data or pretrained weights need.
+    """
+    decoder, parts = config.model.decoder, dict.fromkeys(_NAMES, Part())
+    for name, parameter, copies in _parameters(config):
+        total = parameter.numel() * copies
+        active = total * decoder.num_active_experts // decoder.num_experts if ".experts" in name else total
+        is_matrix = parameter.ndim > 1 and not name.startswith(("text_embedding.", "representation.identity"))
+        is_matrix = is_matrix and not name.endswith("position")
+        muon = total if _is_block_matrix(name, parameter) else 0
+        parts[part_of(name)] += Part(total, active, active if is_matrix else 0, muon)
+    if config.data.world != "scenes":
+        size = pretrained_encoder(config.model.encoder)
+        parts["encoder"] = Part(size.total, size.total, size.matmul)
+    return Parameters({name: part for name, part in parts.items() if part.total}, _beside(config, parts["encoder"].total))
+
+
+def _beside(config: ExperimentConfig, encoder: int) -> dict[str, int]:
+    beside = {}
+    if config.representation.kind != "none":
+        beside["target_encoder"] = encoder
+    if config.representation.kind == "discrete":
+        beside["codebook"] = config.representation.codebook_size * config.model.encoder.width
+    if config.model.pixel.space == "vae":
+        beside["vae"] = WAN_PARAMETERS if config.model.vae.kind == "wan" else _numel(meta_vae(config))
+    if config.stages[-1].mixture.masked_image:
+        beside["masked_image_head"] = _numel(meta_masked_head(config))
+    return beside
+
+
+def meta_vae(config: ExperimentConfig) -> KLAutoencoder:
+    """The in-suite VAE, without memory."""
+    with torch.device("meta"):
+        return KLAutoencoder(config.model.vae)
+
+
+def meta_masked_head(config: ExperimentConfig) -> MaskedImageHead:
+    """The masked-image head, without memory."""
+    with torch.device("meta"):
+        return MaskedImageHead(config.model.encoder)
+
+
+def _numel(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def _parameters(config: ExperimentConfig) -> Iterator[tuple[str, nn.Parameter, int]]:
+    """(name as in RFModel, parameter, how many like it there are). Of real data's model all but the encoder, and one block of
+    the decoder for all."""
+    if config.data.world == "scenes":
+        with torch.device("meta"):
+            model: nn.Module = RFModel(config, SceneTokenizer(config.data.scenes).vocab_size)
+        yield from ((name, parameter, 1) for name, parameter in model.named_parameters())
+        return
+    for name, parameter in _ways_in_and_out(config).named_parameters():
+        yield name, parameter, 1
+    pools: list[Pool] = ["understanding"]
+    pools += ["pixel"] if config.model.pixel.space != "none" else []
+    pools += ["representation"] if config.representation.kind in ("discrete", "continuous") else []
+    for name, parameter in _one_block(config.model.decoder, tuple(pools)).named_parameters():
+        yield f"decoder.{name}", parameter, config.model.decoder.num_layers
+
+
+@lru_cache(maxsize=16)
+def _one_block(config: DecoderConfig, pools: tuple[Pool, ...]) -> MixtureOfTransformers:
+    with torch.device("meta"):
+        return MixtureOfTransformers(replace(config, num_layers=1), pools)
+
+
+def _ways_in_and_out(config: ExperimentConfig) -> nn.ModuleDict:
+    """What RFModel has beside encoder and decoder, under its names. Assumed: tables of positions span the largest image."""
+    decoder, representation, feature_dim = config.model.decoder, config.representation, config.model.encoder.width
+    width, eps, size = decoder.width, decoder.norm_eps, largest_image(config)
+    if not decoder.vocab_size:
+        raise UserError(f"model.decoder.vocab_size=0: must be the tokenizer's where data.world={config.data.world}")
+    if not size:
+        raise UserError(f"stages.*.max_image_size=0: must be the pixels a side where data.world={config.data.world}")
+    feature_grid, pixel_grid = size // config.model.encoder.patch_size // 2, size // config.model.pixel.patch_size
+    with torch.device("meta"):
+        ways: dict[str, nn.Module] = {
+            "connector": nn.Sequential(nn.Linear(feature_dim, width), nn.GELU(), nn.Linear(width, width)),
+            "text_embedding": nn.Embedding(decoder.vocab_size, width),
+            "text_norm": RMSNorm(width, eps),
+            "text_head": nn.Linear(width, decoder.vocab_size, bias=False),
+        }
+        if config.model.pixel.space != "none":
+            additive = decoder.time_conditioning == "additive"
+            ways["pixels"] = PixelTokens(width, patch_dim(config.model), pixel_grid, additive, eps)
+        if representation.kind == "discrete":
+            ways["representation"] = DiscreteTokens(width, representation.codebook_size, feature_grid, pixel_grid, eps)
+        elif representation.kind == "continuous":
+            ways["representation"] = ContinuousTokens(
+                width, feature_dim, feature_grid, pixel_grid, eps, representation.continuous
+            )
+        elif representation.kind == "repa":
+            ways["alignment"] = Projector(width, representation.alignment.width, feature_dim)
+        model = nn.ModuleDict(ways)
+        model.register_parameter("image_position", nn.Parameter(sincos_2d(feature_grid, width, extent=feature_grid)))
+    return model

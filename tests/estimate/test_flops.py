@@ -1,0 +1,185 @@
+"""FLOPs and tokens against PyTorch's own counter and against records of trained runs."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from ablations.registry import GRIDS
+from rf_repro.config.overrides import apply_overrides, from_dict
+from rf_repro.config.scales import paper
+from rf_repro.config.schema import ExperimentConfig
+from rf_repro.core.errors import UserError
+from rf_repro.data.mixture import SceneMixture
+from rf_repro.data.scenes.tokenizer import SceneTokenizer
+from rf_repro.estimate.flops import Cost, step_flops, vae_encode_flops
+from rf_repro.estimate.parameters import count_parameters
+from rf_repro.estimate.workload import make_workload
+from rf_repro.model.vae import KLAutoencoder, LatentSpace
+from rf_repro.train.trainer import Trainer
+from tests.estimate.test_parameters import RECORDS
+from tests.model.small import small_config
+
+CPU = torch.device("cpu")
+CASES = {
+    "pixel": {"representation__kind": "none"},
+    "pixel_rf": {},
+    "vae_rf": {"model__pixel__space": "vae"},
+    "repa": {"representation__kind": "repa", "representation__alignment__layer": 1},
+    "continuous": {"representation__kind": "continuous"},
+    "all_kinds": {
+        "stages__joint__mixture__questions": 2, "stages__joint__mixture__text": 3, "stages__joint__mixture__masked_image": 2,
+    },
+    "additive_time": {"model__decoder__time_conditioning": "additive"},
+}  # fmt: skip
+MATRICES, ATTENTION = ("mm", "addmm"), ("bmm", "baddbmm")
+
+
+def make_trainer(config: ExperimentConfig) -> Trainer:
+    tokenizer = SceneTokenizer(config.data.scenes)
+    space = None
+    if config.model.pixel.space == "vae":
+        vae = KLAutoencoder(config.model.vae)
+        vae.initialise(0)
+        space = LatentSpace(vae, config.model.pixel.patch_size)
+    mixture = SceneMixture(config.data, tokenizer)
+    trainer = Trainer(config, config.stages[-1], 0, CPU, mixture, tokenizer, space=space)
+    if trainer.vq is not None:
+        trainer.vq.initialise(torch.randn(64, config.model.encoder.width), torch.Generator().manual_seed(0))
+    return trainer
+
+
+def estimated(config: ExperimentConfig, ranks: int = 1) -> dict[str, Cost]:
+    stage = config.stages[-1]
+    return step_flops(config, stage, count_parameters(config), make_workload(config, stage, ranks))
+
+
+def counted(counter: FlopCounterMode, names: tuple[str, ...]) -> int:
+    return sum(flops for op, flops in counter.get_flop_counts()["Global"].items() if str(op).split(".")[1] in names)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_flops_are_those_that_pytorch_counts(name: str) -> None:
+    """All matrix products of a forward pass exactly, attention as if nothing were masked, which is how the CPU computes it;
+    training within the few products whose input's gradient nobody needs. The counter sees no elementwise operation."""
+    config = small_config(**CASES[name])
+    trainer, costs = make_trainer(config), estimated(config)
+    work = make_workload(config, config.stages[-1], 1)
+    decoder, encoder = config.model.decoder, config.model.encoder
+    masked_out = work.total(lambda shape: shape.layout.length**2 - shape.pairs)
+    extra = 4 * decoder.num_heads * decoder.head_dim * decoder.num_layers * masked_out
+    in_encoders = 4 * encoder.width * encoder.num_layers * work.total(lambda s: s.encoded**2 + s.targets**2)
+    if "masked_image_head" in costs:
+        in_encoders += 4 * encoder.width * work.samples["masked_image"] * work.shapes["masked_image"].encoded ** 2
+
+    with FlopCounterMode(display=False) as forward:
+        losses = trainer.losses(1)
+    linear = sum(cost.forward for part, cost in costs.items() if part not in ("attention_scores", "vae_encode")) - in_encoders
+    if name == "continuous":  # of the sequences that are not dropped
+        share = 1 - counted_drops(config) / config.stages[-1].mixture.generation
+        linear -= (1 - share) * costs["representation_head"].forward
+    assert counted(forward, MATRICES) == pytest.approx(linear, rel=1e-12)
+    assert counted(forward, ATTENTION) == costs["attention_scores"].forward + extra + in_encoders
+    assert counted(forward, ("convolution",)) == costs.get("vae_encode", Cost(0, 0)).forward
+
+    with FlopCounterMode(display=False) as backward:
+        losses.total.backward()
+    expected = sum(cost.training - cost.forward for cost in costs.values()) + 2 * extra
+    assert backward.get_total_flops() == pytest.approx(expected, rel=0.02)
+
+
+def counted_drops(config: ExperimentConfig) -> int:
+    """Sequences of the first step whose representation is dropped, from the draws of `compute_losses` in their order."""
+    from rf_repro.core.hashing import derive_seed
+    from rf_repro.model.space import patch_dim
+    from rf_repro.train.flow import sample_times
+
+    stage = config.stages[-1]
+    generator = torch.Generator().manual_seed(derive_seed("step", stage.name, 0, 1))
+    count = stage.mixture.generation
+    sample_times(count, config.objective, generator)
+    torch.randn(count, (config.data.scenes.image_size // config.model.pixel.patch_size) ** 2, patch_dim(config.model),
+                generator=generator)  # fmt: skip
+    torch.rand(count, generator=generator)
+    return int((torch.rand(count, generator=generator) < config.objective.representation_drop).sum())
+
+
+def test_a_stage_that_trains_the_connector_alone() -> None:
+    config = small_config(stages__joint__trains="connector", stages__joint__mixture__generation=0,
+                          model__pixel__space="none", representation__kind="none")  # fmt: skip
+    trainer, costs = make_trainer(config), estimated(config)
+    work = make_workload(config, config.stages[-1], 1)
+    with FlopCounterMode(display=False) as forward:
+        losses = trainer.losses(1)
+    masked_out = work.total(lambda shape: shape.layout.length**2 - shape.pairs)
+    decoder = config.model.decoder
+    extra = 4 * decoder.num_heads * decoder.head_dim * decoder.num_layers * masked_out
+    assert forward.get_total_flops() == sum(cost.forward for cost in costs.values()) + extra
+    with FlopCounterMode(display=False) as backward:
+        losses.total.backward()
+    expected = sum(cost.training - cost.forward for cost in costs.values()) + 2 * extra
+    assert backward.get_total_flops() == pytest.approx(expected, rel=0.02)
+    assert costs["encoder"].training == costs["encoder"].forward
+
+
+@pytest.mark.parametrize("path", RECORDS, ids=lambda path: f"{path.parts[-3]}/{path.parts[-2]}")
+def test_tokens_of_a_step_are_those_that_the_run_recorded(path: Path) -> None:
+    record = json.loads(path.read_text())
+    config = from_dict(json.loads((path.parent / "config.json").read_text()))
+    assert make_workload(config, config.stages[-1], 1).num_tokens * record["steps"] == record["tokens"]
+
+
+def test_pairs_are_those_of_the_attention_mask() -> None:
+    config = small_config(stages__joint__mixture__text=1)
+    for shape in make_workload(config, config.stages[-1], 1).shapes.values():
+        assert shape.pairs == int(shape.layout.may_attend().sum())
+
+
+def test_ranks_share_the_step_and_each_assigns_all_features() -> None:
+    config = small_config()
+    one, two = estimated(config), estimated(config, ranks=2)
+    for name, cost in one.items():
+        share = 1 if name == "vq_assignment" else 0.5
+        assert two[name].training == pytest.approx(share * cost.training), name
+
+
+def test_packs_are_full_and_hold_the_shares() -> None:
+    config = GRIDS["table3a"].variant("pixel_rf").config(paper())
+    for stage in config.stages[1:]:
+        work = make_workload(config, stage, 128)
+        assert work.num_tokens == pytest.approx(32_768)
+        assert work.samples["generation"] == pytest.approx(2 * work.samples["understanding"])
+    generation = make_workload(config, config.stage("continued"), 128).shapes["generation"]
+    assert [generation.tokens(kind) for kind in ("text", "representation", "pixel")] == [512, 1 + 1024, 4096]
+    assert generation.targets == 4096 + 5
+
+
+def test_one_text_token_of_qwen3_30b_a3b() -> None:
+    """5.46 GFLOP of matrices and 0.62 of the head forward, 0.786 MFLOP a key: counted independently, by hand."""
+    config = GRIDS["table2"].variant("vlm_only").config(paper())
+    config = apply_overrides(config, {"stages.joint.mixture.understanding": 0, "stages.joint.mixture.text": 1})
+    stage = config.stage("joint")
+    work = make_workload(config, stage, 1)
+    costs = step_flops(config, stage, count_parameters(config), work)
+    per_token = {name: cost.forward / work.num_tokens for name, cost in costs.items()}
+    assert per_token["attention"] + per_token["pool_understanding"] == pytest.approx(5.46e9, rel=1e-3)
+    assert per_token["text_head"] == pytest.approx(0.62e9, rel=5e-3)
+    assert per_token["attention_scores"] / ((512 + 1) / 2) == pytest.approx(0.786e6, rel=1e-3)
+    assert all(cost.training == 3 * cost.forward for cost in costs.values())
+
+
+def test_the_in_suite_vae_is_counted_without_computing_it() -> None:
+    config = small_config(model__pixel__space="vae")
+    with FlopCounterMode(display=False) as counter:
+        KLAutoencoder(config.model.vae).posterior(torch.zeros(1, 3, 24, 24))
+    assert vae_encode_flops(config, 24) == counter.get_total_flops() > 0
+
+
+def test_more_ranks_than_samples_and_samples_longer_than_a_pack_are_refused() -> None:
+    with pytest.raises(UserError, match="4 samples of a kind at most for 5 GPUs"):
+        make_workload(small_config(), small_config().stages[0], 5)
+    config = apply_overrides(paper(), {"stages.continued.tokens_per_rank": 4096})
+    with pytest.raises(UserError, match="tokens_per_rank=4096: must be at least 4608"):
+        make_workload(config, config.stage("continued"), 8)

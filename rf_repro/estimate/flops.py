@@ -71,9 +71,7 @@ def step_flops(config: ExperimentConfig, stage: StageConfig, parameters: Paramet
         linear("representation_head", predicted * (representation.continuous.draws if representation.kind == "continuous" else 1))
         frozen = {"inputs": False, "weights": False}
         add("target_encoder", images("targets"), **frozen)
-        # Every rank assigns the features of the whole step (Trainer.assign_targets).
-        features = work.ranks * work.total(lambda shape: shape.features)
-        add("vq_assignment", 2 * representation.codebook_size * encoder.width * features, **frozen)
+        add("vq_assignment", 2 * representation.codebook_size * encoder.width * work.assigned_features, **frozen)
         if config.model.pixel.space == "vae":
             add("vae_encode", samples * vae_encode_flops(config, generated.image_size), **frozen)
     if MASKED_IMAGE in work.samples:

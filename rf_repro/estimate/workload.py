@@ -48,11 +48,16 @@ class SampleShape:
 
 @dataclass(frozen=True)
 class Workload:
-    """Mean numbers of samples of a rank's step by kind, and their shapes; the step has `ranks` times as many."""
+    """Mean numbers of samples of a rank's step by kind, and their shapes; the step has `ranks` times as many.
+
+    `assigning` is the number of ranks whose features each rank assigns to codes: of scenes all (`Trainer.assign_targets`), of
+    real data its own, where ranks need to share no more than the mass of each code.
+    """
 
     samples: dict[str, float]
     shapes: dict[str, SampleShape]
     ranks: int
+    assigning: int
 
     def total(self, quantity: Callable[[SampleShape], float]) -> float:
         """Sum of a quantity over the rank's samples."""
@@ -61,6 +66,11 @@ class Workload:
     def tokens(self, kind: SpanKind) -> float:
         """Of one kind, in the decoder."""
         return self.total(lambda shape: shape.tokens(kind))
+
+    @property
+    def assigned_features(self) -> float:
+        """Rows that this rank scores against the codebook."""
+        return self.assigning * self.total(lambda shape: shape.features)
 
     @property
     def num_tokens(self) -> float:
@@ -76,11 +86,12 @@ def make_workload(config: ExperimentConfig, stage: StageConfig, ranks: int) -> W
     """
     shares = {kind: count for kind, count in vars(stage.mixture).items() if count}
     shapes = {kind: _shape(config, stage, kind) for kind in shares}
+    assigning = ranks if config.data.world == "scenes" else 1
     where = f"stages.{stage.name}."
     if not stage.tokens_per_rank:
         if ranks > max(shares.values()):
             raise UserError(f"{where}mixture: {max(shares.values())} samples of a kind at most for {ranks} GPUs; use fewer GPUs")
-        return Workload({kind: count / ranks for kind, count in shares.items()}, shapes, ranks)
+        return Workload({kind: count / ranks for kind, count in shares.items()}, shapes, ranks, assigning)
     for kind, shape in shapes.items():
         if shape.layout.length > stage.tokens_per_rank:
             raise UserError(
@@ -88,7 +99,7 @@ def make_workload(config: ExperimentConfig, stage: StageConfig, ranks: int) -> W
                 f"{kind} sample at {shape.image_size} pixels; raise it or lower {where}max_image_size"
             )
     packs = stage.tokens_per_rank / sum(count * shapes[kind].layout.length for kind, count in shares.items())
-    return Workload({kind: count * packs for kind, count in shares.items()}, shapes, ranks)
+    return Workload({kind: count * packs for kind, count in shares.items()}, shapes, ranks, assigning)
 
 
 def _shape(config: ExperimentConfig, stage: StageConfig, kind: str) -> SampleShape:

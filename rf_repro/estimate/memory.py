@@ -1,0 +1,210 @@
+"""Bytes on one GPU: what is held throughout a stage, and what each phase of a step adds at its peak.
+
+The states are the trainer's (rf_repro.train.optim, rf_repro.train.ema), each sharded evenly over a group of GPUs; activations are
+what autograd keeps of rf_repro.model.mot, term by term. What is not in the list is not counted: the temporaries of elementwise
+operations, the allocator's fragmentation, the batches that a loader holds in advance.
+
+b bytes of a number of the model, d width, H query heads, K key-value heads, h head_dim, f feed-forward width.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from rf_repro.config.schema import ExperimentConfig, StageConfig
+from rf_repro.estimate.encoders import pretrained_encoder
+from rf_repro.estimate.parameters import Parameters
+from rf_repro.estimate.workload import GENERATION, MASKED_IMAGE, SampleShape, Workload
+from rf_repro.model.space import patch_dim
+
+FP32 = 4
+CONTEXT_BYTES = 2 * 10**9  # assumed: CUDA context, cuBLAS workspaces, NCCL channels
+VAE_MAPS = 3  # assumed: feature maps at full resolution that are live together while the VAE encodes without gradient
+WAN_WIDTH = 96  # channels of Wan 2.1's VAE at full resolution
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes a GPU. `states` are always there; of `phases`, which follow each other in a step, one at a time."""
+
+    states: dict[str, int]
+    phases: dict[str, dict[str, int]]
+
+    @property
+    def peak_phase(self) -> str:
+        return max(self.phases, key=lambda name: sum(self.phases[name].values()))
+
+    @property
+    def at_peak(self) -> dict[str, int]:
+        """Component -> bytes at the step's peak."""
+        return self.states | self.phases[self.peak_phase]
+
+    @property
+    def peak(self) -> int:
+        return sum(self.at_peak.values())
+
+
+def stage_memory(
+    config: ExperimentConfig, stage: StageConfig, parameters: Parameters, work: Workload, shard_group: int, checkpointing: bool
+) -> Memory:
+    """Memory of each rank.
+
+    Args:
+        shard_group: GPUs that share one copy of the states; 1: every GPU holds them all.
+        checkpointing: keep a block's input only, and compute the block again in the backward pass.
+    """
+    is_bf16 = config.optim.precision == "bf16"
+    b = 2 if is_bf16 else FP32
+    trained, beside = parameters.trained(stage), parameters.beside
+    held = parameters.total + beside.get("masked_image_head", 0)
+    moments = 2 * trained.total - (trained.block_matrices if stage.optimizer == "muon" else 0)
+    sharded = {
+        "weights": b * held,
+        "master_weights": FP32 * (held if is_bf16 else held - trained.total),  # frozen ones have a float32 copy too
+        "optimizer_moments": FP32 * moments,
+        "ema_weights": FP32 * parameters.total,
+        "target_encoder": (FP32 + b) * beside.get("target_encoder", 0),  # the average, and the copy that computes
+    }
+    whole = {"codebook": FP32 * beside.get("codebook", 0), "vae": FP32 * beside.get("vae", 0), "context": CONTEXT_BYTES}
+    states = {name: size / shard_group for name, size in sharded.items()} | whole
+
+    decoder, encoder = _decoder(config, parameters, work, b), _encoder(config, work, b)
+    input_of = (work.total(lambda shape: shape.layout.length) * config.model.decoder.width * b,
+                work.total(lambda shape: shape.encoded) * config.model.encoder.width * b)  # fmt: skip
+    layers = (config.model.decoder.num_layers, config.model.encoder.num_layers)
+    kept = {
+        "decoder_activations": layers[0] * (input_of[0] if checkpointing else decoder.kept),
+        "encoder_activations": layers[1] * (input_of[1] if checkpointing else encoder.kept),
+    }
+    whole_weights = _gathered(config, parameters, b) if shard_group > 1 else 0
+    images = {"images_and_targets": _images(config, work, b)}
+    phases: dict[str, dict[str, float]] = {
+        "targets": _targets(config, work, b) | images,
+        "forward": {
+            **kept,
+            "working_block": decoder.passing,
+            "head_activations": _heads(config, work, b),
+            "logits": _logits(config, parameters, work),
+            "gathered_weights": whole_weights,
+            **images,
+        },
+        # Gradients come while activations go: what a checkpointed block keeps is small enough to count beside them all.
+        "backward": {
+            **(kept if checkpointing else {}),
+            "working_block": max(decoder.kept + decoder.passing, encoder.kept),
+            "gradients": b * trained.total / shard_group,
+            "gathered_weights": whole_weights,
+            "gathered_gradients": whole_weights,
+            **images,
+        },
+        "optimizer step": {"gradients": FP32 * trained.total / shard_group},
+    }
+    return Memory(_bytes(states), {name: _bytes(parts) for name, parts in phases.items()})
+
+
+def _bytes(parts: Mapping[str, float]) -> dict[str, int]:
+    return {name: round(size) for name, size in parts.items() if size}
+
+
+def _gathered(config: ExperimentConfig, parameters: Parameters, b: int) -> float:
+    """Whole weights under FSDP2: of the block that computes, of the next, which is fetched meanwhile, and of what is in no block,
+    which stays whole from the forward to the end of the backward pass. There are as many gradients, computed or being scattered.
+    """
+    blocks = {"attention", "pool_understanding", "pool_representation", "pool_pixel", "time_modulation"}
+    block = sum(part.total for name, part in parameters.parts.items() if name in blocks) / config.model.decoder.num_layers
+    outside = sum(part.total for name, part in parameters.parts.items() if name not in blocks | {"encoder"})
+    return b * (2 * block + outside)
+
+
+@dataclass(frozen=True)
+class _Block:
+    """Bytes of one block over a whole pack: kept for its backward pass, and passing while it computes."""
+
+    kept: float
+    passing: float = 0.0
+
+
+def _decoder(config: ExperimentConfig, parameters: Parameters, work: Workload, b: int) -> _Block:
+    decoder = config.model.decoder
+    d, f, H, K = decoder.width, decoder.ffn_width, decoder.num_heads, decoder.num_kv_heads
+    h = decoder.head_dim
+    tokens = work.total(lambda shape: shape.layout.length)
+    # Norms keep their normalised input, products their input: normalised and scaled before attention and before the pools;
+    # normalised, rotated queries and keys; values; attention's output, as computed and gathered.
+    token = b * (4 * d + 4 * H * h + 3 * K * h) + FP32 * (2 + 2 * H + K)
+    if decoder.num_experts:  # chosen rows, gate and up, silu, product, result to be weighted; router's probabilities
+        token += decoder.num_active_experts * b * (2 * d + 4 * f) + 2 * FP32 * decoder.num_experts
+    else:
+        token += 4 * f * b
+    if "time_modulation" in parameters.parts:
+        token += 4 * d * b  # what is scaled, before and after each half
+    if not decoder.distance_bias:
+        return _Block(tokens * token)
+    # The bias is dense, so scores are computed whole, without the fused kernel: probabilities stay, bias and scores pass.
+    scores = b * H * work.total(lambda shape: shape.layout.length**2)
+    return _Block(tokens * (token - b * H * h - FP32 * H) + scores, 2 * scores)
+
+
+def _encoder(config: ExperimentConfig, work: Workload, b: int) -> _Block:
+    """Kept of two norms, of queries, keys and values, of attention's output and of the feed-forward; of DINOv3's rotated queries
+    and keys and its layer scales besides. The masked-image head, one more block, is spread over the encoder's."""
+    encoder = config.model.encoder
+    w, f, layers = encoder.width, encoder.ffn_width, encoder.num_layers
+    if config.data.world == "scenes":
+        token = b * (9 * w + f)
+    else:
+        token = b * (15 * w + (4 if pretrained_encoder(encoder).is_gated else 2) * f)
+    in_head = work.samples.get(MASKED_IMAGE, 0) * work.shapes[MASKED_IMAGE].encoded if MASKED_IMAGE in work.samples else 0
+    return _Block(token * (work.total(lambda shape: shape.encoded) + in_head / layers))
+
+
+def _heads(config: ExperimentConfig, work: Workload, b: int) -> float:
+    """What the diffusion head of continuous tokens, or REPA's projector, keeps."""
+    feature_dim, representation = config.model.encoder.width, config.representation
+    if GENERATION not in work.samples:
+        return 0
+    if representation.kind == "continuous":
+        head = representation.continuous
+        block = b * 12 * head.width  # normalised, modulation's input and three outputs, scaled, the inner layer, its output
+        row = head.num_layers * block + b * config.model.decoder.width + FP32 * 6 * feature_dim
+        return row * head.draws * (work.tokens("representation") - work.samples[GENERATION])
+    if representation.kind == "repa":
+        row = b * (4 * representation.alignment.width + config.model.decoder.width) + FP32 * 3 * feature_dim
+        return row * work.tokens("pixel")
+    return 0
+
+
+def _logits(config: ExperimentConfig, parameters: Parameters, work: Workload) -> float:
+    """Cross-entropy keeps float32 log-probabilities of every head; while it goes back through the largest there are their
+    gradient and the logits' besides."""
+    captions = work.samples.get(GENERATION, 0) * config.data.caption_tokens
+    kept = 0 if config.objective.caption_loss else captions
+    text = (work.tokens("text") - kept) * parameters.parts["text_head"].total // config.model.decoder.width
+    codes = work.total(lambda shape: shape.features) * config.representation.codebook_size
+    return FP32 * (text + codes + 2 * max(text, codes))
+
+
+def _images(config: ExperimentConfig, work: Workload, b: int) -> float:
+    """Images in float32 and as the encoder takes them; clean, noise, noisy, predicted and their velocities' error in float32."""
+    pixels = work.total(lambda shape: 3 * shape.image_size**2)
+    numbers = work.tokens("pixel") * patch_dim(config.model) if GENERATION in work.samples else 0
+    return pixels * (FP32 + b) + 6 * FP32 * numbers
+
+
+def _targets(config: ExperimentConfig, work: Workload, b: int) -> dict[str, float]:
+    """Before the forward pass and without gradient: the VAE's encoding, the EMA encoder, and the assignment of features to codes:
+    scores, and two normalised copies of them."""
+    features = work.assigned_features
+    encoder = config.model.encoder
+    parts = {
+        "vq_scores": 3 * FP32 * features * config.representation.codebook_size,
+        "target_features": FP32 * 2 * features * encoder.width,
+        "target_activations": work.total(lambda shape: shape.targets) * b * (6 * encoder.width + 4 * encoder.ffn_width),
+    }
+    if config.model.pixel.space == "vae" and GENERATION in work.samples:
+
+        def pixels(shape: SampleShape) -> int:
+            return shape.image_size**2 if shape.tokens("pixel") else 0
+
+        width = WAN_WIDTH if config.model.vae.kind == "wan" else config.model.vae.width / 4  # it starts at half the resolution
+        parts["vae_activations"] = VAE_MAPS * FP32 * width * work.total(pixels)
+    return parts

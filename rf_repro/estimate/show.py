@@ -1,0 +1,177 @@
+"""An estimate as tables for people, or as JSON for programs."""
+
+import json
+import sys
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from rf_repro.estimate.flops import Cost
+from rf_repro.estimate.plan import Plan, RunEstimate, StageEstimate
+from rf_repro.model.layout import POOL_OF
+
+PLAIN_WIDTH = 120  # columns, where there is no terminal to ask
+
+# What the paper does not say, or what is not a fact of the model. Printed with every estimate.
+ASSUMED = (
+    "every image as large as its stage allows, every text as long as data.caption_tokens or data.answer_tokens",
+    "packs are full; shares of the mixture count samples",
+    "the backbone's experts in all three pools; tables of positions span the largest image",
+    "a rank assigns its own features to codes; states are sharded evenly; 2 GB a GPU for CUDA and NCCL",
+    "training alone: no data preparation, sampling, scoring, restarts",
+)
+
+
+def as_json(detail: RunEstimate, plan: Plan) -> None:
+    """Prints one JSON object. Parameters, FLOPs and bytes are integers."""
+    first = detail.stages[0]
+    cluster, parameters = first.cluster, first.parameters
+    data: dict[str, Any] = {
+        "scale": first.config.scale,
+        "variant": detail.name,
+        "gpu": vars(cluster.gpu) | {"flops": round(cluster.gpu.flops)},
+        "gpus": cluster.gpus,
+        "shard_group": cluster.shard_group,
+        "checkpointing": cluster.checkpointing,
+        "mfu": cluster.mfu,
+        "parameters": {
+            "total": parameters.total,
+            "active": parameters.active,
+            "parts": {name: {"total": part.total, "active": part.active} for name, part in parameters.parts.items()},
+            "beside": parameters.beside,
+        },
+        "stages": [_stage(stage) for stage in detail.stages],
+        "runs": [
+            {
+                "name": run.name, "tables": run.tables, "hours": run.hours, "gpu_hours": run.gpu_hours,
+                "parameters": run.stages[-1].parameters.total, "stages": [_brief(stage) for stage in run.stages],
+            }
+            for run in plan.runs
+        ],
+        "tables": {table: sum(run.gpu_hours for run in plan.of_table(table)) for table in plan.tables},
+        "gpu_hours_by_stage": plan.by_stage,
+        "hours": plan.hours,
+        "gpu_hours": plan.gpu_hours,
+        "not_estimated": list(plan.left_out),
+        "assumed": list(ASSUMED),
+    }  # fmt: skip
+    print(json.dumps(data, indent=1))
+
+
+def _brief(stage: StageEstimate) -> dict[str, Any]:
+    return {
+        "name": stage.stage.name, "steps": stage.stage.steps, "tokens_per_step": round(stage.work.num_tokens * stage.work.ranks),
+        "step_seconds": stage.step_seconds, "tokens_per_second": stage.tokens_per_second, "hours": stage.hours,
+        "gpu_hours": stage.gpu_hours, "peak_bytes": stage.memory.peak, "trained_parameters": stage.trained,
+    }  # fmt: skip
+
+
+def _stage(stage: StageEstimate) -> dict[str, Any]:
+    return {
+        **_brief(stage),
+        "tokens_per_rank": {kind: stage.work.tokens(kind) for kind in POOL_OF},
+        "flops_per_rank": {name: {"forward": c.forward, "training": c.training} for name, c in stage.flops.items()},
+        "memory": {"states": stage.memory.states, "phases": stage.memory.phases, "peak_phase": stage.memory.peak_phase},
+    }
+
+
+def show(detail: RunEstimate, plan: Plan) -> None:
+    """Prints tables."""
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else PLAIN_WIDTH)
+    cluster = detail.stages[0].cluster
+    sharding = f"sharded over {cluster.shard_group}" if cluster.shard_group > 1 else "not sharded"
+    console.print(
+        f"scale {detail.stages[0].config.scale}, {cluster.gpus} x {cluster.gpu.name} ({cluster.gpu.memory / 1e9:.0f} GB, "
+        f"{cluster.gpu.flops / 1e12:.0f} bf16 TFLOP/s), {sharding}, "
+        f"{'activations recomputed' if cluster.checkpointing else 'activations kept'}, MFU {cluster.mfu:g}\n"
+    )
+    console.print(_parameters_table(detail))
+    console.print(_flops_table(detail))
+    console.print(_memory_table(detail))
+    console.print(_plan_table(plan))
+    for stage, gpu_hours in plan.by_stage.items():
+        console.print(f"stage {stage} of all runs: {_hours(gpu_hours)} GPU hours")
+    for table in plan.tables:
+        runs = plan.of_table(table)
+        console.print(
+            f"{table}: {_hours(sum(run.gpu_hours for run in runs))} GPU hours alone: {', '.join(run.name for run in runs)}"
+        )
+    console.print("table1 scores images of pixel_rf: no more training")
+    for name in plan.left_out:
+        console.print(f"{name}: trained in-suite, not estimated")
+    console.print("\nAssumed: " + "; ".join(ASSUMED) + ".")
+
+
+def _table(title: str, first: str, *columns: str) -> Table:
+    table = Table(title=title, title_justify="left", show_edge=False, pad_edge=False)
+    table.add_column(first)
+    for column in columns:
+        table.add_column(column, justify="right")
+    return table
+
+
+def _name(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def _millions(number: int) -> str:
+    return f"{number / 1e6:,.1f}"
+
+
+def _hours(hours: float) -> str:
+    return f"{hours:,.0f}" if hours >= 100 else f"{hours:.2g}"
+
+
+def _parameters_table(run: RunEstimate) -> Table:
+    parameters = run.stages[0].parameters
+    table = _table(f"Parameters of {run.name}, millions", "part", "total", "active for a token")
+    for name, part in sorted(parameters.parts.items(), key=lambda item: -item[1].total):
+        table.add_row(_name(name), _millions(part.total), _millions(part.active))
+    table.add_row("model", _millions(parameters.total), "")
+    for kind, active in parameters.active.items():
+        table.add_row(f"used by {'an' if kind == 'image' else 'a'} {kind} token", "", _millions(active))
+    for stage in run.stages:
+        table.add_row(f"trained in stage {stage.stage.name}", _millions(stage.trained), "")
+    for name, total in parameters.beside.items():
+        table.add_row(f"beside it: {_name(name)}", _millions(total), "")
+    return table
+
+
+def _flops_table(run: RunEstimate) -> Table:
+    columns = [text for stage in run.stages for text in (f"{stage.stage.name} forward", "training")]
+    table = _table(f"TFLOP of a GPU's step of {run.name}", "part", *columns)
+    for name in dict.fromkeys(name for stage in run.stages for name in stage.flops):
+        table.add_row(_name(name), *(text for stage in run.stages for text in _teraflops(stage.flops.get(name))))
+    totals = [Cost(sum(cost.forward for cost in stage.flops.values()), stage.step_flops) for stage in run.stages]
+    table.add_row("step", *(text for total in totals for text in _teraflops(total)))
+    return table
+
+
+def _teraflops(cost: Cost | None) -> tuple[str, str]:
+    return (f"{cost.forward / 1e12:,.2f}", f"{cost.training / 1e12:,.2f}") if cost else ("", "")
+
+
+def _memory_table(run: RunEstimate) -> Table:
+    table = _table(f"GB of a GPU at the step's peak, {run.name}", "component", *(stage.stage.name for stage in run.stages))
+    peaks = [stage.memory.at_peak for stage in run.stages]
+    for name in dict.fromkeys(name for peak in peaks for name in peak):
+        table.add_row(_name(name), *(f"{peak[name] / 1e9:,.2f}" if name in peak else "" for peak in peaks))
+    table.add_row("peak", *(f"{stage.memory.peak / 1e9:,.2f}" for stage in run.stages))
+    table.add_row("reached in phase", *(stage.memory.peak_phase for stage in run.stages))
+    table.add_row("free", *(f"{(stage.cluster.gpu.memory - stage.memory.peak) / 1e9:,.2f}" for stage in run.stages))
+    return table
+
+
+def _plan_table(plan: Plan) -> Table:
+    table = _table("Every run once, one after another on all GPUs (Mtok: million tokens of all GPUs)", "run", "stage", "steps",
+                   "Mtok/step", "s/step", "Mtok/s", "GB/GPU", "hours", "GPU hours")  # fmt: skip
+    for run in plan.runs:
+        for stage in run.stages:
+            table.add_row(
+                run.name, stage.stage.name, f"{stage.stage.steps:,}", f"{stage.work.num_tokens * stage.work.ranks / 1e6:,.3g}",
+                f"{stage.step_seconds:,.3g}", f"{stage.tokens_per_second / 1e6:,.3g}", f"{stage.memory.peak / 1e9:,.1f}",
+                _hours(stage.hours), _hours(stage.gpu_hours),
+            )  # fmt: skip
+    table.add_row("total", "", "", "", "", "", "", _hours(plan.hours), _hours(plan.gpu_hours))
+    return table

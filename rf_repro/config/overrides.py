@@ -4,7 +4,7 @@
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import MISSING, dataclass, fields, is_dataclass, replace
 from types import UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -109,6 +109,8 @@ def _coerce(value: Any, hint: Any, path: str) -> Any:
         kinds = [args[0]] * len(value) if args[-1] is Ellipsis else list(args)
         if len(kinds) != len(value):
             raise UserError(f"{path}={value!r}: must have {len(kinds)} items")
+        if is_dataclass(args[0]):
+            return tuple(_item(item, args[0], f"{path}[{index}]") for index, item in enumerate(value))
         return tuple(_coerce(item, kind, path) for item, kind in zip(value, kinds, strict=True))
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
@@ -120,6 +122,19 @@ def _coerce(value: Any, hint: Any, path: str) -> Any:
     if type(value) is not hint:
         raise UserError(f"{path}={value!r}: must be {hint.__name__}, not {type(value).__name__}")
     return value
+
+
+def _item(value: Any, kind: Any, path: str) -> Any:
+    """A dataclass of a tuple, from itself or from a mapping of its fields; what the mapping leaves out has its default."""
+    if isinstance(value, kind):
+        return value
+    hints = get_type_hints(kind)
+    if not isinstance(value, dict) or not set(value) <= set(hints):
+        raise UserError(f"{path}={value!r}: must be a mapping of {', '.join(hints)}")
+    lacking = [item.name for item in fields(kind) if item.default is MISSING and item.name not in value]
+    if lacking:
+        raise UserError(f"{path}: lacks {', '.join(lacking)}")
+    return kind(**{name: _coerce(held, hints[name], f"{path}.{name}") for name, held in value.items()})
 
 
 def from_dict(data: Any) -> ExperimentConfig:

@@ -15,6 +15,7 @@ from rf_repro.config.schema import (
     ModelConfig,
     ObjectiveConfig,
     OptimConfig,
+    ParallelConfig,
     PixelConfig,
     RepresentationConfig,
     SamplingConfig,
@@ -160,21 +161,23 @@ def small() -> ExperimentConfig:
 
 def paper() -> ExperimentConfig:
     """The published setting (Sec. 4.1, App. A): Qwen3-30B-A3B, DINOv3 ViT-H+/16, three stages, AdamW."""
-    shares = MixtureConfig(generation=2, understanding=1)  # assumed: the paper does not give the ratio
+    # Assumed, as the paper does not give them: the ratio of samples, the packs of a step (one for each of 128 GPUs), the
+    # smallest sizes that images are drawn at, and the weight of the load-balancing loss (Qwen3-MoE's).
+    shares = MixtureConfig(generation=8, understanding=4, text=1)
     return ExperimentConfig(
         scale="paper",
         stages=(
             StageConfig(
                 name="alignment", steps=10_000, learning_rate=5e-5, shared=True, trains="connector", tokens_per_rank=32_768,
-                max_image_size=256, mixture=MixtureConfig(generation=0, understanding=1), warmup_steps=2_000,
+                max_image_size=256, packs_per_step=128, mixture=MixtureConfig(generation=0, understanding=1), warmup_steps=2_000,
             ),
             StageConfig(
-                name="joint", steps=50_000, learning_rate=5e-5, tokens_per_rank=32_768, max_image_size=256, mixture=shares,
-                warmup_steps=2_000,
+                name="joint", steps=50_000, learning_rate=5e-5, tokens_per_rank=32_768, packs_per_step=128, max_image_size=256,
+                min_image_size=128, mixture=shares, warmup_steps=2_000,
             ),
             StageConfig(
-                name="continued", steps=20_000, learning_rate=2.5e-5, tokens_per_rank=32_768, max_image_size=1024,
-                mixture=shares, warmup_steps=2_000,
+                name="continued", steps=20_000, learning_rate=2.5e-5, tokens_per_rank=32_768, packs_per_step=128,
+                max_image_size=1024, min_image_size=512, mixture=shares, warmup_steps=2_000,
             ),
         ),
         data=DataConfig(world="image_text", caption_tokens=512, answer_tokens=512),
@@ -196,7 +199,9 @@ def paper() -> ExperimentConfig:
             continuous=ContinuousConfig(width=1024),  # assumed: MAR's heads are 1,024 to 1,536 wide
             alignment=AlignmentConfig(layer=16, width=4096),  # assumed: REPA aligns about a third of the way up
         ),
+        objective=ObjectiveConfig(router_weight=0.001),
         evals=EvalConfig(images_per_task=320, every=0),
+        parallel=ParallelConfig(sharding="fsdp", activation_checkpointing=True),
         checkpoint_every=1_000,
     )  # fmt: skip
 

@@ -6,6 +6,7 @@ A field whose value the paper does not give is marked `assumed` with its reason.
 Fields declared with `_later` joined after records had been published: at their default, which is "off", they stay out too.
 """
 
+import math
 from dataclasses import Field, asdict, dataclass, field, fields, is_dataclass
 from typing import Any, Literal, TypeVar
 
@@ -18,9 +19,9 @@ SHAPES = ("circle", "square", "triangle", "cross", "star", "ring")
 T = TypeVar("T")
 
 
-def _runtime(default: T) -> T:
-    """A field that steers the run but not its result: left out of the config hash."""
-    return field(default=default, metadata={"affects_results": False})
+def _runtime(default: T, later: bool = False) -> T:
+    """A field that steers the run but not its result: left out of the config hash. `later`: it may be absent in a file."""
+    return field(default=default, metadata={"affects_results": False, "later": later})
 
 
 def _later(default: T) -> T:
@@ -72,15 +73,72 @@ class ScenesConfig:
 
 
 @dataclass(frozen=True)
+class SourceConfig:
+    """One data set of `image_text`: shards of one format that hold samples of one task.
+
+    The name is its identity in the config hash; where it lies is not, and the run record has a fingerprint of its shards.
+
+    Formats: `webdataset` (tar shards), `parquet` (Hugging Face's, Arrow files too), `jsonl` (JSON lines beside image files).
+    Columns (keys of a JSON record, members of a tar sample): `image_column` holds the image, `text_column` the caption or the
+    text, `conversation_column` the turns of an understanding sample; "" is the format's usual name.
+    """
+
+    name: str
+    path: str = _runtime("")  # a file, a folder, or a glob pattern of shards
+    format: Literal["webdataset", "parquet", "jsonl"] = "webdataset"
+    task: Literal["generation", "understanding", "text"] = "generation"
+    weight: float = 1.0  # among the sources of its task
+    image_column: str = ""
+    text_column: str = ""
+    conversation_column: str = ""
+
+    def __post_init__(self) -> None:
+        _require(self.name.replace("-", "_").isidentifier(), "data.sources.name", self.name, "letters, digits, _ and -")
+        _require(self.weight > 0, f"data.sources.{self.name}.weight", self.weight, "> 0")
+
+
+@dataclass(frozen=True)
+class FilterConfig:
+    """Which samples of real data are used. BAGEL's pipeline filters by such measures; the numbers are assumed."""
+
+    min_side: int = 64  # pixels of an image's shorter side
+    max_aspect_ratio: float = 3.0  # longer over shorter side
+    max_pixels: int = 64_000_000  # of a stored image; a larger one is refused before it is decoded
+    min_text_chars: int = 1
+    max_text_chars: int = 20_000
+    dedup: Literal["none", "image", "image_text"] = "none"  # drop what was seen before in the same epoch, by its digest
+
+    def __post_init__(self) -> None:
+        for key in ("min_side", "max_pixels", "max_text_chars"):
+            _require(getattr(self, key) >= 1, f"data.filters.{key}", getattr(self, key), ">= 1")
+        _require(self.max_aspect_ratio >= 1, "data.filters.max_aspect_ratio", self.max_aspect_ratio, ">= 1")
+        _require(0 <= self.min_text_chars <= self.max_text_chars, "data.filters.min_text_chars", self.min_text_chars,
+                 f"0 to max_text_chars={self.max_text_chars}")  # fmt: skip
+
+
+@dataclass(frozen=True)
 class DataConfig:
+    """`scenes`: the procedural world. `image_text`: shards of `sources`, packed to a budget of tokens."""
+
     world: Literal["scenes", "image_text"] = "scenes"
     scenes: ScenesConfig = ScenesConfig()
-    caption_tokens: int = 12  # of a generation sample, special tokens and padding included (equal layouts batch well)
-    answer_tokens: int = 16  # of an understanding sample's text
+    caption_tokens: int = 12  # of a generation sample, special tokens included: in scenes exactly (padded), else at most
+    answer_tokens: int = 16  # of an understanding sample's text, likewise
+    sources: tuple[SourceConfig, ...] = _later(())
+    filters: FilterConfig = _later(FilterConfig())
+    tokenizer: str = _later("")  # folder or hub id; "": where model.decoder.pretrained is
+    lookahead: int = _later(64)  # samples that wait for a pack they fit in
+    max_corrupt: float = _later(0.01)  # share of a source's samples; above it the run stops
+    workers: int = _runtime(2, later=True)  # loading processes a rank; 0: load in the training process
 
     def __post_init__(self) -> None:
         _require(self.caption_tokens >= 4, "data.caption_tokens", self.caption_tokens, ">= 4 tokens")
         _require(self.answer_tokens >= 4, "data.answer_tokens", self.answer_tokens, ">= 4 tokens")
+        names = [source.name for source in self.sources]
+        _require(len(set(names)) == len(names), "data.sources", names, "of different names")
+        _require(self.lookahead >= 1, "data.lookahead", self.lookahead, ">= 1 sample")
+        _require(0 <= self.max_corrupt <= 1, "data.max_corrupt", self.max_corrupt, "in [0, 1]")
+        _require(self.workers >= 0, "data.workers", self.workers, ">= 0")
 
 
 @dataclass(frozen=True)
@@ -101,6 +159,8 @@ class DecoderConfig:
     time_conditioning: Literal["adaln", "additive"] = "adaln"  # assumed: adaLN would add > 1B parameters at 30B scale
     distance_bias: bool = False  # assumed: fixed attention bias from P to P and R that falls with distance
     pretrained: str = ""  # folder or hub id of a Qwen3 checkpoint
+    # How the representation and pixel pools start from a pretrained backbone: as copies of its feed-forward, or fresh.
+    pool_initialisation: Literal["copy", "random"] = _later("copy")  # assumed: copies, as BAGEL's generation expert
 
     def __post_init__(self) -> None:
         for name in ("width", "num_layers", "num_heads", "num_kv_heads", "head_dim", "ffn_width"):
@@ -188,6 +248,9 @@ class VAEConfig:
     steps: int = 1500
     learning_rate: float = 3e-3
     batch_size: int = 64  # images
+    latent_cache: str = _runtime(
+        "", later=True
+    )  # folder where latents of images are kept, so that each is encoded once; "": none
 
     def __post_init__(self) -> None:
         name = "model.vae."
@@ -275,6 +338,7 @@ class ObjectiveConfig:
 
     flow_weight: float = 1.0
     representation_weight: float = 1.0
+    router_weight: float = _later(0.0)  # of the load-balancing loss, where pools are mixtures of experts
     caption_loss: bool = False  # assumed: the captions of generation samples carry no L_LM
     text_drop: float = 0.1
     representation_drop: float = 0.1
@@ -284,7 +348,7 @@ class ObjectiveConfig:
     min_one_minus_t: float = 0.05  # assumed, after JiT
 
     def __post_init__(self) -> None:
-        for key in ("flow_weight", "representation_weight"):
+        for key in ("flow_weight", "representation_weight", "router_weight"):
             _require(getattr(self, key) >= 0, f"objective.{key}", getattr(self, key), ">= 0")
         for key in ("text_drop", "representation_drop"):
             _require(0 <= getattr(self, key) < 1, f"objective.{key}", getattr(self, key), "in [0, 1)")
@@ -321,8 +385,10 @@ class StageConfig:
     learning_rate: float
     shared: bool = False
     trains: Literal["all", "connector"] = "all"
-    max_image_size: int = 0  # pixels; 0: the world's own
-    tokens_per_rank: int = 0  # packing budget; 0: exactly the mixture's samples a step
+    max_image_size: int = 0  # pixels of the longer side; 0: the world's own
+    min_image_size: int = _later(0)  # the longer side is drawn from here to the maximum for each image; 0: always the maximum
+    tokens_per_rank: int = 0  # tokens of a pack; 0: exactly the mixture's samples a step
+    packs_per_step: int = _later(0)  # of all ranks together, a multiple of their number; 0: as `scenes` has one batch
     mixture: MixtureConfig = MixtureConfig()
     text_weight: float = 1.0  # of L_LM beside the objective's other weights (Eq. 3: 1)
     warmup_steps: int = 100
@@ -342,6 +408,9 @@ class StageConfig:
         _require(self.encoder_lr_multiplier > 0, where + "encoder_lr_multiplier", self.encoder_lr_multiplier, "> 0")
         _require(self.muon_learning_rate > 0, where + "muon_learning_rate", self.muon_learning_rate, "> 0")
         _require(self.tokens_per_rank >= 0, where + "tokens_per_rank", self.tokens_per_rank, ">= 0")
+        _require(self.packs_per_step >= 0, where + "packs_per_step", self.packs_per_step, ">= 0")
+        _require(0 <= self.min_image_size <= self.max_image_size, where + "min_image_size", self.min_image_size,
+                 f"0 to max_image_size={self.max_image_size}")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -361,6 +430,18 @@ class OptimConfig:
         _require(self.grad_clip > 0, "optim.grad_clip", self.grad_clip, "> 0")
         _require(self.generation_lr_multiplier > 0, "optim.generation_lr_multiplier", self.generation_lr_multiplier, "> 0")
         _require(0 <= self.ema_decay < 1, "optim.ema_decay", self.ema_decay, "in [0, 1)")
+
+
+@dataclass(frozen=True)
+class ParallelConfig:
+    """How ranks share the work; no setting changes what is computed, up to rounding."""
+
+    sharding: Literal["none", "fsdp"] = "none"  # fsdp: parameters, gradients, optimiser and averages lie in parts (FSDP2)
+    shard_group: int = 0  # ranks that share one copy, a divisor of all; 0: all of them
+    activation_checkpointing: bool = False  # of decoder blocks and encoder layers: computed again in the backward pass
+
+    def __post_init__(self) -> None:
+        _require(self.shard_group >= 0, "parallel.shard_group", self.shard_group, ">= 0 ranks")
 
 
 @dataclass(frozen=True)
@@ -410,6 +491,7 @@ class ExperimentConfig:
     optim: OptimConfig = OptimConfig()
     sampling: SamplingConfig = SamplingConfig()
     evals: EvalConfig = EvalConfig()
+    parallel: ParallelConfig = _runtime(ParallelConfig(), later=True)
     checkpoint_every: int = _runtime(250)  # steps
 
     def __post_init__(self) -> None:
@@ -425,6 +507,8 @@ class ExperimentConfig:
             _require(size % (2 * self.model.encoder.patch_size) == 0, "model.encoder.patch_size", self.model.encoder.patch_size,
                      f"a divisor of half of data.scenes.image_size={size} (2x2 pooling)")  # fmt: skip
             self._require_unset_where_scenes_do_not_use_it()
+        else:
+            self._require_what_real_data_needs()
         _require(self.representation.kind == "none" or self.model.pixel.space != "none", "representation.kind",
                  self.representation.kind, "none where model.pixel.space=none: nothing is generated")  # fmt: skip
         for stage in self.stages:
@@ -446,12 +530,41 @@ class ExperimentConfig:
             "model.encoder.pretrained": (encoder.pretrained, ""),
             "model.decoder.pretrained": (decoder.pretrained, ""),
             "model.decoder.vocab_size": (decoder.vocab_size, 0),
+            "data.sources": (self.data.sources, ()),
+            "data.tokenizer": (self.data.tokenizer, ""),
         }
         for stage in self.stages:
+            used[f"stages.{stage.name}.packs_per_step"] = (stage.packs_per_step, 0)
             used[f"stages.{stage.name}.tokens_per_rank"] = (stage.tokens_per_rank, 0)
             used[f"stages.{stage.name}.max_image_size"] = (stage.max_image_size, 0)
         for name, (value, off) in used.items():
             _require(value == off, name, value, f"{off!r} where data.world=scenes, which does not use it")
+
+    def _require_what_real_data_needs(self) -> None:
+        _require(self.model.decoder.vocab_size >= 1, "model.decoder.vocab_size", self.model.decoder.vocab_size,
+                 ">= 1 where data.world=image_text: that of the pretrained decoder")  # fmt: skip
+        _require(not self.model.decoder.distance_bias, "model.decoder.distance_bias", True, "false where data.world=image_text")
+        _require(not self.objective.time_stratified, "objective.time_stratified", True, "false where data.world=image_text")
+        for stage in self.stages:
+            where, mixture = f"stages.{stage.name}.", stage.mixture
+            _require(stage.tokens_per_rank >= 1, where + "tokens_per_rank", stage.tokens_per_rank, ">= 1 token")
+            _require(stage.packs_per_step >= 1, where + "packs_per_step", stage.packs_per_step, ">= 1 pack")
+            _require(mixture.questions == mixture.masked_image == 0, where + "mixture", asdict(mixture),
+                     "of generation, understanding and text where data.world=image_text")  # fmt: skip
+            for key in ("min_image_size", "max_image_size"):
+                size = getattr(stage, key)
+                _require(size % self.image_stride == 0 and (size or key == "min_image_size"), where + key, size,
+                         f"a multiple of {self.image_stride} pixels (2x2 encoder patches, and pixel patches)")  # fmt: skip
+
+    @property
+    def image_stride(self) -> int:
+        """Sides of images are multiples of this, pixels: whole pooled features and whole pixel patches."""
+        return math.lcm(2 * self.model.encoder.patch_size, self.model.pixel.patch_size)
+
+    @property
+    def max_image_size(self) -> int:
+        """Pixels of the longest side in any stage; tables of positions reach so far."""
+        return max(stage.max_image_size for stage in self.stages) or self.data.scenes.image_size
 
     def stage(self, name: str) -> StageConfig:
         """The stage of that name."""
@@ -482,4 +595,6 @@ def _plain(value: Any, results_only: bool) -> Any:
 
 
 def _is_hashed(item: Field[Any], value: Any) -> bool:
-    return item.metadata.get("affects_results", True) and not (item.metadata.get("later") and value == item.default)
+    if not item.metadata.get("affects_results", True):
+        return False
+    return not (item.metadata.get("later") and _plain(value, results_only=True) == _plain(item.default, results_only=True))

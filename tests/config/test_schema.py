@@ -8,12 +8,16 @@ from typing import Any
 import pytest
 
 from rf_repro.config.overrides import apply_overrides, from_dict
-from rf_repro.config.scales import SCALES, tiny
+from rf_repro.config.scales import SCALES, paper, tiny
 from rf_repro.config.schema import EvalConfig, ExperimentConfig, StageConfig
 from rf_repro.config.shared import shared_runs
 from rf_repro.core.errors import UserError
 
-RUNTIME = {"sampling.batch_size", "checkpoint_every"}  # the only fields that may change without making another run
+# The only fields that may change without making another run.
+RUNTIME = {
+    "sampling.batch_size", "checkpoint_every", "data.workers", "model.vae.latent_cache",
+    "parallel.sharding", "parallel.shard_group", "parallel.activation_checkpointing",
+}  # fmt: skip
 
 
 def leaves(node: Any, path: str = "") -> Iterator[tuple[str, Any, str]]:
@@ -22,7 +26,7 @@ def leaves(node: Any, path: str = "") -> Iterator[tuple[str, Any, str]]:
         value, where = getattr(node, item.name), f"{path}.{item.name}".strip(".")
         if is_dataclass(value):
             yield from leaves(value, where)
-        elif isinstance(value, tuple) and is_dataclass(value[0]):
+        elif isinstance(value, tuple) and value and is_dataclass(value[0]):
             for entry in value:
                 yield from leaves(entry, f"{where}.{entry.name}")
         else:
@@ -120,12 +124,53 @@ def test_stages_must_be_named_apart_and_shared_ones_come_first() -> None:
 @pytest.mark.parametrize(
     "overrides",
     [{"model.encoder.kind": "dinov3"}, {"model.encoder.pretrained": "x"}, {"model.decoder.vocab_size": 9},
-     {"stages.joint.tokens_per_rank": 512}, {"stages.pretrain.max_image_size": 64}],
+     {"stages.joint.tokens_per_rank": 512}, {"stages.pretrain.max_image_size": 64}, {"stages.joint.packs_per_step": 2},
+     {"data.tokenizer": "x"}, {"data.sources": [{"name": "x"}]}],
 )  # fmt: skip
 def test_what_scenes_do_not_use_cannot_be_set(overrides: dict[str, Any]) -> None:
     (name,) = overrides
     with pytest.raises(UserError, match=f"{name}=.*which does not use it"):
         apply_overrides(tiny(), overrides)
+
+
+def test_where_data_lies_does_not_make_another_run_but_which_data_it_is_does() -> None:
+    def hashed(**source: Any) -> str:
+        return apply_overrides(paper(), {"data.sources": [{"name": "photos", "path": "/a", **source}]}).result_hash()
+
+    assert hashed() == hashed(path="/b") != paper().result_hash()
+    assert len({hashed(), hashed(name="pictures"), hashed(weight=2.0), hashed(task="text"), hashed(format="parquet")}) == 5
+
+
+@pytest.mark.parametrize(
+    ("sources", "message"),
+    [
+        ([{"path": "x"}], r"data.sources\[0\]: lacks name"),
+        ([{"name": "a", "kind": "tar"}], r"data.sources\[0\]=.*must be a mapping of name, path"),
+        ([{"name": "a"}, {"name": "a"}], "of different names"),
+        ([{"name": "a", "task": "video"}], r"data.sources\[0\].task='video': must be one of generation"),
+        ([{"name": "a", "weight": 0}], "data.sources.a.weight=0.0: must be > 0"),
+    ],
+)
+def test_sources_are_checked_one_by_one(sources: list[dict[str, Any]], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        apply_overrides(paper(), {"data.sources": sources})
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"stages.joint.max_image_size": 250}, "stages.joint.max_image_size=250: must be a multiple of 32 pixels"),
+        ({"stages.joint.min_image_size": 512}, "stages.joint.min_image_size=512: must be 0 to max_image_size=256"),
+        ({"stages.joint.tokens_per_rank": 0}, "stages.joint.tokens_per_rank=0: must be >= 1 token"),
+        ({"stages.joint.packs_per_step": 0}, "stages.joint.packs_per_step=0: must be >= 1 pack"),
+        ({"stages.joint.mixture.questions": 1}, "stages.joint.mixture=.*where data.world=image_text"),
+        ({"model.decoder.vocab_size": 0}, "model.decoder.vocab_size=0"),
+        ({"objective.time_stratified": True}, "objective.time_stratified=True"),
+    ],
+)
+def test_what_real_data_needs_is_checked_before_anything_is_queued(overrides: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        apply_overrides(paper(), overrides)
 
 
 def test_a_model_that_generates_nothing_takes_no_representation_tokens() -> None:

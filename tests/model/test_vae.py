@@ -169,6 +169,22 @@ def test_wan_equals_diffusers_own_calls(name: str, wan_folder: Path) -> None:
     assert not any(parameter.requires_grad for parameter in vae.parameters())
 
 
+def test_wan_takes_images_of_any_shape(wan_folder: Path) -> None:
+    from diffusers import AutoencoderKLWan
+
+    oracle, vae = AutoencoderKLWan.from_pretrained(wan_folder / "alone").eval(), WanAutoencoder(wan_config(wan_folder / "alone"))
+    mean, std = (torch.tensor(TINY_WAN[key]).view(1, 4, 1, 1, 1) for key in ("latents_mean", "latents_std"))
+    for height, width in [(16, 40), (64, 8)]:
+        images = torch.rand(2, 3, height, width, generator=torch.Generator().manual_seed(height)) * 2 - 1
+        with torch.no_grad():
+            latents = (oracle.encode(images.unsqueeze(2)).latent_dist.mean - mean) / std
+            decoded = oracle.decode(latents * std + mean).sample
+        assert vae.encode(images).shape == (2, 4, height // 8, width // 8)
+        assert largest_difference(vae.encode(images), latents.squeeze(2)) < 1e-5
+        assert largest_difference(vae.decode(latents.squeeze(2)), decoded.squeeze(2)) < 1e-5
+        assert decoded.squeeze(2).shape == images.shape
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -28,11 +28,10 @@ def alignment_loss(projected: Tensor, features: Tensor) -> tuple[Tensor, Tensor]
     return -similarity.sum(), torch.tensor(similarity.numel())
 
 
-def resize_grid(features: Tensor, grid: int) -> Tensor:
-    """Features on a square grid, [B, G*G, F], interpolated onto another, [B, grid*grid, F]; both span one image."""
-    side = round(features.shape[1] ** 0.5)
-    if side == grid:
+def resize_grid(features: Tensor, source: tuple[int, int], target: tuple[int, int]) -> Tensor:
+    """Features on a grid of (rows, columns), [B, rows*columns, F], interpolated onto another; both span one image."""
+    if source == target:
         return features
-    planes = features.float().transpose(1, 2).unflatten(2, (side, side))
-    resized = F.interpolate(planes, size=(grid, grid), mode="bilinear", align_corners=False, antialias=True)
+    planes = features.float().transpose(1, 2).unflatten(2, source)
+    resized = F.interpolate(planes, size=target, mode="bilinear", align_corners=False, antialias=True)
     return resized.flatten(2).transpose(1, 2)

@@ -10,12 +10,16 @@ from torch import Tensor, nn
 
 from rf_repro.config.schema import ContinuousConfig
 from rf_repro.model.layers import TimeEmbedding
+from rf_repro.train.ranks import ALONE, Ranks
 
 STATISTICS_DECAY = 0.99
 
 
 class FeatureStatistics(nn.Module):
-    """Running mean and spread of each feature channel, float32 [F]: the scale on which features are noised or compared."""
+    """Running mean and spread of each feature channel, float32 [F]: the scale on which features are noised or compared.
+
+    `ranks`: features are this rank's part of a global batch, maybe none of it; every rank must call, and all end alike.
+    """
 
     mean: Tensor
     variance: Tensor
@@ -26,18 +30,19 @@ class FeatureStatistics(nn.Module):
         self.register_buffer("variance", torch.ones(feature_dim))
 
     @torch.no_grad()
-    def initialise(self, features: Tensor) -> None:
+    def initialise(self, features: Tensor, ranks: Ranks = ALONE) -> None:
         """From a first batch, float [..., F]."""
-        flat = features.float().flatten(0, -2)
-        self.mean.copy_(flat.mean(0))
-        self.variance.copy_(flat.var(0, correction=0))
+        mean, variance, _ = moments(features, ranks)
+        self.mean.copy_(mean)
+        self.variance.copy_(variance)
 
     @torch.no_grad()
-    def update(self, features: Tensor) -> None:
-        """Moves towards the statistics of one more batch."""
-        flat = features.float().flatten(0, -2)
-        self.mean.lerp_(flat.mean(0), 1 - STATISTICS_DECAY)
-        self.variance.lerp_(flat.var(0, correction=0), 1 - STATISTICS_DECAY)
+    def update(self, features: Tensor, ranks: Ranks = ALONE) -> None:
+        """Moves towards the statistics of one more batch; of one without features, nowhere."""
+        mean, variance, count = moments(features, ranks)
+        weight = (1 - STATISTICS_DECAY) * (count > 0).float()
+        self.mean.lerp_(mean, weight)
+        self.variance.lerp_(variance, weight)
 
     def center(self, features: Tensor) -> Tensor:
         """Zero mean in each channel."""
@@ -46,6 +51,18 @@ class FeatureStatistics(nn.Module):
     def standardise(self, features: Tensor) -> Tensor:
         """Zero mean and unit spread in each channel (assumed, as is usual for diffusion in a feature space)."""
         return self.center(features) * (self.variance + 1e-6).rsqrt()
+
+
+def moments(features: Tensor, ranks: Ranks) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean and variance of each channel over the global batch, float32 [F], and its number of rows, int64 []. Two passes, so
+    that a mean far from zero costs no digits of the variance."""
+    flat = features.float().flatten(0, -2)
+    total, count = flat.sum(0), torch.tensor(len(flat), device=flat.device)
+    ranks.sum_([total, count])
+    mean = total / count.clamp(min=1)
+    squares = (flat - mean).square_().sum(0)
+    ranks.sum_([squares])
+    return mean, squares / count.clamp(min=1), count
 
 
 class HeadBlock(nn.Module):

@@ -1,7 +1,6 @@
 """Online vector quantisation against loops over the pseudocode and float64 brute force, and the balance it is there for."""
 
 import math
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -241,8 +240,8 @@ class CountedRows:
 
 
 @pytest.fixture
-def counted(monkeypatch: pytest.MonkeyPatch) -> Iterator[CountedRows]:
-    yield CountedRows(monkeypatch)
+def counted(monkeypatch: pytest.MonkeyPatch) -> CountedRows:
+    return CountedRows(monkeypatch)
 
 
 @pytest.mark.parametrize("rows", [1, 7, 100, 10_000])
@@ -304,7 +303,12 @@ def test_one_pass_over_the_scores_is_enough_for_a_shuffled_batch(
 
 
 def test_masses_of_codes_in_parts_keep_what_float32_would_lose() -> None:
-    parts = [torch.full((5, 3), -200.0), torch.full((4, 3), -50.0), torch.tensor([[-50.0, -300.0, 80.0]]), torch.full((2, 3), -99.0)]
+    parts = [
+        torch.full((5, 3), -200.0),
+        torch.full((4, 3), -50.0),
+        torch.tensor([[-50.0, -300.0, 80.0]]),
+        torch.full((2, 3), -99.0),
+    ]
     masses = LogMasses(of(parts[0]))
     for part in parts:
         masses.add(part)
@@ -366,7 +370,9 @@ def test_no_features_change_nothing() -> None:
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_cuda_assigns_as_the_cpu_does_with_tf32_switched_on(case: tuple[str, int, float], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cuda_assigns_as_the_cpu_does_with_tf32_switched_on(
+    case: tuple[str, int, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
     vq, x = large_codebook(*case, center=True), clusters(1)
     exact, codes = brute_force(vq, x), vq.assign(x)
     before = torch.get_float32_matmul_precision()

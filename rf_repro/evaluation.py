@@ -232,7 +232,7 @@ def tokens_of(trainer: Trainer, images: np.ndarray) -> Tensor:
     size = trainer.stage.mixture.generation
     pieces = []
     for first in range(0, len(images), size):
-        features = trainer.target_features(to_images(torch.from_numpy(images[first : first + size])))
+        (features,) = trainer.target_features([to_images(torch.from_numpy(images[first : first + size]))])
         if trainer.vq is not None:
             pieces.append(trainer.vq.assign(features.flatten(0, 1)).view(features.shape[:2]).cpu())
         else:

@@ -7,14 +7,22 @@ import torch
 from torch import Tensor
 
 
+Size = tuple[int, int]  # (height, width) of an image in pixels
+
+
 @dataclass(frozen=True)
 class SampleGroup:
-    """Images float32 [B, 3, S, S] in [-1, 1] (None: text alone) with text_ids int64 [B, T]: a caption to generate from, or to
+    """Images float32 [B, 3, H, W] in [-1, 1] (None: text alone) with text_ids int64 [B, T]: a caption to generate from, or to
     be learned from the image; or a question and its answer, then `answer_mask` bool [B, T] is True at the answer."""
 
     images: Tensor | None
     text_ids: Tensor
     answer_mask: Tensor | None = None
+
+    @property
+    def size(self) -> Size | None:
+        """Of its images."""
+        return None if self.images is None else (self.images.shape[2], self.images.shape[3])
 
 
 @dataclass(frozen=True)
@@ -54,10 +62,10 @@ class TextTokens:
 
 
 def to_images(pixels: Tensor) -> Tensor:
-    """uint8 [B, S, S, 3] -> float32 [B, 3, S, S] in [-1, 1]."""
+    """uint8 [B, H, W, 3] -> float32 [B, 3, H, W] in [-1, 1]."""
     return pixels.permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 def to_pixels(images: Tensor) -> Tensor:
-    """[B, 3, S, S] in [-1, 1] (clamped) -> uint8 [B, S, S, 3]."""
+    """[B, 3, H, W] in [-1, 1] (clamped) -> uint8 [B, H, W, 3]."""
     return ((images.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1)

@@ -1,12 +1,13 @@
-"""What one step of a stage computes on one rank: samples, their tokens, the pairs that attend.
+"""What one forward pass of a stage computes on one rank: samples, their tokens, the pairs that attend.
 
-Assumed, where data is packed by length: every image is as large as the stage allows and every text as long as the config
-allows, and packs are full. Images smaller than that attend over less and leave more room for text; the number of tokens, which
-most of the cost follows, stays.
+Assumed of real data: images are square, the largest that their longer side allows, with sides drawn uniformly from the stage's
+range in steps of `image_stride`; texts are as long as the config allows; packs are full. Shorter texts and flatter images leave
+room for more samples: tokens, which most of the cost follows, stay, and the encoder sees more images. `extreme_packs` are the
+packs that memory must suffice for.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rf_repro.config.schema import ExperimentConfig, StageConfig
 from rf_repro.core.errors import UserError
@@ -14,6 +15,7 @@ from rf_repro.estimate.encoders import pretrained_encoder
 from rf_repro.model.layout import SampleLayout, Span, SpanKind
 
 GENERATION, MASKED_IMAGE = "generation", "masked_image"
+SHORTEST_TEXT = 4  # tokens, of the shortest sample that a pack may be full of
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,7 @@ class SampleShape:
         encoded: tokens in the encoder that is trained.
         targets: tokens in the EMA encoder, forward only.
         features: encoder features that are assigned to codes.
+        predictions: text tokens that are learned, at most: padding and questions are not.
         image_size: pixels a side of its image; 0: none.
     """
 
@@ -32,6 +35,7 @@ class SampleShape:
     encoded: int = 0
     targets: int = 0
     features: int = 0
+    predictions: int = 0
     image_size: int = 0
 
     def tokens(self, kind: SpanKind) -> int:
@@ -48,78 +52,116 @@ class SampleShape:
 
 @dataclass(frozen=True)
 class Workload:
-    """Mean numbers of samples of a rank's step by kind, and their shapes; the step has `ranks` times as many.
-
-    `assigning` is the number of ranks whose features each rank assigns to codes: of scenes all (`Trainer.assign_targets`), of
-    real data its own, where ranks need to share no more than the mass of each code.
+    """Samples by kind of a rank's pass, a mean, with the equally frequent shapes of each kind. `ranks` ranks do `passes` such
+    passes, forward and backward, between two steps of the optimiser.
     """
 
     samples: dict[str, float]
-    shapes: dict[str, SampleShape]
+    shapes: dict[str, tuple[SampleShape, ...]]
     ranks: int
-    assigning: int
+    passes: int = 1
 
     def total(self, quantity: Callable[[SampleShape], float]) -> float:
-        """Sum of a quantity over the rank's samples."""
-        return sum(count * quantity(self.shapes[kind]) for kind, count in self.samples.items())
+        """Sum of a quantity over the pass's samples."""
+        means = {kind: sum(map(quantity, shapes)) / len(shapes) for kind, shapes in self.shapes.items()}
+        return sum(count * means[kind] for kind, count in self.samples.items())
 
     def tokens(self, kind: SpanKind) -> float:
         """Of one kind, in the decoder."""
         return self.total(lambda shape: shape.tokens(kind))
 
     @property
-    def assigned_features(self) -> float:
-        """Rows that this rank scores against the codebook."""
-        return self.assigning * self.total(lambda shape: shape.features)
+    def num_tokens(self) -> float:
+        """Of the pass's packed sequence; masked images, which the decoder does not see, count their patches, as in training."""
+        return self.total(lambda shape: shape.layout.length or shape.encoded)
 
     @property
-    def num_tokens(self) -> float:
-        """Of the rank's packed sequence; masked images, which the decoder does not see, count their patches, as in training."""
-        return self.total(lambda shape: shape.layout.length or shape.encoded)
+    def step_tokens(self) -> float:
+        """Of all passes of all ranks."""
+        return self.num_tokens * self.passes * self.ranks
 
 
 def make_workload(config: ExperimentConfig, stage: StageConfig, ranks: int) -> Workload:
-    """The workload of each of `ranks` ranks.
+    """The mean pass of each of `ranks` ranks.
 
     Raises:
-        UserError: more ranks than samples, or a sample that no pack can hold.
+        UserError: a step that so many ranks cannot share, or a sample that no pack can hold.
     """
     shares = {kind: count for kind, count in vars(stage.mixture).items() if count}
-    shapes = {kind: _shape(config, stage, kind) for kind in shares}
-    assigning = ranks if config.data.world == "scenes" else 1
     where = f"stages.{stage.name}."
-    if not stage.tokens_per_rank:
+    if config.data.world == "scenes":
         if ranks > max(shares.values()):
             raise UserError(f"{where}mixture: {max(shares.values())} samples of a kind at most for {ranks} GPUs; use fewer GPUs")
-        return Workload({kind: count / ranks for kind, count in shares.items()}, shapes, ranks, assigning)
-    for kind, shape in shapes.items():
-        if shape.layout.length > stage.tokens_per_rank:
+        size = config.data.scenes.image_size
+        shapes = {kind: (_shape(config, kind, size),) for kind in shares}
+        return Workload({kind: count / ranks for kind, count in shares.items()}, shapes, ranks)
+    if stage.packs_per_step % ranks:
+        raise UserError(
+            f"{where}packs_per_step={stage.packs_per_step}: must be a multiple of --gpus {ranks}; "
+            f"set {where}packs_per_step={ranks * -(-stage.packs_per_step // ranks)}"
+        )
+    shapes = {kind: tuple(_shape(config, kind, size) for size in _sizes(config, stage)) for kind in shares}
+    for kind, (*_, largest) in shapes.items():
+        if largest.layout.length > stage.tokens_per_rank:
             raise UserError(
-                f"{where}tokens_per_rank={stage.tokens_per_rank}: must be at least {shape.layout.length}, the tokens of one "
-                f"{kind} sample at {shape.image_size} pixels; raise it or lower {where}max_image_size"
+                f"{where}tokens_per_rank={stage.tokens_per_rank}: must be at least {largest.layout.length}, the tokens of one "
+                f"{kind} sample at {largest.image_size} pixels; raise it or lower {where}max_image_size"
             )
-    packs = stage.tokens_per_rank / sum(count * shapes[kind].layout.length for kind, count in shares.items())
-    return Workload({kind: count * packs for kind, count in shares.items()}, shapes, ranks, assigning)
+    work = Workload({kind: float(count) for kind, count in shares.items()}, shapes, ranks, stage.packs_per_step // ranks)
+    return _filled(work, stage.tokens_per_rank)
 
 
-def _shape(config: ExperimentConfig, stage: StageConfig, kind: str) -> SampleShape:
+def extreme_packs(config: ExperimentConfig, stage: StageConfig, ranks: int) -> dict[str, Workload]:
+    """What makes a pack extreme -> the pack: of one kind of sample, of the smallest or largest images, of short or long texts.
+    Of scenes there is only the step's batch."""
+    work = make_workload(config, stage, ranks)
+    if config.data.world == "scenes":
+        return {"the batch": work}
+    packs = {}
+    for kind in work.shapes:
+        sizes = (0,) if kind == "text" else dict.fromkeys((_sizes(config, stage)[0], stage.max_image_size))
+        for size in sizes:
+            for text in (None,) if kind == "text" else (SHORTEST_TEXT, None):
+                name = f"{kind}{f', {size} px' if size else ''}{', shortest texts' if text else ', longest texts'}"
+                alone = replace(work, samples={kind: 1.0}, shapes={kind: (_shape(config, kind, size, text),)})
+                packs[name] = _filled(alone, stage.tokens_per_rank)
+    return packs
+
+
+def _filled(work: Workload, tokens: int) -> Workload:
+    scale = tokens / work.num_tokens
+    return replace(work, samples={kind: count * scale for kind, count in work.samples.items()})
+
+
+def _sizes(config: ExperimentConfig, stage: StageConfig) -> range:
+    """Pixels of an image's longer side."""
+    return range(stage.min_image_size or stage.max_image_size, stage.max_image_size + 1, config.image_stride)
+
+
+def _shape(config: ExperimentConfig, kind: str, size: int, num_text: int | None = None) -> SampleShape:
+    """A sample of a kind with an image of `size` pixels a side; `num_text`: tokens of its text, None: as many as may be."""
     model, representation = config.model, config.representation.kind
-    size = config.data.scenes.image_size if config.data.world == "scenes" else stage.max_image_size
-    prefix = 0 if config.data.world == "scenes" else pretrained_encoder(model.encoder).prefix_tokens
+    prefix = 0 if model.encoder.kind == "vit" else pretrained_encoder(model.encoder).prefix_tokens
     grid = size // model.encoder.patch_size
     encoded, features = grid**2 + prefix, (grid // 2) ** 2
     if kind == MASKED_IMAGE:
         return SampleShape(SampleLayout(()), encoded=encoded, image_size=size)
+    longest = config.data.caption_tokens if kind == GENERATION else config.data.answer_tokens
+    text = Span("text", longest if num_text is None else num_text)
     if kind == GENERATION:
-        spans = [Span("text", config.data.caption_tokens)]
+        spans = [text]
         if representation in ("discrete", "continuous"):
-            spans.append(Span("representation", 1 + features, grid // 2))
+            spans.append(Span("representation", 1 + features, (grid // 2, grid // 2)))
         pixels = size // model.pixel.patch_size
-        spans.append(Span("pixel", pixels**2, pixels))
-        targets = encoded if representation != "none" else 0
-        codes = features if representation == "discrete" else 0
-        return SampleShape(SampleLayout(tuple(spans)), targets=targets, features=codes, image_size=size)
-    text = Span("text", config.data.answer_tokens)
+        spans.append(Span("pixel", pixels**2, (pixels, pixels)))
+        return SampleShape(
+            SampleLayout(tuple(spans)),
+            targets=encoded if representation != "none" else 0,
+            features=features if representation == "discrete" else 0,
+            predictions=text.length - 1 if config.objective.caption_loss else 0,
+            image_size=size,
+        )
     if kind == "text":
-        return SampleShape(SampleLayout((text,)))
-    return SampleShape(SampleLayout((Span("image", features, grid // 2), text)), encoded=encoded, image_size=size)
+        return SampleShape(SampleLayout((text,)), predictions=text.length - 1)
+    image = Span("image", features, (grid // 2, grid // 2))
+    return SampleShape(SampleLayout((image, text)), encoded=encoded, predictions=text.length - 1, image_size=size)

@@ -1,7 +1,9 @@
 """Attention over packed groups: by structure, with a KV cache for sampling.
 
 Queries, keys and values are packed [T, heads, head_dim]; every group is attended to as one batch, never as a mask over
-the whole pack. B samples, H query heads, K key-value heads, S fresh tokens, L all tokens of a sample, d head_dim.
+the whole pack. Packs of many layouts have one call of their own on CUDA (rf_repro.model.flex).
+
+B samples, H query heads, K key-value heads, S fresh tokens, L all tokens of a sample, d head_dim.
 """
 
 from functools import lru_cache
@@ -11,10 +13,13 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention.bias import causal_lower_right
 
+from rf_repro.model.flex import flex_attend
 from rf_repro.model.layout import PackedLayout, SampleLayout
 
 # Measured: explicit bf16 matmuls beat the CPU's fused kernel four times below about a thousand tokens.
 MAX_EXPLICIT_TOKENS = 1024
+# On CUDA a pack of more layouts than `scenes` has is one FlexAttention call instead of a few calls each.
+MAX_GROUPS_ONE_BY_ONE = 4
 
 
 class KVCache:
@@ -62,11 +67,15 @@ def attend(
         cache: keys and values of the `num_cached` tokens of the pack's single group.
         commit: whether the fresh tokens' keys and values stay in the cache.
     """
+    if queries_THd.is_cuda and cache is None and slopes_H is None and len(packed.groups) > MAX_GROUPS_ONE_BY_ONE:
+        return flex_attend(queries_THd, keys_TKd, values_TKd, packed)
     pieces: list[tuple[slice, Tensor]] = []
     for index, group in enumerate(packed.groups):
         layout, count = group.layout, group.num_samples
         blocks = [packed.blocks[index, span] for span in range(len(layout.spans))]
         blocks = [rows for rows in blocks if rows.stop > rows.start]
+        if not blocks:
+            continue
 
         def gather(tensor: Tensor, blocks: list[slice] = blocks, count: int = count) -> Tensor:
             parts = [tensor[rows].view(count, -1, *tensor.shape[1:]) for rows in blocks]
@@ -84,7 +93,7 @@ def attend(
         spans = out_BSD.split([(rows.stop - rows.start) // count for rows in blocks], dim=1)
         pieces += [(rows, span.flatten(0, 1)) for rows, span in zip(blocks, spans, strict=True)]
     pieces.sort(key=lambda piece: piece[0].start)
-    return torch.cat([piece for _, piece in pieces])
+    return torch.cat([queries_THd[:0].flatten(1), *(piece for _, piece in pieces)])
 
 
 @lru_cache(maxsize=64)

@@ -1,5 +1,7 @@
 """The understanding encoder: a vision transformer, and the masked-image head that pretrains it at `tiny`."""
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -22,7 +24,8 @@ class EncoderBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         B, P, D = x.shape
-        q, k, v = self.qkv(self.attention_norm(x)).view(B, P, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
+        heads = self.qkv(self.attention_norm(x)).view(B, P, 3, self.num_heads, D // self.num_heads)
+        q, k, v = heads.permute(2, 0, 3, 1, 4)
         if x.device.type == "cpu":  # explicit matmuls are faster than the CPU's fused kernel in bf16
             attended = (q * q.shape[-1] ** -0.5 @ k.transpose(-1, -2)).softmax(-1) @ v
         else:
@@ -66,6 +69,15 @@ class VisionTransformer(nn.Module):
         for block in self.blocks:
             x = block(x)
         return x
+
+    def encode(self, images: Sequence[Tensor]) -> list[Tensor]:
+        """As `PretrainedEncoder.encode`: features of several batches of images, here all of one size."""
+        return [self(batch) for batch in images]
+
+    @property
+    def layers(self) -> nn.ModuleList:
+        """The blocks, in order."""
+        return self.blocks
 
     def pooled(self, images: Tensor) -> Tensor:
         """Features before the final norm, pooled 2x2: [B, P/4, width]. Paper: Sec. 3.1."""

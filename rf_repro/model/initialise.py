@@ -1,6 +1,8 @@
 """All initialisation, in one place. Every parameter draws from a generator of its own name, so that what two variants
 share starts from the same values, whatever else they contain."""
 
+from collections.abc import Iterable, Iterator
+
 import torch
 from torch import Tensor, nn
 
@@ -24,11 +26,18 @@ def is_generation(name: str) -> bool:
 
 @torch.no_grad()
 def initialise(model: nn.Module, seed: int) -> None:
-    """Fills every parameter from `seed` and its name.
+    """Fills every parameter from `seed` and its name; see `initial_values`."""
+    own = dict(model.named_parameters())
+    for name, tensor in initial_values(model, seed):
+        own[name].copy_(tensor)
+
+
+def initial_values(model: nn.Module, seed: int) -> Iterator[tuple[str, Tensor]]:
+    """Each parameter's name and first value, whole, float32, on the CPU, one by one: of the model only names and shapes matter.
 
     Matrices: normal, std 1/sqrt(fan in), halved where they write to the residual stream. Embeddings and tokens: std 0.02.
     Zero: biases, adaLN modulations and the pixel head, so that a fresh generation pathway changes nothing at first.
-    Norms and fixed sine-cosine positions keep what their constructors gave.
+    Norms and fixed sine-cosine positions keep what their constructors gave: they are left out.
     """
     for module_name, module in model.named_modules():
         for name, parameter in module.named_parameters(recurse=False):
@@ -37,34 +46,39 @@ def initialise(model: nn.Module, seed: int) -> None:
             if isinstance(module, nn.LayerNorm | RMSNorm) or name == "position" or name.endswith("_position"):
                 continue
             if name == "bias" or ".modulation" in path or path == "pixels.head.weight":
-                parameter.zero_()
+                yield path, torch.zeros(parameter.shape)
             elif isinstance(module, nn.Linear):
                 residual = path.endswith((".out.weight", ".down.weight", ".ffn.2.weight"))
                 std = module.in_features**-0.5 * (RESIDUAL_GAIN if residual else 1.0)
-                parameter.copy_(torch.randn(parameter.shape, generator=generator) * std)
+                yield path, torch.randn(parameter.shape, generator=generator) * std
             else:
-                parameter.copy_(torch.randn(parameter.shape, generator=generator) * EMBEDDING_STD)
+                yield path, torch.randn(parameter.shape, generator=generator) * EMBEDDING_STD
 
 
-@torch.no_grad()
-def start_from(model: RFModel, state: dict[str, Tensor]) -> None:
-    """Loads a shared stage's weights; the new feed-forward pools start as copies of its understanding pool.
+def starting_values(model: RFModel, earlier: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
+    """Names and values that a stage starts from, given those of the stage before it, one by one.
 
-    Strict: every parameter outside generation must be in `state`, and everything in `state` must have a place.
-    What else generation has keeps its own initialisation.
+    Where the earlier stage had no generation, the new feed-forward pools start as copies of its understanding pool (or stay as
+    they are initialised, if `model.decoder.pool_initialisation` says so); what else generation has keeps its own initialisation.
+
+    Raises:
+        UserError: strict: a tensor without a place, or, at the end, a parameter outside generation that had no tensor.
     """
-    own = model.state_dict()
-    unplaced = {name for name in state if name not in own or state[name].shape != own[name].shape}
-    lacking = {name for name in own if not is_generation(name)} - set(state)
-    if unplaced or lacking:
-        raise UserError(
-            f"shared stage does not fit the model: without a place {sorted(unplaced)[:3]}, lacking {sorted(lacking)[:3]}; "
-            "delete the stage's run directory to train it again"
-        )
-    for name, tensor in own.items():
-        source = name
-        for pool in ("pixel", "representation"):
-            source = source.replace(f".pools.{pool}.", ".pools.understanding.")
-            source = source.replace(f".ffn_norms.{pool}.", ".ffn_norms.understanding.")
-        if source in state:
-            tensor.copy_(state[source])
+    own = dict(model.named_parameters())
+    pools = [pool for pool in ("pixel", "representation") if model.config.model.decoder.pool_initialisation == "copy"]
+    advice = "delete the stage's run directory to train it again"
+    names = set()
+    for name, tensor in earlier:
+        if name not in own or own[name].shape != tensor.shape:
+            raise UserError(f"the stage before does not fit the model: without a place {name} {list(tensor.shape)}; {advice}")
+        names.add(name)
+        yield name, tensor
+        for pool in pools:
+            copy = name
+            for part in (".pools.", ".ffn_norms."):
+                copy = copy.replace(f"{part}understanding.", f"{part}{pool}.")
+            if copy != name and copy in own and copy not in names:
+                yield copy, tensor
+    lacking = {name for name in own if not is_generation(name)} - names
+    if lacking:
+        raise UserError(f"the stage before does not fit the model: lacking {', '.join(sorted(lacking)[:3])}; {advice}")

@@ -89,16 +89,29 @@ def patchify(images: Tensor, patch_size: int) -> Tensor:
     return patches.reshape(B, (H // p) * (W // p), C * p * p)
 
 
-def unpatchify(patches: Tensor, patch_size: int, channels: int = 3) -> Tensor:
-    """The inverse of `patchify` for square images."""
+def unpatchify(patches: Tensor, patch_size: int, channels: int = 3, grid: tuple[int, int] | None = None) -> Tensor:
+    """The inverse of `patchify`. `grid`: rows and columns of patches; None: a square."""
     B, P, _ = patches.shape
-    n, p = math.isqrt(P), patch_size
-    images = patches.reshape(B, n, n, channels, p, p).permute(0, 3, 1, 4, 2, 5)
-    return images.reshape(B, channels, n * p, n * p)
+    rows, columns = grid or (math.isqrt(P), math.isqrt(P))
+    p = patch_size
+    images = patches.reshape(B, rows, columns, channels, p, p).permute(0, 3, 1, 4, 2, 5)
+    return images.reshape(B, channels, rows * p, columns * p)
 
 
-def pool_2x2(features: Tensor) -> Tensor:
-    """Mean over 2x2 neighbourhoods of a square grid: [B, 4N, D] -> [B, N, D]. Paper: Sec. 3.1."""
+def pool_2x2(features: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
+    """Mean over 2x2 neighbourhoods: [B, 4N, D] -> [B, N, D]. Paper: Sec. 3.1.
+
+    `grid`: rows and columns of what is pooled; None: a square.
+    """
     B, P, D = features.shape
-    n = math.isqrt(P) // 2
-    return features.reshape(B, n, 2, n, 2, D).mean((2, 4)).reshape(B, n * n, D)
+    rows, columns = grid or (math.isqrt(P), math.isqrt(P))
+    return features.reshape(B, rows // 2, 2, columns // 2, 2, D).mean((2, 4)).reshape(B, P // 4, D)
+
+
+def upper_left(table: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Of a table for the cells of a square, [S*S, D], the rows of a grid in its upper left corner, [rows*columns, D]: a cell has
+    the same position embedding in images of all sizes (assumed, after BAGEL)."""
+    side = math.isqrt(table.shape[0])
+    if grid == (side, side):
+        return table
+    return table.view(side, side, -1)[: grid[0], : grid[1]].flatten(0, 1)

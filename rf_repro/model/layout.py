@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 SpanKind = Literal["text", "image", "representation", "pixel"]
+Grid = tuple[int, int]  # (rows, columns) of cells over an image, raster order
 Pool = Literal["understanding", "representation", "pixel"]
 
 POOLS: tuple[Pool, ...] = ("understanding", "representation", "pixel")
@@ -26,11 +27,11 @@ POOL_OF: dict[SpanKind, Pool] = {
 
 @dataclass(frozen=True)
 class Span:
-    """A run of tokens of one kind. `grid` is the side of the square its last grid*grid tokens lie on (0: none)."""
+    """A run of tokens of one kind. Its last rows*columns tokens lie on `grid`; (0, 0): none do."""
 
     kind: SpanKind
     length: int
-    grid: int = 0
+    grid: Grid = (0, 0)
 
     @property
     def pool(self) -> Pool:
@@ -100,23 +101,24 @@ class SampleLayout:
     def pixel_distances(self) -> Tensor:
         """Distances, float32 [num_fresh, length], from pixel tokens to representation and pixel tokens, in patches.
 
-        The two grids span one normalised square. All other pairs, and tokens without a place, have 0.
+        The two grids span one image. All other pairs, and tokens without a place, have 0.
         """
         distances = torch.zeros(self.length, self.length)
         for (row_start, row_stop), row_span in zip(self.bounds, self.spans, strict=True):
             if row_span.kind != "pixel":
                 continue
-            rows = _grid_centres(row_span.grid)
+            rows, patches = _grid_centres(row_span.grid), torch.tensor(row_span.grid)
             for (_, stop), span in zip(self.bounds, self.spans, strict=True):
-                if span.grid:
-                    columns = slice(stop - span.grid**2, stop)
-                    distances[row_start:row_stop, columns] = torch.cdist(rows, _grid_centres(span.grid)) * row_span.grid
+                if span.grid != (0, 0):
+                    columns = slice(stop - span.grid[0] * span.grid[1], stop)
+                    distances[row_start:row_stop, columns] = torch.cdist(rows * patches, _grid_centres(span.grid) * patches)
         return distances[self.num_cached :]
 
 
-def _grid_centres(grid: int) -> Tensor:
-    centres = (torch.arange(grid) + 0.5) / grid
-    return torch.cartesian_prod(centres, centres)
+def _grid_centres(grid: Grid) -> Tensor:
+    """Centres of the cells, [rows * columns, 2], of a grid over the unit square."""
+    rows, columns = ((torch.arange(count) + 0.5) / count for count in grid)
+    return torch.cartesian_prod(rows, columns)
 
 
 @dataclass(frozen=True)
@@ -160,6 +162,25 @@ class PackedLayout:
     def num_tokens(self) -> int:
         return sum(self.pool_sizes)
 
+    @cached_property
+    def visibility(self) -> Tensor:
+        """What attention follows from, int64 [3, T]: each stored token's sample, its place in the sample's sequence, and the
+        place of the last token it sees there. A token sees those of its sample up to that place: pixels, which nothing outside
+        may see, are always last."""
+        result = torch.empty(3, self.num_tokens, dtype=torch.int64)
+        first = 0
+        for group_index, group in enumerate(self.groups):
+            samples = torch.arange(first, first + group.num_samples)
+            for span_index, (start, stop) in enumerate(group.layout.bounds):
+                span, rows = group.layout.spans[span_index], self.blocks[group_index, span_index]
+                assert span.is_visible_later or stop == group.layout.length
+                places = torch.arange(min(max(start, group.layout.num_cached), stop), stop)
+                last = places if span.is_causal else torch.full_like(places, stop - 1)
+                result[0, rows] = samples.repeat_interleave(len(places))
+                result[1, rows], result[2, rows] = places.repeat(group.num_samples), last.repeat(group.num_samples)
+            first += group.num_samples
+        return result
+
     def rows(self, kind: SpanKind, group_index: int) -> slice:
         """The rows of the group's span of that kind."""
         for span_index, span in enumerate(self.groups[group_index].layout.spans):
@@ -174,15 +195,4 @@ class PackedLayout:
             positions = group.layout.positions()
             for span_index, (first, stop) in enumerate(group.layout.fresh_bounds):
                 result[self.blocks[group_index, span_index]] = positions[first:stop].repeat(group.num_samples)
-        return result
-
-    def sample_ids(self) -> Tensor:
-        """The sample each stored token belongs to, int64 [T], numbered through the groups."""
-        result = torch.empty(self.num_tokens, dtype=torch.int64)
-        first = 0
-        for group_index, group in enumerate(self.groups):
-            ids = torch.arange(first, first + group.num_samples)
-            for span_index, (start, stop) in enumerate(group.layout.fresh_bounds):
-                result[self.blocks[group_index, span_index]] = ids.repeat_interleave(stop - start)
-            first += group.num_samples
         return result

@@ -45,7 +45,11 @@ class SelfAttention(nn.Module):
 
 
 class Block(nn.Module):
-    """Pre-norm block. Pixel tokens are modulated by time (adaLN, zero at initialisation) where the config says so."""
+    """Pre-norm block. Pixel tokens are modulated by time (adaLN, zero at initialisation) where the config says so.
+
+    [T, D] -> [T, D], and the load-balancing loss of its pools, float32 (0 where they are dense). While gradients are kept every
+    pool is run, on no tokens too: each parameter then has a gradient on each rank, as sharding needs.
+    """
 
     def __init__(self, config: DecoderConfig, pools: Sequence[Pool]) -> None:
         super().__init__()
@@ -65,8 +69,7 @@ class Block(nn.Module):
         time_BD: Tensor | None,
         cache: KVCache | None,
         commit: bool,
-    ) -> Tensor:
-        sizes = packed.pool_sizes
+    ) -> tuple[Tensor, Tensor]:
         modulation = None
         if self.modulation is not None and time_BD is not None:
             modulation = self.modulation(time_BD).chunk(6, -1)
@@ -79,24 +82,32 @@ class Block(nn.Module):
             h_TD = _on_pixels(h_TD, packed, scale_BD=modulation[2])
         x_TD = x_TD + h_TD
 
-        h_TD = torch.cat(
-            [self.ffn_norms[pool](part) for pool, part in zip(POOLS, x_TD.split(list(sizes)), strict=True) if part.shape[0]]
-        )
+        h_TD = torch.cat([self.ffn_norms[pool](part) for pool, part in self._by_pool(x_TD, packed)])
         if modulation is not None:
             h_TD = _on_pixels(h_TD, packed, scale_BD=modulation[3], shift_BD=modulation[4])
-        h_TD = torch.cat(
-            [self.pools[pool](part) for pool, part in zip(POOLS, h_TD.split(list(sizes)), strict=True) if part.shape[0]]
-        )
+        balance = x_TD.new_zeros((), dtype=torch.float32)
+        parts = []
+        for pool, part in self._by_pool(h_TD, packed):
+            result = self.pools[pool](part)
+            if isinstance(result, tuple):
+                balance = balance + result[1]
+            parts.append(result[0] if isinstance(result, tuple) else result)
+        h_TD = torch.cat(parts)
         if modulation is not None:
             h_TD = _on_pixels(h_TD, packed, scale_BD=modulation[5])
-        return x_TD + h_TD
+        return x_TD + h_TD, balance
+
+    def _by_pool(self, x_TD: Tensor, packed: PackedLayout) -> list[tuple[Pool, Tensor]]:
+        """The pools to run, each with its tokens."""
+        pairs = zip(POOLS, x_TD.split(list(packed.pool_sizes)), strict=True)
+        return [(pool, part) for pool, part in pairs if part.shape[0] or (pool in self.pools and torch.is_grad_enabled())]
 
 
 def _on_pixels(h_TD: Tensor, packed: PackedLayout, scale_BD: Tensor, shift_BD: Tensor | None = None) -> Tensor:
     """`(1 + scale) h + shift` on pixel tokens, with one scale and shift for each sample that has pixels."""
     pieces, first = [h_TD[: h_TD.shape[0] - packed.pool_sizes[2]]], 0
     for index, group in enumerate(packed.groups):
-        if not any(span.kind == "pixel" for span in group.layout.spans):
+        if not group.num_samples or not any(span.kind == "pixel" for span in group.layout.spans):
             continue
         count = group.num_samples
         h_BPD = h_TD[packed.rows("pixel", index)].view(count, -1, h_TD.shape[1])
@@ -117,7 +128,7 @@ class MixtureOfTransformers(nn.Module):
 
     def __init__(self, config: DecoderConfig, pools: Sequence[Pool] = POOLS) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.num_pools = config, len(pools)
         self.blocks = nn.ModuleList([Block(config, pools) for _ in range(config.num_layers)])
 
     def forward(
@@ -128,7 +139,7 @@ class MixtureOfTransformers(nn.Module):
         caches: Sequence[KVCache] | None = None,
         commit: bool = False,
         tap: int = 0,
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """
         Args:
             x_TD: embeddings in the pack's storage order.
@@ -137,14 +148,16 @@ class MixtureOfTransformers(nn.Module):
             tap: number of blocks after which to tap the hidden states too; 0: the embeddings.
 
         Returns:
-            Hidden states [T, D] after the last block, and at the tap.
+            Hidden states [T, D] after the last block, and at the tap; the mean load-balancing loss of all pools, float32 (0
+            where they are dense).
         """
         rope = _rope(packed, self.config.head_dim, self.config.rope_theta, x_TD.dtype, x_TD.device)
-        tapped_TD = x_TD
+        tapped_TD, balances = x_TD, []
         for index, block in enumerate(self.blocks):
-            x_TD = block(x_TD, packed, rope, time_BD, caches[index] if caches else None, commit)
+            x_TD, balance = block(x_TD, packed, rope, time_BD, caches[index] if caches else None, commit)
+            balances.append(balance)
             tapped_TD = x_TD if index + 1 == tap else tapped_TD
-        return x_TD, tapped_TD
+        return x_TD, tapped_TD, torch.stack(balances).mean() / self.num_pools
 
     def new_caches(self, count: int) -> list[KVCache]:
         """Empty caches, one a layer, for `count` samples."""

@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rf_repro.config.schema import ContinuousConfig, ObjectiveConfig, SamplingConfig
-from rf_repro.model.layers import RMSNorm, sincos_2d
+from rf_repro.model.layers import RMSNorm, sincos_2d, upper_left
+from rf_repro.model.layout import Grid
 from rf_repro.representation.continuous import DiffusionHead
 from rf_repro.sample.schedule import guide, sample_top_k, shifted_times
 from rf_repro.train.flow import interpolate, velocity_loss
@@ -26,22 +27,25 @@ class RepresentationTokens(nn.Module, ABC):
     identity: nn.Module  # value -> [..., D]
 
     def __init__(self, width: int, grid: int, extent: float, norm_eps: float) -> None:
+        """`grid`: cells a side of the largest image; positions of smaller ones are its upper left corner."""
         super().__init__()
-        self.grid = grid
+        self.grid: Grid = (grid, grid)
         self.position = nn.Parameter(sincos_2d(grid, width, extent))
         self.start = nn.Parameter(torch.empty(width))
         self.mask = nn.Parameter(torch.empty(width))
         self.norm = RMSNorm(width, norm_eps)
 
-    def embed(self, values: Tensor, dropped: Tensor | None = None) -> Tensor:
+    def embed(self, values: Tensor, dropped: Tensor | None = None, grid: Grid | None = None) -> Tensor:
         """Values of the first n <= N tokens, [B, n] or [B, n, F], -> [B, 1 + n, D], start token first.
 
-        `dropped` bool [B]: samples whose whole sequence is the mask.
+        Args:
+            dropped: bool [B], samples whose whole sequence is the mask.
+            grid: rows and columns of the N tokens; None: of the largest image.
         """
         identity = self.identity(values)
         if dropped is not None:
             identity = torch.where(dropped[:, None, None], self.mask, identity)
-        tokens = identity + self.position[: values.shape[1]]
+        tokens = identity + upper_left(self.position, grid or self.grid)[: values.shape[1]]
         return torch.cat([self.start.expand(values.shape[0], 1, -1), tokens], 1)
 
     @abstractmethod
@@ -61,16 +65,21 @@ class RepresentationTokens(nn.Module, ABC):
         """L_Rep as (sum, count) of `predict`'s [B, N, ...] against the values; a dropped sequence has none.
 
         Args:
-            rows: of `values` and `dropped`, the samples that were predicted; draws are made for all.
+            values: of the samples that were predicted.
+            dropped: bool, on the CPU, of all ranks' samples, for which draws are made; `rows` of them were predicted.
         """
+
+    @abstractmethod
+    def loss_count(self, values: Tensor, dropped: Tensor) -> int:
+        """The count that `loss` has for these samples; known before anything is predicted."""
 
     @abstractmethod
     def zeros(self, count: int, length: int) -> Tensor:
         """Values that stand where none are known, [count, length, ...]."""
 
     @abstractmethod
-    def randomness(self, generator: torch.Generator) -> Tensor:
-        """What one sample's draws are made of, [N, ...]."""
+    def randomness(self, generator: torch.Generator, count: int) -> Tensor:
+        """What one sample's draws of `count` tokens are made of, [count, ...]."""
 
     @abstractmethod
     def draw(self, conditional: Tensor, unconditional: Tensor | None, random: Tensor, sampling: SamplingConfig) -> Tensor:
@@ -98,15 +107,18 @@ class DiscreteTokens(RepresentationTokens):
         generator: torch.Generator,
         rows: slice = ALL_ROWS,
     ) -> tuple[Tensor, Tensor]:
-        targets = values[rows].masked_fill(dropped[rows, None], -100)
+        targets = values.masked_fill(dropped[rows, None].to(values.device), -100)
         total = F.cross_entropy(predicted.float().flatten(0, 1), targets.flatten(), ignore_index=-100, reduction="sum")
         return total, (targets != -100).sum()
+
+    def loss_count(self, values: Tensor, dropped: Tensor) -> int:
+        return int((~dropped).sum()) * values.shape[1]
 
     def zeros(self, count: int, length: int) -> Tensor:
         return torch.zeros(count, length, dtype=torch.int64, device=self.start.device)
 
-    def randomness(self, generator: torch.Generator) -> Tensor:
-        return torch.rand(self.grid**2, generator=generator)
+    def randomness(self, generator: torch.Generator, count: int) -> Tensor:
+        return torch.rand(count, generator=generator)
 
     def draw(self, conditional: Tensor, unconditional: Tensor | None, random: Tensor, sampling: SamplingConfig) -> Tensor:
         logits = conditional.float()
@@ -145,8 +157,8 @@ class ContinuousTokens(RepresentationTokens):
         Times are uniform (assumed): the pixels' distribution hardly visits late times, where a feature's spread is decided.
         """
         kept = ~dropped[rows]
-        clean = values[rows][kept].float().flatten(0, 1).repeat(self.config.draws, 1)
-        condition = predicted[kept].flatten(0, 1).repeat(self.config.draws, 1)
+        clean = values[kept.to(values.device)].float().flatten(0, 1).repeat(self.config.draws, 1)
+        condition = predicted[kept.to(predicted.device)].flatten(0, 1).repeat(self.config.draws, 1)
         # Draws stand in the order [draw, kept sample, position].
         everyone = (self.config.draws, int((~dropped).sum()), values.shape[1])
         before = int((~dropped[: rows.start or 0]).sum())
@@ -157,11 +169,14 @@ class ContinuousTokens(RepresentationTokens):
         guess = self.head(noisy[:, 0], t, condition)[:, None]
         return velocity_loss(guess, clean[:, None], noisy, t, objective.min_one_minus_t)
 
+    def loss_count(self, values: Tensor, dropped: Tensor) -> int:
+        return self.config.draws * int((~dropped).sum()) * values.shape[1] * self.feature_dim
+
     def zeros(self, count: int, length: int) -> Tensor:
         return torch.zeros(count, length, self.feature_dim, device=self.start.device)
 
-    def randomness(self, generator: torch.Generator) -> Tensor:
-        return torch.randn(self.grid**2, self.feature_dim, generator=generator)
+    def randomness(self, generator: torch.Generator, count: int) -> Tensor:
+        return torch.randn(count, self.feature_dim, generator=generator)
 
     def draw(self, conditional: Tensor, unconditional: Tensor | None, random: Tensor, sampling: SamplingConfig) -> Tensor:
         """Euler steps from noise, with the guidance of the codes on the predicted feature."""

@@ -1,26 +1,35 @@
 """The unified model: encoder, connector, decoder, and the ways in and out for text, representation and pixel tokens.
 
 B samples of a group, N representation tokens, P generation tokens ("pixels", also where they hold VAE latents) of C numbers,
-D width, V vocabulary, K codes, F width of the encoder's features.
+D width, V vocabulary, K codes, F width of the encoder's features, H x W pixels of an image: those of one group are alike.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import prod
+from typing import TYPE_CHECKING
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils._pytree import register_dataclass
+from torch.utils.checkpoint import checkpoint
 
-from rf_repro.config.schema import ExperimentConfig
-from rf_repro.core.errors import UserError
-from rf_repro.data.packing import PackedBatch
+from rf_repro.config.schema import EncoderConfig, ExperimentConfig
+from rf_repro.data.packing import PackedBatch, Size
 from rf_repro.model.attention import KVCache
 from rf_repro.model.encoder import VisionTransformer
-from rf_repro.model.layers import RMSNorm, TimeEmbedding, pool_2x2, sincos_2d
-from rf_repro.model.layout import Group, PackedLayout, Pool, SampleLayout, Span, SpanKind
+from rf_repro.model.layers import RMSNorm, TimeEmbedding, pool_2x2, sincos_2d, upper_left
+from rf_repro.model.layout import Grid, Group, PackedLayout, Pool, SampleLayout, Span, SpanKind
 from rf_repro.model.mot import MixtureOfTransformers
 from rf_repro.model.representation_tokens import ContinuousTokens, DiscreteTokens, RepresentationTokens
 from rf_repro.model.space import patch_dim
 from rf_repro.representation.alignment import Projector
+
+if TYPE_CHECKING:
+    from rf_repro.model.pretrained_encoder import PretrainedEncoder
+
+TEXT_ROWS = 4096  # rows of logits at a time
 
 
 @dataclass(frozen=True)
@@ -28,7 +37,7 @@ class GenerationInput:
     """`[text | representation | pixels]` samples of one layout.
 
     text_ids int64 [B, T] (null text where dropped); noisy float [B, P, C]; t float [B]; representation: codes int64 [B, N],
-    or features float [B, N, F], or None; representation_dropped bool [B] or None.
+    or features float [B, N, F], or None; representation_dropped bool [B] or None; size: (H, W) in pixels, None: the largest.
     """
 
     text_ids: Tensor
@@ -36,11 +45,12 @@ class GenerationInput:
     t: Tensor
     representation: Tensor | None = None
     representation_dropped: Tensor | None = None
+    size: Size | None = None
 
 
 @dataclass(frozen=True)
 class UnderstandingInput:
-    """`[image features | text]` samples of one layout, or text alone: images [B, 3, S, S] in [-1, 1] or None, text_ids int64
+    """`[image features | text]` samples of one layout, or text alone: images [B, 3, H, W] in [-1, 1] or None, text_ids int64
     [B, T]."""
 
     images: Tensor | None
@@ -58,22 +68,50 @@ class GenerationOutput:
     aligned: Tensor | None
 
 
+@dataclass(frozen=True)
+class ForwardOutput:
+    """A GenerationOutput for each generation group; text hidden states [B, T, D] of each understanding group; the mean
+    load-balancing loss of the expert pools, float32 scalar."""
+
+    generation: list[GenerationOutput]
+    understanding: list[Tensor]
+    balance: Tensor
+
+
+# FSDP2 looks for the tensors in what a module returns.
+for _output in (GenerationOutput, ForwardOutput):
+    register_dataclass(_output)
+
+
 class PixelTokens(nn.Module):
-    """Pixel (or latent) patches in and out: linear embedding with 2D positions and time, linear head that predicts clean x."""
+    """Pixel (or latent) patches in and out: linear embedding with 2D positions and time, linear head that predicts clean x.
+
+    `grid`: patches a side of the largest image; positions of smaller ones are its upper left corner.
+    """
 
     def __init__(self, width: int, token_dim: int, grid: int, additive_time: bool, norm_eps: float) -> None:
         super().__init__()
-        self.grid, self.additive_time = grid, additive_time
+        self.grid: Grid = (grid, grid)
+        self.additive_time = additive_time
         self.patch_in = nn.Linear(token_dim, width)
         self.position = nn.Parameter(sincos_2d(grid, width, extent=grid))
         self.time = TimeEmbedding(width)
         self.norm = RMSNorm(width, norm_eps)
         self.head = nn.Linear(width, token_dim)
 
-    def embed(self, noisy: Tensor, time_BD: Tensor) -> Tensor:
-        """[B, P, C] -> [B, P, D]."""
-        tokens = self.patch_in(noisy.to(self.patch_in.weight.dtype)) + self.position
+    def embed(self, noisy: Tensor, time_BD: Tensor, grid: Grid | None = None) -> Tensor:
+        """[B, P, C] -> [B, P, D]. `grid`: rows and columns of patches; None: of the largest image."""
+        tokens = self.patch_in(noisy.to(self.patch_in.weight.dtype)) + upper_left(self.position, grid or self.grid)
         return tokens + time_BD[:, None] if self.additive_time else tokens
+
+
+def build_encoder(config: EncoderConfig, image_size: int) -> "VisionTransformer | PretrainedEncoder":
+    """The understanding encoder of that kind, with random weights; `image_size`: pixels a side, of `vit` alone."""
+    if config.kind == "vit":
+        return VisionTransformer(config, image_size)
+    from rf_repro.model.pretrained_encoder import PretrainedEncoder
+
+    return PretrainedEncoder(config)
 
 
 class RFModel(nn.Module):
@@ -81,22 +119,16 @@ class RFModel(nn.Module):
 
     def __init__(self, config: ExperimentConfig, vocab_size: int) -> None:
         super().__init__()
-        decoder, image_size = config.model.decoder, config.data.scenes.image_size
-        if config.data.world != "scenes":
-            raise UserError(
-                f"scale {config.scale!r}: data.world={config.data.world} cannot be trained by this version; its configuration "
-                "can be printed and checked. Choose tiny or smoke"
-            )
+        decoder, image_size = config.model.decoder, config.max_image_size
         width, eps = decoder.width, decoder.norm_eps
         self.config = config
-        self.encoder = VisionTransformer(config.model.encoder, image_size)
-        feature_grid = image_size // config.model.encoder.patch_size // 2
-        pixel_grid = image_size // config.model.pixel.patch_size
+        self.encoder = build_encoder(config.model.encoder, image_size)
+        self.feature_patch, self.pixel_patch = 2 * config.model.encoder.patch_size, config.model.pixel.patch_size
+        feature_grid, pixel_grid = image_size // self.feature_patch, image_size // self.pixel_patch
         self.connector = nn.Sequential(
             nn.Linear(config.model.encoder.width, width), nn.GELU(approximate="tanh"), nn.Linear(width, width)
         )
         self.image_position = nn.Parameter(sincos_2d(feature_grid, width, extent=feature_grid))
-        self.feature_grid = feature_grid
         self.text_embedding = nn.Embedding(vocab_size, width)
         self.text_norm = RMSNorm(width, eps)
         self.text_head = nn.Linear(width, vocab_size, bias=False)
@@ -122,65 +154,91 @@ class RFModel(nn.Module):
 
     # Layouts
 
-    def generation_layout(self, num_text: int, num_representation: int | None = None, with_pixels: bool = True) -> SampleLayout:
+    def feature_grid(self, size: Size | None = None) -> Grid:
+        """Rows and columns of pooled features of an image (H, W); None: of the largest."""
+        return _cells(size or self._largest, self.feature_patch)
+
+    def pixel_grid(self, size: Size | None = None) -> Grid:
+        """Rows and columns of generation tokens of an image (H, W); None: of the largest."""
+        return _cells(size or self._largest, self.pixel_patch)
+
+    @property
+    def _largest(self) -> Size:
+        return (self.config.max_image_size, self.config.max_image_size)
+
+    def generation_layout(
+        self, num_text: int, num_representation: int | None = None, with_pixels: bool = True, size: Size | None = None
+    ) -> SampleLayout:
         """`[text | start + representation | pixels]`; `num_representation` tokens so far, or all (None)."""
         spans = [Span("text", num_text)]
         if self.representation is not None:
-            grid = self.representation.grid
-            count = grid**2 if num_representation is None else num_representation
-            spans.append(Span("representation", 1 + count, grid if count == grid**2 else 0))
+            grid = self.feature_grid(size)
+            whole = num_representation is None or num_representation == prod(grid)
+            count = prod(grid) if num_representation is None else num_representation
+            spans.append(Span("representation", 1 + count, grid if whole else (0, 0)))
         if with_pixels and self.pixels is not None:
-            spans.append(Span("pixel", self.pixels.grid**2, self.pixels.grid))
+            spans.append(Span("pixel", prod(self.pixel_grid(size)), self.pixel_grid(size)))
         return SampleLayout(tuple(spans))
 
-    def understanding_layout(self, num_text: int, with_image: bool = True) -> SampleLayout:
+    def understanding_layout(self, num_text: int, with_image: bool = True, size: Size | None = None) -> SampleLayout:
         """`[image features | text]`, or text alone."""
-        image = (Span("image", self.feature_grid**2, self.feature_grid),) if with_image else ()
+        grid = self.feature_grid(size)
+        image = (Span("image", prod(grid), grid),) if with_image else ()
         return SampleLayout((*image, Span("text", num_text)))
 
     def num_tokens(self, batch: PackedBatch) -> int:
         """Tokens of the packed sequence; masked images count their patches."""
-        count = sum(len(g.text_ids) * self.generation_layout(g.text_ids.shape[1]).length for g in batch.generation)
+        count = 0
+        for group in batch.generation:
+            count += len(group.text_ids) * self.generation_layout(group.text_ids.shape[1], size=group.size).length
         for group in batch.understanding:
-            layout = self.understanding_layout(group.text_ids.shape[1], group.images is not None)
+            layout = self.understanding_layout(group.text_ids.shape[1], group.images is not None, group.size)
             count += len(group.text_ids) * layout.length
-        return count + (0 if batch.masked_images is None else len(batch.masked_images) * self.encoder.grid**2)
+        if batch.masked_images is not None:
+            count += len(batch.masked_images) * (batch.masked_images.shape[-1] // self.encoder.patch_size) ** 2
+        return count
 
     # Ways in
 
-    def embed_images(self, images: Tensor) -> Tensor:
-        """Understanding images [B, 3, S, S] -> [B, N, D]: encoder, final norm, 2x2 pooling (assumed), connector MLP."""
-        features = pool_2x2(self.encoder.norm(self.encoder(images.to(self.image_position.dtype))))
-        return self.connector(features) + self.image_position
+    def embed_images(self, images: Sequence[Tensor]) -> list[Tensor]:
+        """Batches of understanding images, each [B, 3, H, W], -> [B, N, D]: encoder, final norm, 2x2 pooling (assumed), connector
+        MLP. The encoder sees all of them in one pass."""
+        dtype, tokens = self.image_position.dtype, []
+        for batch, features in zip(images, self.encoder.encode([batch.to(dtype) for batch in images]), strict=True):
+            size = (batch.shape[2], batch.shape[3])
+            pooled = pool_2x2(self.encoder.norm(features), _cells(size, self.encoder.patch_size))
+            tokens.append(self.connector(pooled) + upper_left(self.image_position, self.feature_grid(size)))
+        return tokens
 
     # Forward
 
-    def forward(
-        self, generation: Sequence[GenerationInput], understanding: Sequence[UnderstandingInput]
-    ) -> tuple[list[GenerationOutput], list[Tensor]]:
-        """One pass over a pack.
-
-        Returns:
-            A GenerationOutput for each generation group, and text logits [B, T, V] for each understanding group.
-        """
+    def forward(self, generation: Sequence[GenerationInput], understanding: Sequence[UnderstandingInput]) -> ForwardOutput:
+        """One pass over a pack. While gradients are kept, every way in and out is taken, by no samples where the pack has none:
+        sharded ranks must do the same things."""
+        num_generation, num_understanding = len(generation), len(understanding)
+        if torch.is_grad_enabled():
+            generation, understanding = self._with_empty_groups(generation, understanding)
         groups, embeddings, times = [], {}, []
         for index, sample in enumerate(generation):
             assert self.pixels is not None
-            layout = self.generation_layout(sample.text_ids.shape[1])
+            layout = self.generation_layout(sample.text_ids.shape[1], size=sample.size)
             groups.append(Group(layout, sample.text_ids.shape[0]))
             times.append(self.pixels.time(sample.t))
             embeddings[index, "text"] = self.text_embedding(sample.text_ids)
             if self.representation is not None:
                 assert sample.representation is not None
                 embeddings[index, "representation"] = self.representation.embed(
-                    sample.representation, sample.representation_dropped
+                    sample.representation, sample.representation_dropped, self.feature_grid(sample.size)
                 )
-            embeddings[index, "pixel"] = self.pixels.embed(sample.noisy, times[-1])
+            embeddings[index, "pixel"] = self.pixels.embed(sample.noisy, times[-1], self.pixel_grid(sample.size))
+        seen = [question.images for question in understanding if question.images is not None]
+        embedded = iter(self.embed_images(seen) if seen else [])
         for index, question in enumerate(understanding, start=len(groups)):
-            layout = self.understanding_layout(question.text_ids.shape[1], question.images is not None)
+            size = None if question.images is None else (question.images.shape[2], question.images.shape[3])
+            layout = self.understanding_layout(question.text_ids.shape[1], size is not None, size)
             groups.append(Group(layout, question.text_ids.shape[0]))
-            if question.images is not None:
-                embeddings[index, "image"] = self.embed_images(question.images)
+            if size is not None:
+                embeddings[index, "image"] = next(embedded)
             embeddings[index, "text"] = self.text_embedding(question.text_ids)
 
         packed = PackedLayout(tuple(groups))
@@ -188,13 +246,14 @@ class RFModel(nn.Module):
         x_TD = torch.cat([tokens.flatten(0, 1) for tokens in ordered])
         time_BD = torch.cat(times) if times else None
         tap = self.config.representation.alignment.layer if self.alignment is not None else 0
-        hidden_TD, middle_TD = self.decoder(x_TD, packed, time_BD, tap=tap)
+        hidden_TD, middle_TD, balance = self.decoder(x_TD, packed, time_BD, tap=tap)
 
         def part(index: int, kind: SpanKind, states_TD: Tensor = hidden_TD) -> Tensor:
-            return states_TD[packed.rows(kind, index)].view(groups[index].num_samples, -1, states_TD.shape[1])
+            length = next(span.length for span in groups[index].layout.spans if span.kind == kind)
+            return states_TD[packed.rows(kind, index)].view(groups[index].num_samples, length, states_TD.shape[1])
 
         outputs = []
-        for index in range(len(generation)):
+        for index in range(num_generation):
             assert self.pixels is not None
             predicted = aligned = None
             if self.representation is not None:
@@ -203,8 +262,39 @@ class RFModel(nn.Module):
                 aligned = self.alignment(part(index, "pixel", middle_TD))
             clean = self.predict_clean(part(index, "pixel"))
             outputs.append(GenerationOutput(part(index, "text"), predicted, clean, aligned))
-        answers = [self.text_logits(part(index, "text")) for index in range(len(generation), len(groups))]
-        return outputs, answers
+        answers = [part(index, "text") for index in range(len(generation), len(generation) + num_understanding)]
+        return ForwardOutput(outputs, answers, balance)
+
+    def _with_empty_groups(
+        self, generation: Sequence[GenerationInput], understanding: Sequence[UnderstandingInput]
+    ) -> tuple[Sequence[GenerationInput], Sequence[UnderstandingInput]]:
+        """The inputs, and groups of no samples of the kinds that they lack."""
+        device, size = self.text_embedding.weight.device, (self.config.image_stride,) * 2
+        no_text = torch.zeros(0, 1, dtype=torch.int64, device=device)
+        if self.pixels is not None and not generation:
+            values = None if self.representation is None else self.representation.zeros(0, prod(self.feature_grid(size)))
+            noisy = torch.zeros(0, prod(self.pixel_grid(size)), self.pixels.patch_in.in_features, device=device)
+            generation = [GenerationInput(no_text, noisy, torch.zeros(0, device=device), values, size=size)]
+        if not any(question.images is not None for question in understanding):
+            side = size[0] if self.config.data.world != "scenes" else self.config.max_image_size
+            images = torch.zeros(0, 3, side, side, device=device)
+            understanding = [*understanding, UnderstandingInput(images, no_text)]
+        return generation, understanding
+
+    def text_cross_entropy(self, hidden_MD: Tensor, targets_M: Tensor) -> Tensor:
+        """Sum of next-token cross-entropies, float32, of hidden states [M, D] and the ids int64 [M] that follow them.
+
+        Logits are made for some rows at a time and made again in the backward pass: all of a pack's, over a vocabulary of 150
+        thousand, would not fit beside the model.
+        """
+
+        def some(hidden: Tensor, targets: Tensor) -> Tensor:
+            return F.cross_entropy(self.text_logits(hidden).float(), targets, reduction="sum")
+
+        if hidden_MD.shape[0] <= TEXT_ROWS:
+            return some(hidden_MD, targets_M)
+        pairs = zip(hidden_MD.split(TEXT_ROWS), targets_M.split(TEXT_ROWS), strict=True)
+        return torch.stack([checkpoint(some, *pair, use_reentrant=False) for pair in pairs]).sum()
 
     def text_logits(self, hidden: Tensor) -> Tensor:
         """[..., D] -> [..., V]."""
@@ -222,12 +312,12 @@ class RFModel(nn.Module):
         packed = PackedLayout((Group(layout, tokens.shape[0]),))
         return self._run(tokens, packed, None, caches, commit=True)
 
-    def denoise(self, caches: list[KVCache], layout: SampleLayout, noisy: Tensor, t: Tensor) -> Tensor:
+    def denoise(self, caches: list[KVCache], layout: SampleLayout, noisy: Tensor, t: Tensor, grid: Grid | None = None) -> Tensor:
         """Predicted clean patches of noisy ones [B, P, C] at times t [B], given cached text and representation."""
         assert self.pixels is not None
         packed = PackedLayout((Group(layout, noisy.shape[0]),))
         time_BD = self.pixels.time(t)
-        return self.predict_clean(self._run(self.pixels.embed(noisy, time_BD), packed, time_BD, caches, commit=False))
+        return self.predict_clean(self._run(self.pixels.embed(noisy, time_BD, grid), packed, time_BD, caches, commit=False))
 
     def _run(self, tokens: Tensor, packed: PackedLayout, time_BD: Tensor | None, caches: list[KVCache], commit: bool) -> Tensor:
         """Tokens of one group in sample order through the decoder, and back in sample order."""
@@ -235,8 +325,12 @@ class RFModel(nn.Module):
         blocks = [(packed.blocks[0, span], bounds) for span, bounds in enumerate(group.layout.fresh_bounds)]
         blocks = sorted(((rows, bounds) for rows, bounds in blocks if bounds[1] > bounds[0]), key=lambda item: item[0].start)
         x_TD = torch.cat([tokens[:, first:stop].flatten(0, 1) for _, (first, stop) in blocks])
-        hidden_TD, _ = self.decoder(x_TD, packed, time_BD, caches, commit)
+        hidden_TD, _, _ = self.decoder(x_TD, packed, time_BD, caches, commit)
         result = torch.empty_like(tokens)
         for rows, (first, stop) in blocks:
             result[:, first:stop] = hidden_TD[rows].view(tokens.shape[0], stop - first, -1)
         return result
+
+
+def _cells(size: Size, patch: int) -> Grid:
+    return (size[0] // patch, size[1] // patch)

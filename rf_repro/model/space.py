@@ -7,16 +7,18 @@ from torch import Tensor
 
 from rf_repro.config.schema import ModelConfig
 from rf_repro.model.layers import patchify, unpatchify
+from rf_repro.model.layout import Grid
 
 
 class ImageSpace(Protocol):
-    """B images of S pixels a side; P = (S / model.pixel.patch_size)^2 tokens in raster order, C numbers each."""
+    """B images of H x W pixels; P = H W / model.pixel.patch_size^2 tokens in raster order, C numbers each."""
 
     def encode(self, images: Tensor) -> Tensor:
-        """[B, 3, S, S] in [-1, 1] -> float32 [B, P, C] of about unit scale."""
+        """[B, 3, H, W] in [-1, 1] -> float32 [B, P, C] of about unit scale."""
 
-    def decode(self, patches: Tensor) -> Tensor:
-        """The inverse: float32 [B, P, C] -> images [B, 3, S, S] around [-1, 1]."""
+    def decode(self, patches: Tensor, grid: Grid | None = None) -> Tensor:
+        """The inverse: float32 [B, P, C] -> images [B, 3, H, W] around [-1, 1]. `grid`: rows and columns of tokens; None: a
+        square."""
 
 
 class PixelSpace:
@@ -28,8 +30,8 @@ class PixelSpace:
     def encode(self, images: Tensor) -> Tensor:
         return patchify(images.float(), self.patch_size)
 
-    def decode(self, patches: Tensor) -> Tensor:
-        return unpatchify(patches, self.patch_size)
+    def decode(self, patches: Tensor, grid: Grid | None = None) -> Tensor:
+        return unpatchify(patches, self.patch_size, grid=grid)
 
 
 def patch_dim(model: ModelConfig) -> int:

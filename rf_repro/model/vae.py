@@ -30,10 +30,10 @@ class Autoencoder(Protocol):
     latent_channels: int
 
     def encode(self, images: Tensor) -> Tensor:
-        """float32 [B, 3, S, S] -> float32 [B, C, S/f, S/f], the posterior's mean, normalised."""
+        """float32 [B, 3, H, W] -> float32 [B, C, H/f, W/f], the posterior's mean, normalised."""
 
     def decode(self, latents: Tensor) -> Tensor:
-        """The way back: float32 [B, C, h, h] -> float32 [B, 3, h*f, h*f]."""
+        """The way back: float32 [B, C, h, w] -> float32 [B, 3, h*f, w*f]."""
 
 
 class ResidualBlock(nn.Module):
@@ -176,13 +176,13 @@ class LatentSpace:
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
-        """[B, 3, S, S] in [-1, 1] -> float32 [B, P, C * cells^2], of zero mean and unit deviation over training images.
+        """[B, 3, H, W] in [-1, 1] -> float32 [B, P, C * cells^2], of zero mean and unit deviation over training images.
 
         An image's latents depend on the other images of the batch by float32 rounding at most.
         """
         return patchify(self.vae.encode(images.float()), self.cells)
 
     @torch.no_grad()
-    def decode(self, patches: Tensor) -> Tensor:
-        """float32 [B, P, C * cells^2] -> images float32 [B, 3, S, S] around [-1, 1]."""
-        return self.vae.decode(unpatchify(patches.float(), self.cells, self.channels))
+    def decode(self, patches: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
+        """float32 [B, P, C * cells^2] -> images float32 [B, 3, H, W] around [-1, 1]. `grid`: of tokens; None: a square."""
+        return self.vae.decode(unpatchify(patches.float(), self.cells, self.channels, grid))

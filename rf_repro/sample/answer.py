@@ -58,20 +58,21 @@ def _generate(model: RFModel, images: Tensor, ids: Tensor, eos_id: int, max_new_
     """The most likely next tokens after `[image features | ids]`, until every row has had its eos.
 
     Args:
-        images: float32 [B, 3, S, S] in [-1, 1].
+        images: float32 [B, 3, H, W] in [-1, 1].
         ids: int64 [B, T].
 
     Returns:
         int64 [B, n], n <= max_new_tokens; what follows a row's eos means nothing.
     """
     caches = model.decoder.new_caches(ids.shape[0])
-    layout = model.understanding_layout(ids.shape[1])
-    hidden = model.extend(caches, layout, torch.cat([model.embed_images(images), model.text_embedding(ids)], 1))
+    size = (images.shape[2], images.shape[3])
+    layout = model.understanding_layout(ids.shape[1], size=size)
+    hidden = model.extend(caches, layout, torch.cat([model.embed_images([images])[0], model.text_embedding(ids)], 1))
     generated = ids[:, :0]
     while True:
         token = model.text_logits(hidden[:, -1:]).argmax(-1)
         generated = torch.cat([generated, token], 1)
         if generated.shape[1] == max_new_tokens or bool((generated == eos_id).any(1).all()):
             return generated
-        layout = replace(model.understanding_layout(ids.shape[1] + generated.shape[1]), num_cached=layout.length)
+        layout = replace(model.understanding_layout(ids.shape[1] + generated.shape[1], size=size), num_cached=layout.length)
         hidden = model.extend(caches, layout, model.text_embedding(token))

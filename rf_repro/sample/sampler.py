@@ -6,13 +6,14 @@ B samples, T text tokens, N representation tokens, P pixel patches.
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
+from math import prod
 
 import torch
 from torch import Tensor
 
 from rf_repro.config.schema import SamplingConfig
 from rf_repro.core.hashing import derive_seed
-from rf_repro.data.packing import TextTokens
+from rf_repro.data.packing import Size, TextTokens
 from rf_repro.model.attention import KVCache
 from rf_repro.model.rf_model import RFModel
 from rf_repro.model.space import ImageSpace
@@ -30,28 +31,31 @@ class Sampler:
 
     @torch.no_grad()
     def sample(
-        self, text_ids: Tensor, seeds: Sequence[int], representation: Tensor | None = None
+        self, text_ids: Tensor, seeds: Sequence[int], representation: Tensor | None = None, size: Size | None = None
     ) -> tuple[Tensor, Tensor | None]:
         """
         Args:
             text_ids: int64 [B, T].
             seeds: one for each sample.
             representation: codes int64 [B, N] or features [B, N, F], to replace the first stage (e.g. those of true images).
+            size: (H, W) of the images, multiples of `image_stride` pixels; None: the largest trained.
 
         Returns:
-            Images float32 [B, 3, S, S] around [-1, 1], and the representation tokens used (None without any).
+            Images float32 [B, 3, H, W] around [-1, 1], and the representation tokens used (None without any).
         """
         text_ids = text_ids.to(self.device)
         if self.model.representation is None:
-            caches = self._prefix(text_ids, None, None)
+            caches = self._prefix(text_ids, None, None, size)
         elif representation is None:
-            representation, caches = self.sample_representation(text_ids, seeds)
+            representation, caches = self.sample_representation(text_ids, seeds, size)
         else:
             representation = representation.to(self.device)
-            caches = self._prefix(text_ids, representation, None)
-        return self.sample_pixels(caches, text_ids.shape, seeds), representation
+            caches = self._prefix(text_ids, representation, None, size)
+        return self.sample_pixels(caches, text_ids.shape, seeds, size), representation
 
-    def sample_representation(self, text_ids: Tensor, seeds: Sequence[int]) -> tuple[Tensor, list[KVCache]]:
+    def sample_representation(
+        self, text_ids: Tensor, seeds: Sequence[int], size: Size | None = None
+    ) -> tuple[Tensor, list[KVCache]]:
         """Stage 1, token by token: codes by top-k with guidance l(no text) + w_rep (l(text) - l(no text)), features by the
         diffusion head with the same guidance.
 
@@ -61,16 +65,18 @@ class Sampler:
         representation = self.model.representation
         assert representation is not None
         B, T = text_ids.shape
-        N, guided = representation.grid**2, self.sampling.cfg_representation != 1
-        random = torch.stack([representation.randomness(_generator("representation", seed)) for seed in seeds]).to(self.device)
+        grid, guided = self.model.feature_grid(size), self.sampling.cfg_representation != 1
+        N = prod(grid)
+        draws = [representation.randomness(_generator("representation", seed), N) for seed in seeds]
+        random = torch.stack(draws).to(self.device)
         null = self.tokens.dropped(T).to(self.device).expand(B, -1)
         both = torch.cat([text_ids, null]) if guided else text_ids
         values = representation.zeros(both.shape[0], 0)
         caches = self.model.decoder.new_caches(both.shape[0])
-        tokens = torch.cat([self.model.text_embedding(both), representation.embed(values)], 1)
+        tokens = torch.cat([self.model.text_embedding(both), representation.embed(values, grid=grid)], 1)
         num_cached = 0
         for index in range(N + 1):
-            layout = replace(self.model.generation_layout(T, index, with_pixels=False), num_cached=num_cached)
+            layout = replace(self.model.generation_layout(T, index, with_pixels=False, size=size), num_cached=num_cached)
             hidden = self.model.extend(caches, layout, tokens)
             num_cached = layout.length
             if index == N:
@@ -78,47 +84,53 @@ class Sampler:
             predicted = representation.predict(hidden[:, -1])
             drawn = representation.draw(predicted[:B], predicted[B:] if guided else None, random[:, index], self.sampling)
             values = torch.cat([values, torch.cat([drawn] * (both.shape[0] // B))[:, None]], 1)
-            tokens = representation.embed(values)[:, -1:]
+            tokens = representation.embed(values, grid=grid)[:, -1:]
         return values[:B], [cache.first(B) for cache in caches]
 
-    def sample_pixels(self, caches: list[KVCache], text_shape: torch.Size, seeds: Sequence[int]) -> Tensor:
+    def sample_pixels(
+        self, caches: list[KVCache], text_shape: torch.Size, seeds: Sequence[int], size: Size | None = None
+    ) -> Tensor:
         """Stage 2: Euler steps from noise; guidance x(none) + w_pix (x(text, R) - x(none)). The prefix is computed once."""
         B, T = text_shape
-        grid = self.pixels.grid
-        shape = (grid**2, self.pixels.patch_in.in_features)
+        grid = self.model.pixel_grid(size)
+        shape = (prod(grid), self.pixels.patch_in.in_features)
         z = torch.stack([torch.randn(shape, generator=_generator("pixels", seed)) for seed in seeds]).to(self.device)
         scale = self.sampling.cfg_pixel
         if scale != 1:
-            none = [cache.expand(B) for cache in self._unconditional_prefix(T)]
+            none = [cache.expand(B) for cache in self._unconditional_prefix(T, size)]
             caches = [KVCache.stack(own, other) for own, other in zip(caches, none, strict=True)]
-        layout = self.model.generation_layout(T)
-        layout = replace(layout, num_cached=layout.length - grid**2)
-        times = shifted_times(self.sampling.steps, timestep_shift(grid**2, self.sampling.shift_base_patches)).tolist()
+        layout = self.model.generation_layout(T, size=size)
+        layout = replace(layout, num_cached=layout.length - prod(grid))
+        times = shifted_times(self.sampling.steps, timestep_shift(prod(grid), self.sampling.shift_base_patches)).tolist()
         for t, t_next in pairwise(times):
             repeated = z.repeat(2, 1, 1) if scale != 1 else z
-            clean = self.model.denoise(caches, layout, repeated, torch.full((repeated.shape[0],), t, device=self.device))
+            t_B = torch.full((repeated.shape[0],), t, device=self.device)
+            clean = self.model.denoise(caches, layout, repeated, t_B, grid)
             if scale != 1:
                 conditional, unconditional = clean.chunk(2)
                 clean = guide(conditional, unconditional, scale)
             z = z + (clean - z) * ((t_next - t) / (1 - t))  # no floor: the last step lands on x
-        return self.space.decode(z)
+        return self.space.decode(z, grid)
 
-    def _unconditional_prefix(self, num_text: int) -> list[KVCache]:
+    def _unconditional_prefix(self, num_text: int, size: Size | None) -> list[KVCache]:
         """Caches of one sample with text and representation dropped: it is the same for all."""
         values = dropped = None
         if self.model.representation is not None:
-            values = self.model.representation.zeros(1, self.model.representation.grid**2)
+            values = self.model.representation.zeros(1, prod(self.model.feature_grid(size)))
             dropped = torch.ones(1, dtype=torch.bool, device=self.device)
-        return self._prefix(self.tokens.dropped(num_text).to(self.device)[None], values, dropped)
+        return self._prefix(self.tokens.dropped(num_text).to(self.device)[None], values, dropped, size)
 
-    def _prefix(self, text_ids: Tensor, representation: Tensor | None, dropped: Tensor | None) -> list[KVCache]:
+    def _prefix(
+        self, text_ids: Tensor, representation: Tensor | None, dropped: Tensor | None, size: Size | None = None
+    ) -> list[KVCache]:
         """Caches of `[text | representation]` computed in one pass."""
         caches = self.model.decoder.new_caches(text_ids.shape[0])
         tokens = self.model.text_embedding(text_ids)
         if self.model.representation is not None:
             assert representation is not None
-            tokens = torch.cat([tokens, self.model.representation.embed(representation, dropped)], 1)
-        self.model.extend(caches, self.model.generation_layout(text_ids.shape[1], with_pixels=False), tokens)
+            embedded = self.model.representation.embed(representation, dropped, self.model.feature_grid(size))
+            tokens = torch.cat([tokens, embedded], 1)
+        self.model.extend(caches, self.model.generation_layout(text_ids.shape[1], with_pixels=False, size=size), tokens)
         return caches
 
 

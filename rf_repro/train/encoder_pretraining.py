@@ -74,9 +74,9 @@ class EncoderPretraining(TrainingLoop):
         if isinstance(self.model, SelfDistillationModel):
             self.teacher = copy.deepcopy(self.model).requires_grad_(False)
 
-    def losses(self, step: int) -> StepLosses:
+    def losses(self, step: int) -> list[StepLosses]:
         terms = self.terms(step)
-        return StepLosses(terms, torch.stack(list(terms.values())).sum(), self._tokens_a_step())
+        return [StepLosses(terms, torch.stack(list(terms.values())).sum(), self._tokens_a_step())]
 
     def terms(self, step: int) -> dict[str, Tensor]:
         """The terms of a 1-based step, whose sum is the loss."""

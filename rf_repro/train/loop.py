@@ -4,8 +4,10 @@ resumes; what a step's losses are, each of them says itself."""
 import math
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,10 +16,19 @@ from rf_repro.config.schema import ExperimentConfig, StageConfig
 from rf_repro.core.errors import Stopped, TrainingDiverged, UserError
 from rf_repro.core.files import append_jsonl, write_jsonl
 from rf_repro.core.run_dir import RunDir
-from rf_repro.train.checkpoint import Checkpoint, list_checkpoints, load_checkpoint, save_checkpoint, step_of
+from rf_repro.train.checkpoint import (
+    Checkpoint,
+    is_sharded_checkpoint,
+    list_checkpoints,
+    load_checkpoint,
+    save_checkpoint,
+    step_of,
+)
 from rf_repro.train.ema import Average
 from rf_repro.train.optim import MasterOptimizer
 from rf_repro.train.ranks import ALONE, Ranks
+from rf_repro.train.sharded_checkpoint import ShardedSaver, check, held_names, load_sharded
+from rf_repro.train.sharding import copy_part_, is_sharded
 
 LOG_EVERY = 25  # steps averaged in one row of metrics.jsonl
 
@@ -33,7 +44,8 @@ def never() -> bool:
 class StepLosses:
     """The terms of one step as means, unweighted, for the log; the weighted total to descend; the tokens it read.
 
-    Of several ranks, each has its part of terms and total: the parts add up to the whole step's. Tokens are the whole step's.
+    A step's may come in several parts, and each rank has its own: all together add up to the whole step's. Tokens add up over
+    parts alone: each rank counts the whole step's.
     """
 
     terms: dict[str, Tensor]
@@ -61,12 +73,14 @@ class TrainingLoop(ABC):
             raise UserError(f"{type(self).__name__}: {ranks.size} ranks; it is small and trains in one: run it with one task")
         self.config, self.stage, self.seed, self.device, self.ranks = config, stage, seed, device, ranks
         self.step, self.num_tokens, self.compute_seconds = 0, 0, 0.0
+        self._saver: ShardedSaver | None = None
 
     # What is trained
 
     @abstractmethod
-    def losses(self, step: int) -> StepLosses:
-        """The losses of the 1-based step."""
+    def losses(self, step: int) -> Iterable[StepLosses]:
+        """The losses of the 1-based step, in one or more parts that add up to it; each part's gradient is made, and its
+        activations are freed, before the next is asked for."""
 
     def begin(self) -> None:  # noqa: B027 (a hook)
         """Before the first step of a run; not when it is resumed."""
@@ -85,6 +99,13 @@ class TrainingLoop(ABC):
         """What a checkpoint needs besides averages and the optimiser's own state; loaded in place."""
         return dict(self.optimizer.masters)
 
+    def extra_state(self) -> dict[str, Any]:
+        """JSON-ready values that a checkpoint needs besides, the same on every rank. Every rank calls it."""
+        return {}
+
+    def load_extra_state(self, extra: dict[str, Any]) -> None:  # noqa: B027 (a hook)
+        """Takes back what `extra_state` gave, before `resumed`; {} of a checkpoint that has none."""
+
     def averaged_state(self) -> dict[str, Tensor]:
         """What users of the run load: the averaged weights; loaded in place."""
         return self.average.values
@@ -102,24 +123,27 @@ class TrainingLoop(ABC):
             TrainingDiverged: a term or the gradient is not finite; nothing was stepped.
         """
         step = self.step + 1
-        losses = self.losses(step)
-        parts = torch.stack([part.detach().float() for part in (*losses.terms.values(), losses.total)]).cpu()
-        self.ranks.sum_([parts])
-        *means, total = parts.tolist()
-        log = {f"loss/{name}": mean for name, mean in zip(losses.terms, means, strict=True)}
+        seen, names, num_tokens = [], [], 0
+        for part in self.losses(step):
+            names, num_tokens = list(part.terms), num_tokens + part.num_tokens
+            seen.append(torch.stack([value.detach().float() for value in (*part.terms.values(), part.total)]))
+            if self.ranks.size == 1 or part.total.requires_grad:  # a rank may have no sample of what is trained
+                part.total.backward()
+        sums = torch.stack(seen).sum(0).cpu()
+        self.ranks.sum_([sums])
+        *means, total = sums.tolist()
+        log = {f"loss/{name}": mean for name, mean in zip(names, means, strict=True)}
         for name, value in log.items():
             if not math.isfinite(value):
                 raise TrainingDiverged(f"step {step}: {name} is {value}; lower the learning rate")
         log["loss"] = total
-        if self.ranks.size == 1 or losses.total.requires_grad:  # a rank may have no sample of what is trained
-            losses.total.backward()
         log["grad_norm"] = self.optimizer.step(step)
         if not math.isfinite(log["grad_norm"]):
             raise TrainingDiverged(f"step {step}: the gradient norm is {log['grad_norm']}; lower the learning rate")
         self.average.update(self.masters(), step)
         self.stepped(step)
         self.step = step
-        self.num_tokens += losses.num_tokens
+        self.num_tokens += num_tokens
         return log
 
     def run(self, run: RunDir, at_step: Callable[[int], None] | None = None, stop: Callable[[], bool] = never) -> None:
@@ -134,6 +158,12 @@ class TrainingLoop(ABC):
             Stopped: on every rank, after the checkpoint.
             TrainingDiverged, UserError: as of `train_step` and `resume`.
         """
+        try:
+            self._run(run, at_step, stop)
+        finally:
+            self.wait_for_checkpoint()
+
+    def _run(self, run: RunDir, at_step: Callable[[int], None] | None, stop: Callable[[], bool]) -> None:
         if not self.resume(run):
             self.begin()
         elif self._reach(at_step):
@@ -195,13 +225,24 @@ class TrainingLoop(ABC):
     # Checkpoints
 
     def save(self, run: RunDir) -> None:
-        """Writes a checkpoint of everything the next step depends on; every rank goes on when it is there."""
+        """Writes a checkpoint of everything the next step depends on. Every rank goes on when it is there; where training is
+        sharded, at once: it is there after the next `save` or `wait_for_checkpoint`."""
+        extra = {"num_tokens": self.num_tokens, "compute_seconds": self.compute_seconds, "trainer": self.extra_state()}
+        if is_sharded(self.state().values()):
+            self._saver = self._saver or ShardedSaver(self.ranks)
+            named = {"weights": self.state(), "ema": self.averaged_state(), "optimizer": self.optimizer.named_state()}
+            self._saver.save(run.checkpoints, self.step, named, extra)
+            return
         if self.ranks.is_first:
-            extra = {"num_tokens": self.num_tokens, "compute_seconds": self.compute_seconds}
             state = {name: tensor.detach().cpu() for name, tensor in self.state().items()}
             averages = {name: tensor.cpu() for name, tensor in self.averaged_state().items()}
             save_checkpoint(run.checkpoints, Checkpoint(self.step, state, averages, self.optimizer.state_dict(), extra))
         self.ranks.barrier()
+
+    def wait_for_checkpoint(self) -> None:
+        """Returns when the last checkpoint is on disk. Raises UserError where it cannot be written."""
+        if self._saver is not None:
+            self._saver.wait()
 
     @torch.no_grad()
     def resume(self, run: RunDir) -> bool:
@@ -221,20 +262,30 @@ class TrainingLoop(ABC):
             if self.ranks.is_first:
                 write_jsonl(run.metrics_path, [])
             return False
-        saved = load_checkpoint(checkpoints[-1])
-        for own, held in ((self.state(), saved.weights), (self.averaged_state(), saved.ema)):
-            if set(own) != set(held):
-                raise UserError(f"{checkpoints[-1]}: holds another model's weights; delete the run directory to start again")
-            for name, tensor in own.items():
-                tensor.copy_(held[name])
-        self.optimizer.load_state_dict(saved.optimizer)
+        self.step, extra = self._load(checkpoints[-1])
         self.optimizer.copy_to_model()
+        self.load_extra_state(extra.get("trainer", {}))
         self.resumed()
-        self.step = saved.step
-        self.num_tokens, self.compute_seconds = saved.extra["num_tokens"], saved.extra["compute_seconds"]
+        self.num_tokens, self.compute_seconds = extra["num_tokens"], extra["compute_seconds"]
         if self.ranks.is_first:
             write_jsonl(run.metrics_path, [row for row in run.metrics() if row["step"] <= self.step])
         return True
+
+    def _load(self, path: Path) -> tuple[int, dict[str, Any]]:
+        """Fills the state from a checkpoint of either kind, whether or not this training is sharded; its step and extra."""
+        if is_sharded_checkpoint(path):
+            state = check(path, ranks=self.ranks)
+            moments = self.optimizer.named_state(held_names(path, "optimizer"))
+            load_sharded(path, {"weights": self.state(), "ema": self.averaged_state(), "optimizer": moments})
+            return state["step"], state["extra"]
+        saved = load_checkpoint(path)
+        for own, held in ((self.state(), saved.weights), (self.averaged_state(), saved.ema)):
+            if set(own) != set(held):
+                raise UserError(f"{path}: holds another model's weights; delete the run directory to start again")
+            for name, tensor in own.items():
+                copy_part_(tensor, held[name])
+        self.optimizer.load_state_dict(saved.optimizer)
+        return saved.step, saved.extra
 
     def resumed(self) -> None:  # noqa: B027 (a hook)
         """After a checkpoint was loaded: what is derived from the state follows it."""

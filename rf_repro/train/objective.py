@@ -1,32 +1,66 @@
-"""L = L_LM + L_FM + L_Rep (paper Eq. 3) of one pack, each term as (sum, count) so that accumulation and rank count
-do not change it."""
+"""L = L_LM + L_FM + L_Rep (paper Eq. 3) of one pack, each term as a sum, with its count known before the forward pass: so
+accumulation and rank count do not change them."""
+
+from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from rf_repro.config.schema import ExperimentConfig, ObjectiveConfig, StageConfig
 from rf_repro.data.packing import PackedBatch, SampleGroup, TextTokens
-from rf_repro.model.encoder import MaskedImageHead
+from rf_repro.model.encoder import MaskedImageHead, VisionTransformer
 from rf_repro.model.rf_model import GenerationInput, RFModel, UnderstandingInput
 from rf_repro.model.space import ImageSpace
 from rf_repro.representation.alignment import alignment_loss
 from rf_repro.train.flow import interpolate, sample_times, velocity_loss
 from rf_repro.train.ranks import ALONE, Ranks
 
-LossTerms = dict[str, tuple[Tensor, int]]
-
 # Weight of masked-image modelling beside captioning in the first stage at `tiny` (assumed; it balanced the two).
 MASKED_IMAGE_WEIGHT = 4.0
+IGNORE = -100  # a target that is none
 
 
-def cross_entropy_terms(logits: Tensor, targets: Tensor, ignore: int = -100) -> tuple[Tensor, Tensor]:
-    """(sum, count) of next-token cross-entropy: logits [..., V], targets int64 [...] with `ignore` where there is none."""
-    total = F.cross_entropy(logits.float().flatten(0, -2), targets.flatten(), ignore_index=ignore, reduction="sum")
-    return total, (targets != ignore).sum()
+@dataclass(frozen=True)
+class Drawn:
+    """One rank's part of a pack, with everything random in it but the noise of continuous tokens.
+
+    Attributes:
+        generation, understanding: what the model is given.
+        clean: tokens [B, P, C] of each generation group.
+        targets: the encoder's view of each generation group, codes or features, or None without any.
+        dropped: bool, whose representation is dropped: of all ranks' samples of each group; `rows` are this rank's.
+        words: ids that follow each text token of each group (generation, then understanding), int64 [B, T - 1], or IGNORE.
+        masked_images: images and the patches that are hidden, bool [B, P].
+        counts: term -> number of this rank's elements.
+    """
+
+    generation: list[GenerationInput]
+    understanding: list[UnderstandingInput]
+    clean: list[Tensor]
+    targets: list[Tensor] | None
+    dropped: list[Tensor]
+    rows: list[slice]
+    words: list[Tensor]
+    masked_images: tuple[Tensor, Tensor] | None
+    counts: dict[str, int]
 
 
-def compute_losses(
+def term_names(config: ExperimentConfig, stage: StageConfig) -> list[str]:
+    """The terms of the stage's loss, the same on every rank and in every step."""
+    mixture, representation = stage.mixture, config.representation.kind
+    generates = mixture.generation > 0
+    present = {
+        "flow": generates,
+        "representation": generates and representation in ("discrete", "continuous"),
+        "alignment": generates and representation == "repa",
+        "text": mixture.understanding + mixture.questions + mixture.text > 0 or (generates and config.objective.caption_loss),
+        "masked_image": mixture.masked_image > 0,
+        "router": config.model.decoder.num_experts > 0,
+    }
+    return [name for name, is_present in present.items() if is_present]
+
+
+def draw_pack(
     model: RFModel,
     space: ImageSpace,
     batch: PackedBatch,
@@ -34,84 +68,108 @@ def compute_losses(
     objective: ObjectiveConfig,
     tokens: TextTokens,
     generator: torch.Generator,
-    masked_head: MaskedImageHead | None = None,
     ranks: Ranks = ALONE,
-) -> LossTerms:
-    """Draws noise, times and dropped conditions, runs the model once, and returns the terms present in the batch.
-
-    Every rank draws for the whole batch and then keeps its own rows; its sums and counts are of these, and a term that
-    none of them has is (0, 0). A rank needs a generation sample of each group; of other kinds it may have none.
+) -> Drawn:
+    """Draws noise, times, dropped conditions and hidden patches. Every rank draws for the whole pack and keeps its own rows.
 
     Args:
         space: what generation tokens hold.
-        targets: the encoder's view of each generation group, assigned over the whole optimiser step: codes int64 [B, N] or
-            features [B, N, F] of representation tokens, or features [B, P, F] to align with; None without any.
-        generator: a CPU generator; every draw of the step comes from it.
+        targets: the encoder's view of this rank's samples of each generation group, assigned over the whole optimiser step:
+            codes int64 [B, N] or features [B, N, F] of representation tokens, or features [B, P, F] to align with.
+        generator: a CPU generator; every draw comes from it.
+        ranks: who share the pack out. Of a pack that one rank has to itself: ALONE.
     """
     device = model.text_embedding.weight.device
-    inputs, drawn = [], []
+    generation, clean, all_dropped, all_rows, words = [], [], [], [], []
+    counts = dict.fromkeys(("flow", "representation", "alignment", "text", "masked_image"), 0)
     for index, whole in enumerate(batch.generation):
         count = len(whole.text_ids)
         rows, group = ranks.rows(count), own_part(whole, ranks)
         assert group.images is not None
-        clean = space.encode(group.images)
+        x = space.encode(group.images)
         t = sample_times(count, objective, generator)[rows].to(device)
-        noise = torch.randn(count, *clean.shape[1:], generator=generator)[rows].to(device)
-        text_dropped = (torch.rand(count, generator=generator) < objective.text_drop)[rows].to(device)
-        representation_dropped = (torch.rand(count, generator=generator) < objective.representation_drop).to(device)
+        noise = torch.randn(count, *x.shape[1:], generator=generator)[rows].to(device)
+        text_dropped = (torch.rand(count, generator=generator) < objective.text_drop)[rows]
+        dropped = torch.rand(count, generator=generator) < objective.representation_drop
         null_text = tokens.dropped(group.text_ids.shape[1]).to(device)
         has_tokens = targets is not None and model.representation is not None
-        inputs.append(
+        generation.append(
             GenerationInput(
-                text_ids=torch.where(text_dropped[:, None], null_text, group.text_ids),
-                noisy=interpolate(clean, noise, t),
+                text_ids=torch.where(text_dropped.to(device)[:, None], null_text, group.text_ids),
+                noisy=interpolate(x, noise, t),
                 t=t,
-                representation=targets[index][rows] if targets is not None and has_tokens else None,
-                representation_dropped=representation_dropped[rows] if has_tokens else None,
+                representation=targets[index] if targets is not None and has_tokens else None,
+                representation_dropped=dropped[rows].to(device) if has_tokens else None,
+                size=group.size,
             )
         )
-        drawn.append((group, rows, clean, text_dropped, representation_dropped))
-
-    asked = [group for group in (own_part(whole, ranks) for whole in batch.understanding) if len(group.text_ids)]
-    questions = [UnderstandingInput(group.images, group.text_ids) for group in asked]
-    outputs, answers = model(inputs, questions) if inputs or questions else ([], [])
-
-    sums: dict[str, list[tuple[Tensor, Tensor]]] = {}
-    for index, ((group, rows, clean, text_dropped, representation_dropped), given, output) in enumerate(
-        zip(drawn, inputs, outputs, strict=True)
-    ):
-        sums.setdefault("flow", []).append(velocity_loss(output.clean, clean, given.noisy, given.t, objective.min_one_minus_t))
-        if model.representation is not None:
-            assert output.representation is not None
-            assert targets is not None
-            term = model.representation.loss(
-                output.representation, targets[index], representation_dropped, objective, generator, rows
-            )
-            sums.setdefault("representation", []).append(term)
-        if output.aligned is not None:
-            assert targets is not None
-            sums.setdefault("alignment", []).append(alignment_loss(output.aligned, targets[index][rows]))
-        if objective.caption_loss:
-            words = group.text_ids[:, 1:].masked_fill(text_dropped[:, None] | (group.text_ids[:, 1:] == tokens.pad), -100)
-            sums.setdefault("text", []).append(cross_entropy_terms(model.text_logits(output.text_hidden[:, :-1]), words))
-    if batch.understanding:
-        sums.setdefault("text", [])
-    for group, logits in zip(asked, answers, strict=True):
-        ignored = group.text_ids == tokens.pad if group.answer_mask is None else ~group.answer_mask
-        words = group.text_ids.masked_fill(ignored, -100)[:, 1:]
-        sums.setdefault("text", []).append(cross_entropy_terms(logits[:, :-1], words))
+        following = group.text_ids[:, 1:]
+        learned = (following != tokens.pad) & ~text_dropped.to(device)[:, None]
+        words.append(following.masked_fill(~learned, IGNORE) if objective.caption_loss else torch.full_like(following, IGNORE))
+        counts["flow"] += x.numel()
+        counts["alignment"] += 0 if model.alignment is None else x.shape[0] * x.shape[1]
+        if targets is not None and model.representation is not None:
+            counts["representation"] += model.representation.loss_count(targets[index], dropped[rows])
+        clean.append(x)
+        all_dropped.append(dropped)
+        all_rows.append(rows)
+    understanding = []
+    for group in (own_part(whole, ranks) for whole in batch.understanding):
+        if len(group.text_ids):
+            understanding.append(UnderstandingInput(group.images, group.text_ids))
+            ignored = group.text_ids == tokens.pad if group.answer_mask is None else ~group.answer_mask
+            words.append(group.text_ids.masked_fill(ignored, IGNORE)[:, 1:])
+    counts["text"] = int(sum((item != IGNORE).sum() for item in words))
+    masked_images = None
     if batch.masked_images is not None:
-        assert masked_head is not None
-        count = len(batch.masked_images)
+        count, pixels = len(batch.masked_images), batch.masked_images.shape[1:].numel()
         rows = ranks.rows(count)
-        images = batch.masked_images[rows].to(model.text_embedding.weight.dtype)
-        masked = torch.rand(count, model.encoder.grid**2, generator=generator)[rows] < masked_head.MASK_RATIO
-        sums["masked_image"] = [masked_head(model.encoder, images, masked.to(device))] if len(images) else []
-    nothing = torch.zeros((), device=device)
-    return {
-        name: (torch.stack([total for total, _ in terms]).sum() if terms else nothing, sum([int(count) for _, count in terms]))
-        for name, terms in sums.items()
-    }
+        assert isinstance(model.encoder, VisionTransformer)
+        patches = model.encoder.grid**2
+        masked = (torch.rand(count, patches, generator=generator) < MaskedImageHead.MASK_RATIO)[rows]
+        masked_images = (batch.masked_images[rows].to(model.text_embedding.weight.dtype), masked.to(device))
+        counts["masked_image"] = int(masked.sum()) * pixels // patches
+    return Drawn(generation, understanding, clean, targets, all_dropped, all_rows, words, masked_images, {**counts, "router": 1})
+
+
+def pack_losses(
+    model: RFModel,
+    drawn: Drawn,
+    objective: ObjectiveConfig,
+    generator: torch.Generator,
+    masked_head: MaskedImageHead | None = None,
+) -> dict[str, Tensor]:
+    """Runs the model once. Returns each term's sum over this rank's elements, float32; terms that it has none of are zero.
+
+    Args:
+        generator: the one that drew, for the noise of continuous tokens.
+    """
+    nothing = torch.zeros((), device=model.text_embedding.weight.device)
+    sums = dict.fromkeys(drawn.counts, nothing)
+    if drawn.generation or drawn.understanding:
+        output = model(drawn.generation, drawn.understanding)
+        for index, (given, own, clean) in enumerate(zip(drawn.generation, output.generation, drawn.clean, strict=True)):
+            sums["flow"] = sums["flow"] + velocity_loss(own.clean, clean, given.noisy, given.t, objective.min_one_minus_t)[0]
+            if drawn.targets is not None and model.representation is not None:
+                assert own.representation is not None
+                values, dropped, rows = drawn.targets[index], drawn.dropped[index], drawn.rows[index]
+                term, _ = model.representation.loss(own.representation, values, dropped, objective, generator, rows)
+                sums["representation"] = sums["representation"] + term
+            if own.aligned is not None:
+                assert drawn.targets is not None
+                sums["alignment"] = sums["alignment"] + alignment_loss(own.aligned, drawn.targets[index])[0]
+        texts = [own.text_hidden for own in output.generation] + output.understanding
+        hidden = torch.cat([states[:, :-1].flatten(0, 1) for states in texts])
+        targets = torch.cat([words.flatten() for words in drawn.words])
+        learned = (targets != IGNORE).nonzero()[:, 0]
+        sums["text"] = model.text_cross_entropy(hidden[learned], targets[learned])
+        sums["router"] = output.balance
+    if drawn.masked_images is not None:
+        assert masked_head is not None
+        assert isinstance(model.encoder, VisionTransformer)
+        if len(drawn.masked_images[0]):
+            sums["masked_image"] = masked_head(model.encoder, *drawn.masked_images)[0]
+    return sums
 
 
 def own_part(group: SampleGroup, ranks: Ranks) -> SampleGroup:
@@ -129,4 +187,5 @@ def weights(config: ExperimentConfig, stage: StageConfig) -> dict[str, float]:
         "representation": config.objective.representation_weight,
         "alignment": config.representation.alignment.weight,
         "masked_image": MASKED_IMAGE_WEIGHT,
+        "router": config.objective.router_weight,
     }

@@ -4,6 +4,7 @@ Every rank holds the same state, builds the same step and makes the same draws, 
 What is summed, gathered or copied here comes out bit by bit alike on all of them, so their states stay alike.
 """
 
+import json
 import os
 import socket
 import time
@@ -12,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -88,6 +90,14 @@ class Ranks:
         parts = [torch.empty_like(padded) for _ in counts]
         dist.all_gather(parts, padded)
         return torch.cat([part[: int(count)] for part, count in zip(parts, counts, strict=True)])
+
+    def gather_objects(self, value: Any) -> list[Any]:
+        """A JSON-ready value of every rank, in rank order."""
+        if self.size == 1:
+            return [value]
+        text = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
+        sizes = self.gather(torch.tensor([len(text)]))
+        return [json.loads(bytes(part.tolist())) for part in self.gather(text).split(sizes.tolist())]
 
 
 ALONE = Ranks.alone()

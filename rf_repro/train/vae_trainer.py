@@ -50,7 +50,7 @@ class VAETrainer(TrainingLoop):
         """Averaged weights and latent statistics."""
         return {**self.average.values, **self.statistics}
 
-    def losses(self, step: int) -> StepLosses:
+    def losses(self, step: int) -> list[StepLosses]:
         """Reconstruction and KL of images drawn with replacement; the tokens are latent cells."""
         generator = torch.Generator().manual_seed(derive_seed("vae", self.seed, step))
         drawn = torch.randint(len(self.images), (self.settings.batch_size,), generator=generator)
@@ -60,7 +60,7 @@ class VAETrainer(TrainingLoop):
         decoded = self.model.reconstruct(mean + torch.exp(0.5 * log_variance) * noise)
         terms = {"reconstruction": F.mse_loss(decoded, images), "kl": kl_divergence(mean, log_variance).mean()}
         total = terms["reconstruction"] + self.settings.kl_weight * terms["kl"]
-        return StepLosses(terms, total, mean.shape[0] * mean.shape[2] * mean.shape[3])
+        return [StepLosses(terms, total, mean.shape[0] * mean.shape[2] * mean.shape[3])]
 
     def finish(self) -> None:
         self.measure_statistics()

@@ -1,6 +1,7 @@
 """Small configurations and random inputs, written out here so that tuning a scale never moves a test."""
 
 from dataclasses import replace
+from math import prod
 
 import torch
 from torch import Tensor
@@ -23,7 +24,7 @@ from rf_repro.config.schema import (
 from rf_repro.data.packing import TextTokens
 from rf_repro.model.initialise import initialise
 from rf_repro.model.representation_tokens import DiscreteTokens
-from rf_repro.model.rf_model import GenerationInput, RFModel, UnderstandingInput
+from rf_repro.model.rf_model import GenerationInput, GenerationOutput, RFModel, UnderstandingInput
 
 VOCAB = 23
 TOKENS = TextTokens(pad=0, bos=1, null=3)
@@ -73,7 +74,7 @@ def generation_input(model: RFModel, count: int, num_text: int, seed: int = 0, d
     generator = torch.Generator().manual_seed(seed)
     values = flags = None
     if model.representation is not None:
-        size = (count, model.representation.grid**2)
+        size = (count, prod(model.representation.grid))
         if isinstance(model.representation, DiscreteTokens):
             values = torch.randint(model.representation.identity.num_embeddings, size, generator=generator)
         else:
@@ -81,7 +82,7 @@ def generation_input(model: RFModel, count: int, num_text: int, seed: int = 0, d
         flags = (torch.arange(count) % 2 == 1) & dropped
     return GenerationInput(
         text_ids=torch.randint(4, VOCAB, (count, num_text), generator=generator),
-        noisy=torch.randn(count, model.pixels.grid**2, model.pixels.patch_in.in_features, generator=generator),
+        noisy=torch.randn(count, prod(model.pixels.grid), model.pixels.patch_in.in_features, generator=generator),
         t=torch.rand(count, generator=generator),
         representation=values,
         representation_dropped=flags,
@@ -94,6 +95,14 @@ def understanding_input(model: RFModel, count: int, num_text: int, seed: int = 0
     side = model.config.data.scenes.image_size
     images = torch.rand(count, 3, side, side, generator=generator) * 2 - 1
     return UnderstandingInput(images, torch.randint(4, VOCAB, (count, num_text), generator=generator))
+
+
+def run(
+    model: RFModel, generation: list[GenerationInput], understanding: list[UnderstandingInput]
+) -> tuple[list[GenerationOutput], list[Tensor]]:
+    """The outputs of generation, and the text logits [B, T, V] of understanding."""
+    output = model(generation, understanding)
+    return output.generation, [model.text_logits(hidden) for hidden in output.understanding]
 
 
 def largest_difference(first: Tensor, second: Tensor) -> float:

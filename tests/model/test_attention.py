@@ -49,7 +49,7 @@ def test_a_pack_of_groups_equals_one_sample_at_a_time(
     packed = PackedLayout(groups)
     q, k, v = (random_heads(packed.num_tokens, heads, seed) for seed, heads in enumerate((H, K, K)))
     out = attend(q, k, v, packed, slopes_H=slopes)
-    ids = packed.sample_ids()
+    ids = packed.visibility[0]
     sample = 0
     for index, group in enumerate(groups):
         for _ in range(group.num_samples):

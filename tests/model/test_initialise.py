@@ -5,9 +5,10 @@ import torch
 
 from rf_repro.config.schema import ExperimentConfig
 from rf_repro.core.errors import UserError
-from rf_repro.model.initialise import initialise, is_generation, start_from
+from rf_repro.model.initialise import initialise, is_generation, starting_values
 from rf_repro.model.rf_model import RFModel
-from tests.model.small import VOCAB, generation_input, largest_difference, small_config, small_model, understanding_input
+from rf_repro.train.sharding import fill
+from tests.model.small import VOCAB, generation_input, largest_difference, run, small_config, small_model, understanding_input
 
 PIXEL_RF = small_config()
 PIXEL = small_config(representation__kind="none")
@@ -52,13 +53,17 @@ def test_stated_scales_hold() -> None:
 @torch.no_grad()
 def test_a_fresh_generation_pathway_predicts_zero_and_ignores_time() -> None:
     model = built(PIXEL_RF, 0)
-    ((output,), _) = model([generation_input(model, 2, 5)], [])
+    ((output,), _) = run(model, [generation_input(model, 2, 5)], [])
     assert not output.clean.any()
     assert all(not block.modulation.weight.any() and not block.modulation.bias.any() for block in model.decoder.blocks)
 
 
+def start_from(model: RFModel, state: dict[str, torch.Tensor]) -> None:
+    fill(model, starting_values(model, state.items()))
+
+
 @torch.no_grad()
-def test_start_from_fills_every_pool_from_the_understanding_pool() -> None:
+def test_a_stage_fills_every_pool_from_the_understanding_pool_of_the_one_before() -> None:
     stage, model, fresh = small_model(STAGE, seed=1), built(PIXEL_RF, 0), built(PIXEL_RF, 0).state_dict()
     state = stage.state_dict()
     start_from(model, state)
@@ -77,15 +82,15 @@ def test_start_from_fills_every_pool_from_the_understanding_pool() -> None:
     assert rest
     assert all(torch.equal(own[name], fresh[name]) for name in rest)  # modulation, ways in and out: their own start
     question = understanding_input(model, 2, 5)
-    assert largest_difference(model([], [question])[1][0], stage([], [question])[1][0]) == 0
+    assert largest_difference(run(model, [], [question])[1][0], run(stage, [], [question])[1][0]) == 0
 
 
-def test_start_from_is_strict_both_ways() -> None:
+def test_a_start_is_strict_both_ways() -> None:
     state = small_model(STAGE).state_dict()
-    with pytest.raises(UserError, match=r"without a place \['decoder.surplus'\]"):
+    with pytest.raises(UserError, match=r"without a place decoder.surplus \[1\]"):
         start_from(built(PIXEL_RF, 0), {**state, "decoder.surplus": torch.zeros(1)})
     lacking = {name: tensor for name, tensor in state.items() if name != "connector.0.bias"}
-    with pytest.raises(UserError, match=r"lacking \['connector.0.bias'\]"):
+    with pytest.raises(UserError, match=r"lacking connector.0.bias;"):
         start_from(built(PIXEL_RF, 0), lacking)
     with pytest.raises(UserError, match="without a place"):  # a stage with pixels does not fit a model without
         start_from(built(STAGE, 0), small_model(PIXEL).state_dict())

@@ -7,9 +7,9 @@ import torch
 
 from rf_repro.model.layout import POOL_OF, POOLS, Group, PackedLayout, SampleLayout, Span
 
-GENERATION = SampleLayout((Span("text", 3), Span("representation", 5, 2), Span("pixel", 9, 3)))
-NO_RF = SampleLayout((Span("text", 4), Span("pixel", 4, 2)))
-UNDERSTANDING = SampleLayout((Span("image", 4, 2), Span("text", 5)))
+GENERATION = SampleLayout((Span("text", 3), Span("representation", 5, (2, 2)), Span("pixel", 9, (3, 3))))
+NO_RF = SampleLayout((Span("text", 4), Span("pixel", 4, (2, 2))))
+UNDERSTANDING = SampleLayout((Span("image", 4, (2, 2)), Span("text", 5)))
 LAYOUTS = [GENERATION, NO_RF, UNDERSTANDING]
 
 
@@ -81,7 +81,7 @@ def test_a_pack_stores_pool_by_pool_and_group_by_group() -> None:
     for (index, span_index), rows in packed.blocks.items():
         assert {item[1:3] for item in expected[rows]} == {(index, span_index)}
     first_of = [0, 2, 5]  # groups are numbered through
-    assert packed.sample_ids().tolist() == [first_of[item[1]] + item[3] for item in expected]
+    assert packed.visibility[0].tolist() == [first_of[item[1]] + item[3] for item in expected]
     for (_, index, span_index, _, n), position in zip(expected, packed.positions().tolist(), strict=True):
         layout = groups[index].layout
         assert position == layout.positions()[layout.bounds[span_index][0] + n]
@@ -92,4 +92,4 @@ def test_a_pack_with_cached_tokens_stores_the_fresh_ones() -> None:
     packed = PackedLayout((Group(layout, 2),))
     assert packed.pool_sizes == (0, 6, 18)
     assert packed.positions().tolist() == [5, 6, 7] * 2 + [8] * 18
-    assert packed.sample_ids().tolist() == [0] * 3 + [1] * 3 + [0] * 9 + [1] * 9
+    assert packed.visibility[0].tolist() == [0] * 3 + [1] * 3 + [0] * 9 + [1] * 9

@@ -12,6 +12,7 @@ from tests.model.small import (
     VOCAB,
     generation_input,
     largest_difference,
+    run,
     small_config,
     small_model,
     understanding_input,
@@ -43,11 +44,11 @@ def test_a_pack_of_mixed_groups_equals_one_sample_at_a_time(config: ExperimentCo
     model = small_model(config)
     generation = [generation_input(model, 3, 5, seed=1), generation_input(model, 2, 7, seed=2)]
     questions = [understanding_input(model, 2, 6, seed=3), understanding_input(model, 1, 4, seed=4)]
-    outputs, answers = model(generation, questions)
+    outputs, answers = run(model, generation, questions)
     assert len(outputs) == len(answers) == 2
     for given, output in zip(generation, outputs, strict=True):
         for index in range(given.text_ids.shape[0]):
-            ((alone,), _) = model([one_of(given, index)], [])
+            ((alone,), _) = run(model, [one_of(given, index)], [])
             assert largest_difference(output.text_hidden[index : index + 1], alone.text_hidden) < 2e-5
             assert largest_difference(output.clean[index : index + 1], alone.clean) < 2e-5
             for part, alone_part in ((output.representation, alone.representation), (output.aligned, alone.aligned)):
@@ -61,7 +62,7 @@ def test_a_pack_of_mixed_groups_equals_one_sample_at_a_time(config: ExperimentCo
     for question, logits in zip(questions, answers, strict=True):
         for index in range(question.text_ids.shape[0]):
             single = replace(question, images=question.images[index, None], text_ids=question.text_ids[index, None])
-            _, (alone_logits,) = model([], [single])
+            _, (alone_logits,) = run(model, [], [single])
             assert largest_difference(logits[index : index + 1], alone_logits) < 2e-5
 
 
@@ -73,8 +74,8 @@ def model() -> RFModel:
 @torch.no_grad()
 def test_pixels_and_their_time_reach_no_text_and_no_representation(model: RFModel) -> None:
     given = generation_input(model, 2, 5, dropped=False)
-    ((before,), _) = model([given], [])
-    ((after,), _) = model([replace(given, noisy=given.noisy + 3, t=1 - given.t)], [])
+    ((before,), _) = run(model, [given], [])
+    ((after,), _) = run(model, [replace(given, noisy=given.noisy + 3, t=1 - given.t)], [])
     assert torch.equal(before.text_hidden, after.text_hidden)
     assert torch.equal(before.representation, after.representation)
     assert largest_difference(before.clean, after.clean) > 0.1
@@ -85,7 +86,7 @@ def test_a_patch_reaches_every_patch(model: RFModel) -> None:
     given = generation_input(model, 1, 5, dropped=False)
     noisy = given.noisy.clone()
     noisy[0, 20] += 3
-    ((before,), _), ((after,), _) = model([given], []), model([replace(given, noisy=noisy)], [])
+    ((before,), _), ((after,), _) = run(model, [given], []), run(model, [replace(given, noisy=noisy)], [])
     moved = (before.clean - after.clean).abs().amax(-1)[0]
     assert bool((moved > 1e-6).all())
 
@@ -96,7 +97,7 @@ def test_a_representation_token_reaches_the_later_ones_and_all_pixels(model: RFM
     changed = 9
     codes = given.representation.clone()  # type: ignore[union-attr]
     codes[0, changed] = (codes[0, changed] + 1) % 16
-    ((before,), _), ((after,), _) = model([given], []), model([replace(given, representation=codes)], [])
+    ((before,), _), ((after,), _) = run(model, [given], []), run(model, [replace(given, representation=codes)], [])
     moved = (before.representation - after.representation).abs().amax(-1)[0]  # logits n predict code n
     assert not moved[: changed + 1].any()
     assert bool((moved[changed + 1 :] > 1e-6).all())
@@ -109,7 +110,7 @@ def test_a_word_reaches_everything_after_it(model: RFModel) -> None:
     given = generation_input(model, 1, 5, dropped=False)
     text = given.text_ids.clone()
     text[0, 2] = 4 + (text[0, 2] - 3) % (VOCAB - 4)
-    ((before,), _), ((after,), _) = model([given], []), model([replace(given, text_ids=text)], [])
+    ((before,), _), ((after,), _) = run(model, [given], []), run(model, [replace(given, text_ids=text)], [])
     assert torch.equal(before.text_hidden[:, :2], after.text_hidden[:, :2])
     assert bool(((before.text_hidden - after.text_hidden).abs().amax(-1)[0, 2:] > 1e-6).all())
     assert bool(((before.representation - after.representation).abs().amax(-1) > 1e-6).all())
@@ -121,14 +122,14 @@ def test_an_image_reaches_all_of_its_answer_and_a_word_only_later_ones(model: RF
     question = understanding_input(model, 2, 6)
     images = question.images.clone()
     images[0, :, :4, :4] *= -1
-    _, (before,) = model([], [question])
-    _, (after,) = model([], [replace(question, images=images)])
+    _, (before,) = run(model, [], [question])
+    _, (after,) = run(model, [], [replace(question, images=images)])
     moved = (before - after).abs().amax(-1)
     assert bool((moved[0] > 1e-6).all())
     assert not moved[1].any()
     text = question.text_ids.clone()
     text[0, 3] = 4 + (text[0, 3] - 3) % (VOCAB - 4)
-    _, (after,) = model([], [replace(question, text_ids=text)])
+    _, (after,) = run(model, [], [replace(question, text_ids=text)])
     moved = (before - after).abs().amax(-1)[0]
     assert not moved[:3].any()
     assert bool((moved[3:] > 1e-6).all())
@@ -138,11 +139,11 @@ def test_an_image_reaches_all_of_its_answer_and_a_word_only_later_ones(model: RF
 def test_a_dropped_representation_says_nothing_about_its_codes(model: RFModel) -> None:
     given = generation_input(model, 1, 5)
     given = replace(given, representation_dropped=torch.tensor([True]))
-    ((before,), _) = model([given], [])
-    ((after,), _) = model([replace(given, representation=(given.representation + 1) % 16)], [])  # type: ignore[operator]
+    ((before,), _) = run(model, [given], [])
+    ((after,), _) = run(model, [replace(given, representation=(given.representation + 1) % 16)], [])  # type: ignore[operator]
     assert torch.equal(before.clean, after.clean)
     assert torch.equal(before.representation, after.representation)
-    ((kept,), _) = model([replace(given, representation_dropped=torch.tensor([False]))], [])
+    ((kept,), _) = run(model, [replace(given, representation_dropped=torch.tensor([False]))], [])
     assert largest_difference(kept.clean, before.clean) > 1e-3
 
 
@@ -159,10 +160,10 @@ def test_tokens_are_counted_as_the_pack_holds_them(model: RFModel) -> None:
 @torch.no_grad()
 def test_text_alone_is_the_same_text_without_its_image(model: RFModel) -> None:
     question = understanding_input(model, 2, 6, seed=3)
-    _, (alone, with_image) = model([], [replace(question, images=None), question])
+    _, (alone, with_image) = run(model, [], [replace(question, images=None), question])
     assert alone.shape == with_image.shape
     assert largest_difference(alone, with_image) > 1e-3
-    _, (again,) = model([generation_input(model, 3, 5)], [replace(question, images=None)])
+    _, (again,) = run(model, [generation_input(model, 3, 5)], [replace(question, images=None)])
     assert largest_difference(alone, again) < 2e-5
     assert [span.kind for span in model.understanding_layout(6, with_image=False).spans] == ["text"]
 
@@ -174,7 +175,7 @@ def test_what_is_aligned_is_the_projected_middle_layer() -> None:
     model, one_block = small_model(config), small_model(config)
     one_block.decoder.blocks = one_block.decoder.blocks[:1]
     given = generation_input(model, 2, 5)
-    ((output,), _), ((short,), _) = model([given], []), one_block([given], [])
+    ((output,), _), ((short,), _) = run(model, [given], []), run(one_block, [given], [])
     assert output.aligned is not None
     assert output.aligned.shape == (2, 36, 24)
     assert torch.equal(output.aligned, short.aligned)

@@ -12,7 +12,7 @@ from rf_repro.data.scenes.tokenizer import SceneTokenizer
 from rf_repro.model.initialise import initialise
 from rf_repro.model.rf_model import RFModel, UnderstandingInput
 from rf_repro.sample.answer import answer_questions
-from tests.model.small import small_config
+from tests.model.small import run, small_config
 
 CONFIG = small_config()
 TOKENIZER = SceneTokenizer(CONFIG.data.scenes)
@@ -39,7 +39,7 @@ def reference(model: RFModel, image: np.ndarray, question: str) -> list[int]:
     ids = TOKENIZER.encode([question], len(question.split()) + 2)[0, :-1].tolist()
     answer: list[int] = []
     while len(answer) < MOST and EOS not in answer:
-        _, (logits,) = model([], [UnderstandingInput(pixels, torch.tensor([ids + answer]))])
+        _, (logits,) = run(model, [], [UnderstandingInput(pixels, torch.tensor([ids + answer]))])
         answer.append(int(logits[0, -1].argmax()))
     return answer
 

@@ -15,7 +15,7 @@ from rf_repro.model.rf_model import GenerationInput, RFModel
 from rf_repro.model.space import PixelSpace
 from rf_repro.sample.sampler import Sampler
 from rf_repro.sample.schedule import guide, sample_top_k, shifted_times
-from tests.model.small import TOKENS, generation_input, largest_difference, small_config, small_model
+from tests.model.small import TOKENS, generation_input, largest_difference, run, small_config, small_model
 
 B, T, N, P = 3, 5, 16, 36
 SAMPLING = SamplingConfig(steps=4, top_k=6, cfg_representation=2.0, cfg_pixel=3.0, shift_base_patches=9)
@@ -52,7 +52,7 @@ CONFIGS = {
 def test_cached_prefix_and_denoise_equal_the_full_forward(config: ExperimentConfig) -> None:
     model = small_model(config)
     given = generation_input(model, B, T)
-    ((output,), _) = model([given], [])
+    ((output,), _) = run(model, [given], [])
     sampler = Sampler(model, PixelSpace(4), SAMPLING, TOKENS)
     caches = sampler._prefix(given.text_ids, given.representation, given.representation_dropped)
     layout = model.generation_layout(T)
@@ -66,7 +66,7 @@ def test_cached_prefix_and_denoise_equal_the_full_forward(config: ExperimentConf
 def test_decoding_token_by_token_equals_teacher_forcing(kind: str) -> None:
     model = small_model(small_config(representation__kind=kind) if kind != "discrete" else small_config())
     given = generation_input(model, B, T, dropped=False)
-    ((output,), _) = model([given], [])
+    ((output,), _) = run(model, [given], [])
     assert given.representation is not None
     assert model.representation is not None
     caches = model.decoder.new_caches(B)
@@ -95,8 +95,8 @@ def reference(
         uniform = torch.stack([torch.rand(N, generator=generator("representation", seed)) for seed in seeds])
         codes = torch.zeros(count, N, dtype=torch.int64)
         for n in range(N):  # tokens after n are not seen by logits n, so zeros may stand there
-            ((with_text,), _) = model([GenerationInput(text_ids, z0, t0, codes, kept)], [])
-            ((without,), _) = model([GenerationInput(null(count), z0, t0, codes, kept)], [])
+            ((with_text,), _) = run(model, [GenerationInput(text_ids, z0, t0, codes, kept)], [])
+            ((without,), _) = run(model, [GenerationInput(null(count), z0, t0, codes, kept)], [])
             logits = guide(with_text.representation[:, n], without.representation[:, n], sampling.cfg_representation)
             codes[:, n] = sample_top_k(logits, sampling.top_k, uniform[:, n])
     has_codes = codes is not None
@@ -104,8 +104,8 @@ def reference(
     times = shifted_times(sampling.steps, (P / sampling.shift_base_patches) ** 0.5).tolist()
     for t, following in pairwise(times):
         at = torch.full((count,), t)
-        ((full,), _) = model([GenerationInput(text_ids, z, at, codes, kept if has_codes else None)], [])
-        ((none,), _) = model([GenerationInput(null(count), z, at, codes, dropped if has_codes else None)], [])
+        ((full,), _) = run(model, [GenerationInput(text_ids, z, at, codes, kept if has_codes else None)], [])
+        ((none,), _) = run(model, [GenerationInput(null(count), z, at, codes, dropped if has_codes else None)], [])
         clean = none.clean + sampling.cfg_pixel * (full.clean - none.clean)
         z = z + (clean - z) / max(1 - t, 0.05) * (following - t)
     return z, codes
@@ -145,8 +145,8 @@ def test_continuous_tokens_equal_a_head_run_on_full_forwards(scale: float) -> No
     noise = torch.stack([torch.randn(N, 24, generator=generator("representation", seed)) for seed in SEEDS])
     still, kept = (torch.zeros(B, P, 48), torch.zeros(B)), torch.zeros(B, dtype=torch.bool)
     for n in range(N):
-        ((with_text,), _) = model([GenerationInput(texts, *still, expected, kept)], [])
-        ((without,), _) = model([GenerationInput(null(B), *still, expected, kept)], [])
+        ((with_text,), _) = run(model, [GenerationInput(texts, *still, expected, kept)], [])
+        ((without,), _) = run(model, [GenerationInput(null(B), *still, expected, kept)], [])
         z = noise[:, n]
         for step in range(3):
             t = torch.full((B,), step / 3)

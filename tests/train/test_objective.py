@@ -7,15 +7,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rf_repro.config.schema import ObjectiveConfig, StageConfig
+from rf_repro.config.schema import MixtureConfig, ObjectiveConfig, StageConfig
 from rf_repro.data.packing import PackedBatch, SampleGroup
+from rf_repro.model import rf_model
 from rf_repro.model.layers import patchify
 from rf_repro.model.representation_tokens import ContinuousTokens
 from rf_repro.model.rf_model import GenerationInput, RFModel, UnderstandingInput
 from rf_repro.model.space import PixelSpace
 from rf_repro.train.flow import interpolate, sample_times
-from rf_repro.train.objective import LossTerms, compute_losses, cross_entropy_terms, weights
-from tests.model.small import TOKENS, VOCAB, small_config, small_model
+from rf_repro.train.objective import draw_pack, pack_losses, term_names, weights
+from tests.model.small import TOKENS, VOCAB, largest_difference, run, small_config, small_model
 
 ALL, NONE = 1 - 1e-9, 0.0  # drop probabilities
 KEPT = ObjectiveConfig(text_drop=NONE, representation_drop=NONE)
@@ -48,8 +49,21 @@ def batch_of(generation: int = 3, understanding: int = 2) -> PackedBatch:
 CODES = [torch.randint(16, (3, 16), generator=torch.Generator().manual_seed(4))]
 
 
-def losses(model: RFModel, batch: PackedBatch, objective: ObjectiveConfig, codes: list[Tensor] | None = CODES) -> LossTerms:
-    return compute_losses(model, PixelSpace(4), batch, codes, objective, TOKENS, torch.Generator().manual_seed(8))
+Terms = dict[str, tuple[Tensor, int]]
+
+
+def losses(model: RFModel, batch: PackedBatch, objective: ObjectiveConfig, codes: list[Tensor] | None = CODES) -> Terms:
+    """(sum, count) of every term."""
+    generator = torch.Generator().manual_seed(8)
+    drawn = draw_pack(model, PixelSpace(4), batch, codes, objective, TOKENS, generator)
+    sums = pack_losses(model, drawn, objective, generator)
+    return {name: (sums[name], count) for name, count in drawn.counts.items()}
+
+
+def present(terms: Terms) -> set[str]:
+    """What has a count; the router's always has."""
+    assert all(float(total) == 0 for total, count in terms.values() if not count)
+    return {name for name, (_, count) in terms.items() if count} - {"router"}
 
 
 @pytest.fixture(scope="module")
@@ -73,11 +87,11 @@ def test_every_term_equals_its_formula_on_what_the_model_says(model: RFModel) ->
     ids = group.text_ids.clone()
     ids[no_text] = torch.tensor([TOKENS.bos] + [TOKENS.null] * (LENGTH - 1))
     z = interpolate(clean, noise, t)
-    ((output,), _) = model([GenerationInput(ids, z, t, CODES[0], no_codes)], [])
-    _, (answer,) = model([], [question])
+    ((output,), _) = run(model, [GenerationInput(ids, z, t, CODES[0], no_codes)], [])
+    _, (answer,) = run(model, [], [question])
 
     terms = losses(model, batch, objective)
-    assert set(terms) == {"flow", "representation", "text"}
+    assert present(terms) == {"flow", "representation", "text"}
     error = (output.clean - clean) / (1 - t).clamp(min=0.05)[:, None, None]
     assert float(terms["flow"][0]) == pytest.approx(float(error.square().sum()), rel=1e-5)
     assert int(terms["flow"][1]) == 3 * 36 * 48
@@ -112,7 +126,7 @@ def test_dropped_texts_keep_their_representation_loss(model: RFModel) -> None:
 @torch.no_grad()
 def test_captions_carry_text_loss_only_where_asked(model: RFModel) -> None:
     without = losses(model, batch_of(understanding=0), KEPT)
-    assert set(without) == {"flow", "representation"}
+    assert present(without) == {"flow", "representation"}
     spoken = losses(model, batch_of(understanding=0), replace(KEPT, caption_loss=True))
     assert int(spoken["text"][1]) == (3 + 1) + (5 + 1) + (2 + 1)  # words and eos, without pads
     silent = losses(model, batch_of(understanding=0), replace(KEPT, caption_loss=True, text_drop=ALL))
@@ -135,7 +149,7 @@ def test_pads_carry_no_loss_and_words_before_them_do(model: RFModel) -> None:
 @torch.no_grad()
 def test_without_rf_there_is_no_representation_term() -> None:
     pixel = small_model(small_config(representation__kind="none"))
-    assert set(losses(pixel, batch_of(), ObjectiveConfig(), None)) == {"flow", "text"}
+    assert present(losses(pixel, batch_of(), ObjectiveConfig(), None)) == {"flow", "text"}
 
 
 def test_a_perfect_x_has_no_flow_loss_through_the_whole_model(model: RFModel) -> None:
@@ -150,17 +164,38 @@ def test_a_perfect_x_has_no_flow_loss_through_the_whole_model(model: RFModel) ->
         assert float(losses(perfect, batch_of(), KEPT)["flow"][0]) > 0
 
 
-def test_sums_and_counts_of_two_batches_add_up_to_their_union() -> None:
-    logits, targets = torch.randn(5, 4, 9), torch.randint(9, (5, 4))
-    targets[0, 1] = targets[3] = -100
-    whole = cross_entropy_terms(logits, targets)
-    parts = [cross_entropy_terms(logits[s], targets[s]) for s in (slice(0, 2), slice(2, 5))]
-    assert int(whole[1]) == sum(int(count) for _, count in parts) == 15
-    assert float(whole[0]) == pytest.approx(sum(float(total) for total, _ in parts), rel=1e-6)
-    expected = -sum(
-        float(F.log_softmax(logits[b, n].double(), 0)[targets[b, n]]) for b in range(5) for n in range(4) if targets[b, n] >= 0
-    )
-    assert float(whole[0]) == pytest.approx(expected, rel=1e-6)
+@pytest.mark.parametrize("rows", [1, 4, 1000])
+def test_text_loss_made_some_rows_at_a_time_is_the_whole_one(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rf_model, "TEXT_ROWS", rows)
+    model = small_model()
+    hidden = torch.randn(9, 32, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    targets = torch.randint(VOCAB, (9,), generator=torch.Generator().manual_seed(1))
+    total = model.text_cross_entropy(hidden, targets)
+    total.backward()
+    own_gradients = hidden.grad, model.text_head.weight.grad
+    log_p = F.log_softmax(model.text_logits(hidden).double(), -1)
+    expected = -log_p[torch.arange(9), targets].sum()
+    assert float(total) == pytest.approx(float(expected), rel=1e-6)
+    for own, wanted in zip(own_gradients, torch.autograd.grad(expected, [hidden, model.text_head.weight]), strict=True):
+        assert own is not None
+        assert largest_difference(own, wanted) < 1e-5
+    assert float(model.text_cross_entropy(hidden[:0], targets[:0])) == 0
+
+
+@pytest.mark.parametrize(
+    ("overrides", "mixture", "expected"),
+    [
+        ({}, MixtureConfig(), {"flow", "representation", "text"}),
+        ({"representation__kind": "continuous"}, MixtureConfig(understanding=0), {"flow", "representation"}),
+        ({"representation__kind": "repa"}, MixtureConfig(understanding=0, text=1), {"flow", "alignment", "text"}),
+        ({"representation__kind": "none"}, MixtureConfig(generation=0, masked_image=1), {"text", "masked_image"}),
+        ({"objective__caption_loss": True}, MixtureConfig(understanding=0), {"flow", "representation", "text"}),
+        ({"model__decoder__num_experts": 2, "model__decoder__num_active_experts": 1}, MixtureConfig(generation=0), {"text", "router"}),
+    ],
+)  # fmt: skip
+def test_a_stage_has_the_same_terms_in_every_step(overrides: dict[str, object], mixture: MixtureConfig, expected: set[str]) -> None:
+    stage = StageConfig(name="joint", steps=1, learning_rate=1.0, mixture=mixture)
+    assert set(term_names(small_config(**overrides), stage)) == expected
 
 
 def test_understanding_groups_add_up_to_their_union(model: RFModel) -> None:
@@ -180,7 +215,7 @@ def test_only_an_answer_is_learned_where_there_is_a_question(model: RFModel) -> 
     answers[0, 5:7] = answers[1, 4:6] = True  # the last word and eos
     batch = PackedBatch(understanding=(SampleGroup(images(2, 3), ids, answers),))
     total, count = losses(model, batch, KEPT, None)["text"]
-    _, (logits,) = model([], [UnderstandingInput(images(2, 3), ids)])
+    _, (logits,) = run(model, [], [UnderstandingInput(images(2, 3), ids)])
     log_p = F.log_softmax(logits, -1)
     expected = -sum(log_p[b, n - 1, ids[b, n]] for b in range(2) for n in range(1, LENGTH) if answers[b, n])
     assert count == 4
@@ -203,7 +238,7 @@ def test_continuous_tokens_carry_the_velocity_loss_of_their_features() -> None:
     dropped = torch.rand(3, generator=generator) < 0.5
     kept = [b for b in range(3) if not dropped[b]]
     assert 0 < len(kept) < 3
-    ((output,), _) = model([GenerationInput(texts([3, 5, 2], 0), z, t, features, dropped)], [])
+    ((output,), _) = run(model, [GenerationInput(texts([3, 5, 2], 0), z, t, features, dropped)], [])
     rows = [(b, n) for _ in range(2) for b in kept for n in range(16)]
     times = torch.rand(len(rows), generator=generator)
     noise = torch.randn(len(rows), 24, generator=generator)
@@ -224,10 +259,10 @@ def test_alignment_is_the_negative_cosine_of_each_pixel_token() -> None:
     generator = torch.Generator().manual_seed(8)
     t = sample_times(3, KEPT, generator)
     z = interpolate(patchify(images(3, 2), 4), torch.randn(3, 36, 48, generator=generator), t)
-    ((output,), _) = model([GenerationInput(texts([3, 5, 2], 0), z, t)], [])
+    ((output,), _) = run(model, [GenerationInput(texts([3, 5, 2], 0), z, t)], [])
     a, b = output.aligned, features
     expected = -sum(float(a[i, p] @ b[i, p] / (a[i, p].norm() * b[i, p].norm())) for i in range(3) for p in range(36))
-    assert set(terms) == {"flow", "alignment"}
+    assert present(terms) == {"flow", "alignment"}
     assert terms["alignment"][1] == 3 * 36
     assert float(terms["alignment"][0]) == pytest.approx(expected, rel=1e-4)
 

@@ -236,13 +236,13 @@ def test_targets_are_balanced_codes_of_the_average_encoder_over_the_whole_step()
     with torch.no_grad():  # the model's own encoder has no say
         for parameter in trainer.model.encoder.parameters():
             parameter.zero_()
-    batch = trainer.mixture.batch(trainer.stage, 0, 1)
-    features = trainer.target_features(batch.generation[0].images)
+    batch = trainer.data.batch(trainer.stage, 0, 1)
+    (features,) = trainer.target_features([batch.generation[0].images])
     assert trainer.target_encoder is not None
     assert torch.equal(features, trainer.target_encoder.pooled(batch.generation[0].images))  # type: ignore[operator]
     expected = trainer.vq.assign(features.flatten(0, 1)).view(4, 16)
     before = trainer.vq.prototypes.clone()
-    (codes,) = trainer.assign_targets(batch)  # type: ignore[misc]
+    ((codes,),) = trainer.assign_targets([batch])  # type: ignore[misc]
     assert torch.equal(codes, expected)
     assert not torch.equal(trainer.vq.prototypes, before)
     assert int(trainer.vq.num_updates) == 3
@@ -263,12 +263,12 @@ def test_repa_aligns_with_the_average_encoders_features_on_the_pixel_grid(center
     changes = {"representation__center": True} if center else {}
     trainer = make(small_config(representation__kind="repa", **changes))
     trainer.warm_up_targets()
-    batch = trainer.mixture.batch(trainer.stage, 0, 1)
+    batch = trainer.data.batch(trainer.stage, 0, 1)
     assert trainer.target_encoder is not None
     assert trainer.statistics is not None
     with torch.no_grad():
-        expected = resize_grid(trainer.target_encoder(batch.generation[0].images), 6)
-    (targets,) = trainer.assign_targets(batch)  # type: ignore[misc]
+        expected = resize_grid(trainer.target_encoder(batch.generation[0].images), (8, 8), (6, 6))
+    ((targets,),) = trainer.assign_targets([batch])  # type: ignore[misc]
     assert targets.shape == (4, 36, 24)
     assert largest_difference(targets, expected - trainer.statistics.mean if center else expected) < 1e-6
 
@@ -276,9 +276,9 @@ def test_repa_aligns_with_the_average_encoders_features_on_the_pixel_grid(center
 def test_continuous_targets_are_standardised_pooled_features() -> None:
     trainer = make(small_config(representation__kind="continuous"))
     trainer.warm_up_targets()
-    batch = trainer.mixture.batch(trainer.stage, 0, 1)
-    features = trainer.target_features(batch.generation[0].images)
-    (targets,) = trainer.assign_targets(batch)  # type: ignore[misc]
+    batch = trainer.data.batch(trainer.stage, 0, 1)
+    (features,) = trainer.target_features([batch.generation[0].images])
+    ((targets,),) = trainer.assign_targets([batch])  # type: ignore[misc]
     assert targets.shape == (4, 16, 24)
     assert trainer.statistics is not None
     mean, variance = trainer.statistics.mean, trainer.statistics.variance

@@ -10,15 +10,10 @@ from rf_repro.estimate.gpus import GPUS, get_gpu
 
 def add_parser(commands: Commands) -> None:
     parser = add_command(commands, "estimate", "show parameters, FLOPs, memory and GPU hours of training; trains nothing",
-                         "rf-repro estimate --scale paper --gpus 128 --gpu h200 --tables all")  # fmt: skip
+                         "rf-repro estimate --scale paper --gpus 128 --gpu h200 --set parallel.shard_group=64")  # fmt: skip
     parser.add_argument("--scale", default="paper", metavar="NAME", help="size of the experiment (default: paper)")
-    parser.add_argument("--gpus", type=int, default=128, metavar="NUMBER", help="GPUs that train one run together (default: 128)")
+    parser.add_argument("--gpus", type=int, required=True, metavar="NUMBER", help="GPUs that train one run together")
     parser.add_argument("--gpu", default="h200", metavar="NAME", help=f"{', '.join(GPUS)} (default: h200)")
-    parser.add_argument(
-        "--shard-group", type=int, metavar="NUMBER",
-        help="GPUs that share one copy of weights, gradients and optimiser state, as FSDP2 shards them (default: all)",
-    )  # fmt: skip
-    parser.add_argument("--no-checkpointing", action="store_true", help="keep all activations (default: recompute them by block)")
     parser.add_argument(
         "--mfu", type=float, metavar="SHARE",
         help="model FLOPs over the GPUs' peak (default: 0.24, published for BAGEL on H100)",
@@ -31,18 +26,15 @@ def add_parser(commands: Commands) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    from rf_repro.estimate.plan import DEFAULT_MFU, Cluster, RunEstimate, check_fits, estimate_plan, find_variant, own_stages
+    from rf_repro.estimate.fits import check_fits
+    from rf_repro.estimate.plan import DEFAULT_MFU, Cluster, RunEstimate, estimate_plan, find_variant, own_stages
     from rf_repro.estimate.show import as_json, show
 
     base = apply_overrides(get_scale(options.scale), overrides(options.set))
-    cluster = Cluster(
-        get_gpu(options.gpu), options.gpus, options.gpus if options.shard_group is None else options.shard_group,
-        not options.no_checkpointing, DEFAULT_MFU if options.mfu is None else options.mfu,
-    )  # fmt: skip
+    cluster = Cluster(get_gpu(options.gpu), options.gpus, DEFAULT_MFU if options.mfu is None else options.mfu)
     variant = find_variant(options.variant)
     detail = RunEstimate(variant.key, own_stages(variant.config(base), cluster))
     plan = estimate_plan(base, options.tables.split(","), cluster)
-    for estimate in (detail, *plan.runs):
-        check_fits(estimate)
+    check_fits([detail, *plan.runs])
     (as_json if options.json else show)(detail, plan)
     return 0

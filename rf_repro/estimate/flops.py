@@ -1,4 +1,4 @@
-"""FLOPs of one step on one rank, a multiply-add as two, forward and in training.
+"""FLOPs of one optimiser step on one rank, a multiply-add as two, forward and in training.
 
 Only matrix products and convolutions count, as MFU is defined: no norms, softmaxes, activations, rotary positions, optimiser;
 nor what activation checkpointing computes again. Published utilisations are of the same count.
@@ -25,7 +25,7 @@ class Cost:
 
 
 def step_flops(config: ExperimentConfig, stage: StageConfig, parameters: Parameters, work: Workload) -> dict[str, Cost]:
-    """Part or activity -> its cost on one rank.
+    """Part or activity -> its cost on one rank, over all passes of the step.
 
     The backward pass costs one forward pass for the gradient of a matrix product's input, where something below it is
     trained, and one for that of its weights, where they are.
@@ -36,7 +36,7 @@ def step_flops(config: ExperimentConfig, stage: StageConfig, parameters: Paramet
 
     def add(name: str, forward: float, inputs: bool = True, weights: bool = all_trained) -> None:
         if forward:
-            costs[name] = Cost(round(forward), round(forward * (1 + inputs + weights)))
+            costs[name] = Cost(round(work.passes * forward), round(work.passes * forward * (1 + inputs + weights)))
 
     def linear(name: str, tokens: float, inputs: bool = True, weights: bool = all_trained) -> None:
         if name in parts:
@@ -49,7 +49,6 @@ def step_flops(config: ExperimentConfig, stage: StageConfig, parameters: Paramet
         return matrices + scores
 
     samples = work.samples.get(GENERATION, 0)
-    generated = work.shapes[GENERATION] if samples else None
     tokens = sum(work.tokens(kind) for kind in POOL_OF)
     add("encoder", images("encoded"), inputs=all_trained)
     linear("connector", work.tokens("image"), weights=True)
@@ -58,9 +57,8 @@ def step_flops(config: ExperimentConfig, stage: StageConfig, parameters: Paramet
     add("attention_scores", 4 * decoder.num_heads * decoder.head_dim * decoder.num_layers * pairs, weights=True)
     for pool in dict.fromkeys(POOL_OF.values()):
         linear(f"pool_{pool}", sum(work.tokens(kind) for kind, own in POOL_OF.items() if own == pool))
-    answered = work.tokens("text") - samples * config.data.caption_tokens
-    linear("text_head", answered + (samples * (config.data.caption_tokens - 1) if config.objective.caption_loss else 0))
-    if generated is not None:
+    linear("text_head", work.total(lambda shape: shape.predictions))
+    if samples:
         linear("pixel_in", work.tokens("pixel"), inputs=False)
         linear("time_embedding", samples)
         linear("time_modulation", samples)
@@ -71,13 +69,15 @@ def step_flops(config: ExperimentConfig, stage: StageConfig, parameters: Paramet
         linear("representation_head", predicted * (representation.continuous.draws if representation.kind == "continuous" else 1))
         frozen = {"inputs": False, "weights": False}
         add("target_encoder", images("targets"), **frozen)
-        add("vq_assignment", 2 * representation.codebook_size * encoder.width * work.assigned_features, **frozen)
+        add("vq_assignment", 2 * representation.codebook_size * encoder.width * work.total(lambda shape: shape.features), **frozen)
         if config.model.pixel.space == "vae":
-            add("vae_encode", samples * vae_encode_flops(config, generated.image_size), **frozen)
+            images_of = work.shapes[GENERATION]
+            mean = sum(vae_encode_flops(config, shape.image_size) for shape in images_of) / len(images_of)
+            add("vae_encode", samples * mean, **frozen)
     if MASKED_IMAGE in work.samples:
-        count, patches = work.samples[MASKED_IMAGE], work.shapes[MASKED_IMAGE].encoded
+        count, (shape,) = work.samples[MASKED_IMAGE], work.shapes[MASKED_IMAGE]
         matrices = sum(p.numel() for p in meta_masked_head(config).parameters() if p.ndim > 1)
-        add("masked_image_head", count * (2 * matrices * patches + 4 * encoder.width * patches**2))
+        add("masked_image_head", count * (2 * matrices * shape.encoded + 4 * encoder.width * shape.encoded**2))
     return costs
 
 

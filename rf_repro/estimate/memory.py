@@ -1,8 +1,8 @@
 """Bytes on one GPU: what is held throughout a stage, and what each phase of a step adds at its peak.
 
-The states are the trainer's (rf_repro.train.optim, rf_repro.train.ema), each sharded evenly over a group of GPUs; activations are
-what autograd keeps of rf_repro.model.mot, term by term. What is not in the list is not counted: the temporaries of elementwise
-operations, the allocator's fragmentation, the batches that a loader holds in advance.
+The states are the trainer's: with `parallel.sharding=none` all of them on every GPU (rf_repro.train.optim, rf_repro.train.ema),
+with `fsdp` an even part of each. Activations are what autograd keeps of rf_repro.model.mot, term by term. What is not in the list
+is not counted: the temporaries of elementwise operations, the allocator's fragmentation, batches that a loader holds in advance.
 
 b bytes of a number of the model, d width, H query heads, K key-value heads, h head_dim, f feed-forward width.
 """
@@ -11,10 +11,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from rf_repro.config.schema import ExperimentConfig, StageConfig
+from rf_repro.core.errors import UserError
 from rf_repro.estimate.encoders import pretrained_encoder
 from rf_repro.estimate.parameters import Parameters
-from rf_repro.estimate.workload import GENERATION, MASKED_IMAGE, SampleShape, Workload
+from rf_repro.estimate.workload import GENERATION, MASKED_IMAGE, SampleShape, Workload, extreme_packs
+from rf_repro.model.rf_model import TEXT_ROWS
 from rf_repro.model.space import patch_dim
+from rf_repro.representation.vq import CHUNK_NUMBERS
 
 FP32 = 4
 CONTEXT_BYTES = 2 * 10**9  # assumed: CUDA context, cuBLAS workspaces, NCCL channels
@@ -24,10 +27,12 @@ WAN_WIDTH = 96  # channels of Wan 2.1's VAE at full resolution
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes a GPU. `states` are always there; of `phases`, which follow each other in a step, one at a time."""
+    """Bytes a GPU. `states` are always there; of `phases`, which follow each other in a step, one at a time. `pack`: whose they
+    are."""
 
     states: dict[str, int]
     phases: dict[str, dict[str, int]]
+    pack: str = ""
 
     @property
     def peak_phase(self) -> str:
@@ -43,29 +48,38 @@ class Memory:
         return sum(self.at_peak.values())
 
 
-def stage_memory(
-    config: ExperimentConfig, stage: StageConfig, parameters: Parameters, work: Workload, shard_group: int, checkpointing: bool
-) -> Memory:
-    """Memory of each rank.
+def is_sharded(config: ExperimentConfig, gpus: int) -> bool:
+    """Whether states lie in parts: one GPU alone has none to share them with (rf_repro.train.sharding)."""
+    return config.parallel.sharding == "fsdp" and gpus > 1
 
-    Args:
-        shard_group: GPUs that share one copy of the states; 1: every GPU holds them all.
-        checkpointing: keep a block's input only, and compute the block again in the backward pass.
+
+def shard_group(config: ExperimentConfig, gpus: int) -> int:
+    """GPUs that share one copy of the states; 1: each holds them all.
+
+    Raises:
+        UserError: the group does not divide the number of GPUs.
     """
-    is_bf16 = config.optim.precision == "bf16"
-    b = 2 if is_bf16 else FP32
-    trained, beside = parameters.trained(stage), parameters.beside
-    held = parameters.total + beside.get("masked_image_head", 0)
-    moments = 2 * trained.total - (trained.block_matrices if stage.optimizer == "muon" else 0)
-    sharded = {
-        "weights": b * held,
-        "master_weights": FP32 * (held if is_bf16 else held - trained.total),  # frozen ones have a float32 copy too
-        "optimizer_moments": FP32 * moments,
-        "ema_weights": FP32 * parameters.total,
-        "target_encoder": (FP32 + b) * beside.get("target_encoder", 0),  # the average, and the copy that computes
-    }
-    whole = {"codebook": FP32 * beside.get("codebook", 0), "vae": FP32 * beside.get("vae", 0), "context": CONTEXT_BYTES}
-    states = {name: size / shard_group for name, size in sharded.items()} | whole
+    group = config.parallel.shard_group or gpus if is_sharded(config, gpus) else 1
+    if gpus % group:
+        raise UserError(f"parallel.shard_group={group}: must be a divisor of --gpus {gpus}; 0 is all of them")
+    return group
+
+
+def stage_memory(config: ExperimentConfig, stage: StageConfig, parameters: Parameters, ranks: int) -> Memory:
+    """Memory of each rank with the pack that needs most."""
+    packs = extreme_packs(config, stage, ranks)
+    found = [pass_memory(config, stage, parameters, work, name) for name, work in packs.items()]
+    return max(found, key=lambda memory: memory.peak)
+
+
+def pass_memory(config: ExperimentConfig, stage: StageConfig, parameters: Parameters, work: Workload, pack: str = "") -> Memory:
+    """Memory of a rank whose passes are all this one."""
+    b = 2 if config.optim.precision == "bf16" else FP32
+    group, is_fsdp = shard_group(config, work.ranks), is_sharded(config, work.ranks)
+    checkpointing = config.parallel.activation_checkpointing
+    trained = parameters.trained(stage)
+    # With fsdp, a step's gradients are summed in float32 and in parts; without, in the model's precision.
+    gradients = FP32 * trained.total / group if is_fsdp else b * trained.total
 
     decoder, encoder = _decoder(config, parameters, work, b), _encoder(config, work, b)
     input_of = (work.total(lambda shape: shape.layout.length) * config.model.decoder.width * b,
@@ -75,7 +89,7 @@ def stage_memory(
         "decoder_activations": layers[0] * (input_of[0] if checkpointing else decoder.kept),
         "encoder_activations": layers[1] * (input_of[1] if checkpointing else encoder.kept),
     }
-    whole_weights = _gathered(config, parameters, b) if shard_group > 1 else 0
+    block, outside = _gathered(config, parameters) if is_fsdp else (0.0, 0)
     images = {"images_and_targets": _images(config, work, b)}
     phases: dict[str, dict[str, float]] = {
         "targets": _targets(config, work, b) | images,
@@ -84,35 +98,61 @@ def stage_memory(
             "working_block": decoder.passing,
             "head_activations": _heads(config, work, b),
             "logits": _logits(config, parameters, work),
-            "gathered_weights": whole_weights,
+            "gathered_weights": b * (2 * block + outside),
+            **({"gradients": gradients} if work.passes > 1 else {}),  # of the passes before
             **images,
         },
         # Gradients come while activations go: what a checkpointed block keeps is small enough to count beside them all.
         "backward": {
             **(kept if checkpointing else {}),
             "working_block": max(decoder.kept + decoder.passing, encoder.kept),
-            "gradients": b * trained.total / shard_group,
-            "gathered_weights": whole_weights,
-            "gathered_gradients": whole_weights,
+            "gradients": gradients,
+            "gathered_weights": b * (2 * block + outside),
+            # A block's, as computed and in float32 to be summed over the group; those of what is in no block come last.
+            "gathered_gradients": max(b * outside + (b + FP32) * block, (b + FP32) * outside),
             **images,
         },
-        "optimizer step": {"gradients": FP32 * trained.total / shard_group},
+        "optimizer step": {"gradients": FP32 * trained.total / group},
     }
-    return Memory(_bytes(states), {name: _bytes(parts) for name, parts in phases.items()})
+    states = _states(config, stage, parameters, is_fsdp, group)
+    return Memory(_bytes(states), {name: _bytes(parts) for name, parts in phases.items()}, pack)
+
+
+def _states(
+    config: ExperimentConfig, stage: StageConfig, parameters: Parameters, is_fsdp: bool, group: int
+) -> dict[str, float]:
+    is_bf16 = config.optim.precision == "bf16"
+    b = 2 if is_bf16 else FP32
+    trained, beside = parameters.trained(stage), parameters.beside
+    held = parameters.total + beside.get("masked_image_head", 0)
+    moments = 2 * trained.total - (trained.block_matrices if stage.optimizer == "muon" else 0)
+    sharded = {
+        # With fsdp the weights are the masters; else both are there, and a copy of frozen weights in float32 too.
+        "weights": 0 if is_fsdp else b * held,
+        "master_weights": FP32 * (held if is_bf16 or is_fsdp else held - trained.total),
+        "optimizer_moments": FP32 * moments,
+        "ema_weights": FP32 * parameters.total,
+        "target_encoder_average": FP32 * beside.get("target_encoder", 0),
+    }
+    whole = {
+        "target_encoder": b * beside.get("target_encoder", 0),
+        "codebook": FP32 * beside.get("codebook", 0),
+        "vae": FP32 * beside.get("vae", 0),
+        "context": CONTEXT_BYTES,
+    }
+    return {name: size / group for name, size in sharded.items()} | whole
 
 
 def _bytes(parts: Mapping[str, float]) -> dict[str, int]:
     return {name: round(size) for name, size in parts.items() if size}
 
 
-def _gathered(config: ExperimentConfig, parameters: Parameters, b: int) -> float:
-    """Whole weights under FSDP2: of the block that computes, of the next, which is fetched meanwhile, and of what is in no block,
-    which stays whole from the forward to the end of the backward pass. There are as many gradients, computed or being scattered.
-    """
+def _gathered(config: ExperimentConfig, parameters: Parameters) -> tuple[float, int]:
+    """Parameters that FSDP2 gathers: of a decoder block, of which two are whole at a time (one computes, the next is fetched), and
+    of what is in no block, which stays whole from the forward to the end of the backward pass. An encoder layer is smaller."""
     blocks = {"attention", "pool_understanding", "pool_representation", "pool_pixel", "time_modulation"}
     block = sum(part.total for name, part in parameters.parts.items() if name in blocks) / config.model.decoder.num_layers
-    outside = sum(part.total for name, part in parameters.parts.items() if name not in blocks | {"encoder"})
-    return b * (2 * block + outside)
+    return block, sum(part.total for name, part in parameters.parts.items() if name not in blocks | {"encoder"})
 
 
 @dataclass(frozen=True)
@@ -149,11 +189,11 @@ def _encoder(config: ExperimentConfig, work: Workload, b: int) -> _Block:
     and keys and its layer scales besides. The masked-image head, one more block, is spread over the encoder's."""
     encoder = config.model.encoder
     w, f, layers = encoder.width, encoder.ffn_width, encoder.num_layers
-    if config.data.world == "scenes":
+    if encoder.kind == "vit":
         token = b * (9 * w + f)
     else:
         token = b * (15 * w + (4 if pretrained_encoder(encoder).is_gated else 2) * f)
-    in_head = work.samples.get(MASKED_IMAGE, 0) * work.shapes[MASKED_IMAGE].encoded if MASKED_IMAGE in work.samples else 0
+    in_head = work.samples[MASKED_IMAGE] * work.shapes[MASKED_IMAGE][0].encoded if MASKED_IMAGE in work.samples else 0
     return _Block(token * (work.total(lambda shape: shape.encoded) + in_head / layers))
 
 
@@ -174,31 +214,31 @@ def _heads(config: ExperimentConfig, work: Workload, b: int) -> float:
 
 
 def _logits(config: ExperimentConfig, parameters: Parameters, work: Workload) -> float:
-    """Cross-entropy keeps float32 log-probabilities of every head; while it goes back through the largest there are their
-    gradient and the logits' besides."""
-    captions = work.samples.get(GENERATION, 0) * config.data.caption_tokens
-    kept = 0 if config.objective.caption_loss else captions
-    text = (work.tokens("text") - kept) * parameters.parts["text_head"].total // config.model.decoder.width
+    """Cross-entropy keeps float32 log-probabilities of codes; while it goes back through the largest logits there are their
+    gradient and the logits' besides. Text's come in chunks that are computed again, so of one chunk alone."""
+    rows = min(work.total(lambda shape: shape.predictions), TEXT_ROWS)
+    text = rows * parameters.parts["text_head"].total // config.model.decoder.width
     codes = work.total(lambda shape: shape.features) * config.representation.codebook_size
     return FP32 * (text + codes + 2 * max(text, codes))
 
 
 def _images(config: ExperimentConfig, work: Workload, b: int) -> float:
-    """Images in float32 and as the encoder takes them; clean, noise, noisy, predicted and their velocities' error in float32."""
+    """Of all passes of the step: images in float32, clean, noise and noisy tokens. Of one: images as the encoder takes them,
+    predicted tokens and their velocities' error in float32."""
     pixels = work.total(lambda shape: 3 * shape.image_size**2)
     numbers = work.tokens("pixel") * patch_dim(config.model) if GENERATION in work.samples else 0
-    return pixels * (FP32 + b) + 6 * FP32 * numbers
+    return pixels * (FP32 * work.passes + b) + (3 * work.passes + 3) * FP32 * numbers
 
 
 def _targets(config: ExperimentConfig, work: Workload, b: int) -> dict[str, float]:
-    """Before the forward pass and without gradient: the VAE's encoding, the EMA encoder, and the assignment of features to codes:
-    scores, and two normalised copies of them."""
-    features = work.assigned_features
+    """Before the forward pass and without gradient, for all passes of the step at once: the EMA encoder, and the assignment of its
+    features to codes, some rows at a time; and for one pass after the other the VAE's encoding."""
     encoder = config.model.encoder
+    features, encoded = (work.passes * work.total(quantity) for quantity in (lambda s: s.features, lambda s: s.targets))
     parts = {
-        "vq_scores": 3 * FP32 * features * config.representation.codebook_size,
+        "vq_scores": 3 * FP32 * min(features * config.representation.codebook_size, CHUNK_NUMBERS),
         "target_features": FP32 * 2 * features * encoder.width,
-        "target_activations": work.total(lambda shape: shape.targets) * b * (6 * encoder.width + 4 * encoder.ffn_width),
+        "target_activations": encoded * b * (6 * encoder.width + 4 * encoder.ffn_width),
     }
     if config.model.pixel.space == "vae" and GENERATION in work.samples:
 

@@ -1,26 +1,18 @@
 """Parameters by part, from the model's own classes on the meta device: nothing is allocated, initialised or downloaded."""
 
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import lru_cache
 
 import torch
 from torch import nn
 
-from rf_repro.config.schema import DecoderConfig, ExperimentConfig, StageConfig
-from rf_repro.core.errors import UserError
+from rf_repro.config.schema import ExperimentConfig, StageConfig
 from rf_repro.data.scenes.tokenizer import SceneTokenizer
 from rf_repro.estimate.encoders import WAN_PARAMETERS, pretrained_encoder
 from rf_repro.model.encoder import MaskedImageHead
-from rf_repro.model.layers import RMSNorm, sincos_2d
-from rf_repro.model.layout import Pool, SpanKind
-from rf_repro.model.mot import MixtureOfTransformers
-from rf_repro.model.representation_tokens import ContinuousTokens, DiscreteTokens
-from rf_repro.model.rf_model import PixelTokens, RFModel
-from rf_repro.model.space import patch_dim
+from rf_repro.model.layout import SpanKind
+from rf_repro.model.rf_model import RFModel
 from rf_repro.model.vae import KLAutoencoder
-from rf_repro.representation.alignment import Projector
 from rf_repro.train.optim import _is_block_matrix
 
 # The parts, and how a parameter's name in RFModel tells its part: the first expression that fits its beginning.
@@ -107,28 +99,18 @@ def part_of(name: str) -> str:
     return next(part for part, expression in _NAMES.items() if re.match(expression, name))
 
 
-def largest_image(config: ExperimentConfig) -> int:
-    """Pixels a side of the largest image of any stage."""
-    if config.data.world == "scenes":
-        return config.data.scenes.image_size
-    return max(stage.max_image_size for stage in config.stages)
-
-
 def count_parameters(config: ExperimentConfig) -> Parameters:
-    """Of the model of a config.
-
-    Raises:
-        UserError: a size is missing that real data or pretrained weights need.
-    """
+    """Of the model of a config."""
     decoder, parts = config.model.decoder, dict.fromkeys(_NAMES, Part())
-    for name, parameter, copies in _parameters(config):
-        total = parameter.numel() * copies
-        active = total * decoder.num_active_experts // decoder.num_experts if ".experts" in name else total
+    for name, parameter in _meta_model(config).named_parameters():
+        total = parameter.numel()
+        is_expert = parameter.ndim == 3  # the experts of a pool, in one tensor
+        active = total * decoder.num_active_experts // decoder.num_experts if is_expert else total
         is_matrix = parameter.ndim > 1 and not name.startswith(("text_embedding.", "representation.identity"))
         is_matrix = is_matrix and not name.endswith("position")
         muon = total if _is_block_matrix(name, parameter) else 0
         parts[part_of(name)] += Part(total, active, active if is_matrix else 0, muon)
-    if config.data.world != "scenes":
+    if config.model.encoder.kind != "vit":
         size = pretrained_encoder(config.model.encoder)
         parts["encoder"] = Part(size.total, size.total, size.matmul)
     return Parameters({name: part for name, part in parts.items() if part.total}, _beside(config, parts["encoder"].total))
@@ -163,56 +145,12 @@ def _numel(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def _parameters(config: ExperimentConfig) -> Iterator[tuple[str, nn.Parameter, int]]:
-    """(name as in RFModel, parameter, how many like it there are). Of real data's model all but the encoder, and one block of
-    the decoder for all."""
-    if config.data.world == "scenes":
-        with torch.device("meta"):
-            model: nn.Module = RFModel(config, SceneTokenizer(config.data.scenes).vocab_size)
-        yield from ((name, parameter, 1) for name, parameter in model.named_parameters())
-        return
-    for name, parameter in _ways_in_and_out(config).named_parameters():
-        yield name, parameter, 1
-    pools: list[Pool] = ["understanding"]
-    pools += ["pixel"] if config.model.pixel.space != "none" else []
-    pools += ["representation"] if config.representation.kind in ("discrete", "continuous") else []
-    for name, parameter in _one_block(config.model.decoder, tuple(pools)).named_parameters():
-        yield f"decoder.{name}", parameter, config.model.decoder.num_layers
-
-
-@lru_cache(maxsize=16)
-def _one_block(config: DecoderConfig, pools: tuple[Pool, ...]) -> MixtureOfTransformers:
+def _meta_model(config: ExperimentConfig) -> RFModel:
+    """The model, without memory. A pretrained encoder, which is counted in closed form and needs transformers, is left small."""
+    encoder = config.model.encoder
+    if encoder.kind != "vit":
+        config = replace(config, model=replace(config.model, encoder=replace(encoder, kind="vit", num_layers=1, pretrained="")))
+    scenes = config.data.world == "scenes"
     with torch.device("meta"):
-        return MixtureOfTransformers(replace(config, num_layers=1), pools)
-
-
-def _ways_in_and_out(config: ExperimentConfig) -> nn.ModuleDict:
-    """What RFModel has beside encoder and decoder, under its names. Assumed: tables of positions span the largest image."""
-    decoder, representation, feature_dim = config.model.decoder, config.representation, config.model.encoder.width
-    width, eps, size = decoder.width, decoder.norm_eps, largest_image(config)
-    if not decoder.vocab_size:
-        raise UserError(f"model.decoder.vocab_size=0: must be the tokenizer's where data.world={config.data.world}")
-    if not size:
-        raise UserError(f"stages.*.max_image_size=0: must be the pixels a side where data.world={config.data.world}")
-    feature_grid, pixel_grid = size // config.model.encoder.patch_size // 2, size // config.model.pixel.patch_size
-    with torch.device("meta"):
-        ways: dict[str, nn.Module] = {
-            "connector": nn.Sequential(nn.Linear(feature_dim, width), nn.GELU(), nn.Linear(width, width)),
-            "text_embedding": nn.Embedding(decoder.vocab_size, width),
-            "text_norm": RMSNorm(width, eps),
-            "text_head": nn.Linear(width, decoder.vocab_size, bias=False),
-        }
-        if config.model.pixel.space != "none":
-            additive = decoder.time_conditioning == "additive"
-            ways["pixels"] = PixelTokens(width, patch_dim(config.model), pixel_grid, additive, eps)
-        if representation.kind == "discrete":
-            ways["representation"] = DiscreteTokens(width, representation.codebook_size, feature_grid, pixel_grid, eps)
-        elif representation.kind == "continuous":
-            ways["representation"] = ContinuousTokens(
-                width, feature_dim, feature_grid, pixel_grid, eps, representation.continuous
-            )
-        elif representation.kind == "repa":
-            ways["alignment"] = Projector(width, representation.alignment.width, feature_dim)
-        model = nn.ModuleDict(ways)
-        model.register_parameter("image_position", nn.Parameter(sincos_2d(feature_grid, width, extent=feature_grid)))
-    return model
+        vocab = SceneTokenizer(config.data.scenes).vocab_size if scenes else config.model.decoder.vocab_size
+        return RFModel(config, vocab)

@@ -8,18 +8,20 @@ from rich.console import Console
 from rich.table import Table
 
 from rf_repro.estimate.flops import Cost
-from rf_repro.estimate.plan import Plan, RunEstimate, StageEstimate
+from rf_repro.estimate.memory import is_sharded, shard_group
+from rf_repro.estimate.plan import Plan, RunEstimate, StageEstimate, by_stage
 from rf_repro.model.layout import POOL_OF
 
 PLAIN_WIDTH = 120  # columns, where there is no terminal to ask
 
 # What the paper does not say, or what is not a fact of the model. Printed with every estimate.
 ASSUMED = (
-    "every image as large as its stage allows, every text as long as data.caption_tokens or data.answer_tokens",
-    "packs are full; shares of the mixture count samples",
-    "the backbone's experts in all three pools; tables of positions span the largest image",
-    "a rank assigns its own features to codes; states are sharded evenly; 2 GB a GPU for CUDA and NCCL",
-    "training alone: no data preparation, sampling, scoring, restarts",
+    "means are of square images, sides drawn evenly from the stage's range, and of texts as long as data.caption_tokens or "
+    "data.answer_tokens allow; packs are full; shares of the mixture count samples",
+    "memory is that of the pack that needs most, which may hold one kind of sample and the shortest texts; a rank assigns its "
+    "own features to codes; 2 GB a GPU for CUDA and NCCL",
+    "every row is trained through all stages, though the paper scores its ablations at the joint stage's resolution; training "
+    "alone: no data preparation, sampling, scoring, restarts",
 )
 
 
@@ -27,18 +29,19 @@ def as_json(detail: RunEstimate, plan: Plan) -> None:
     """Prints one JSON object. Parameters, FLOPs and bytes are integers."""
     first = detail.stages[0]
     cluster, parameters = first.cluster, first.parameters
+    parts = {name: {"total": part.total, "active": part.active} for name, part in parameters.parts.items()}
     data: dict[str, Any] = {
         "scale": first.config.scale,
         "variant": detail.name,
         "gpu": vars(cluster.gpu) | {"flops": round(cluster.gpu.flops)},
         "gpus": cluster.gpus,
-        "shard_group": cluster.shard_group,
-        "checkpointing": cluster.checkpointing,
+        "parallel": vars(first.config.parallel) | {"shard_group": shard_group(first.config, cluster.gpus)},
         "mfu": cluster.mfu,
         "parameters": {
             "total": parameters.total,
             "active": parameters.active,
-            "parts": {name: {"total": part.total, "active": part.active} for name, part in parameters.parts.items()},
+            "pools": {name.removeprefix("pool_"): part for name, part in parts.items() if name.startswith("pool_")},
+            "parts": parts,
             "beside": parameters.beside,
         },
         "stages": [_stage(stage) for stage in detail.stages],
@@ -49,8 +52,11 @@ def as_json(detail: RunEstimate, plan: Plan) -> None:
             }
             for run in plan.runs
         ],
-        "tables": {table: sum(run.gpu_hours for run in plan.of_table(table)) for table in plan.tables},
-        "gpu_hours_by_stage": plan.by_stage,
+        "tables": {
+            table: {"gpu_hours": sum(run.gpu_hours for run in runs), "by_stage": by_stage(runs), "runs": [run.name for run in runs]}
+            for table, runs in ((table, plan.of_table(table)) for table in plan.tables)
+        },
+        "gpu_hours_by_stage": by_stage(plan.runs),
         "hours": plan.hours,
         "gpu_hours": plan.gpu_hours,
         "not_estimated": list(plan.left_out),
@@ -61,7 +67,7 @@ def as_json(detail: RunEstimate, plan: Plan) -> None:
 
 def _brief(stage: StageEstimate) -> dict[str, Any]:
     return {
-        "name": stage.stage.name, "steps": stage.stage.steps, "tokens_per_step": round(stage.work.num_tokens * stage.work.ranks),
+        "name": stage.stage.name, "steps": stage.stage.steps, "tokens_per_step": round(stage.work.step_tokens),
         "step_seconds": stage.step_seconds, "tokens_per_second": stage.tokens_per_second, "hours": stage.hours,
         "gpu_hours": stage.gpu_hours, "peak_bytes": stage.memory.peak, "trained_parameters": stage.trained,
     }  # fmt: skip
@@ -70,41 +76,37 @@ def _brief(stage: StageEstimate) -> dict[str, Any]:
 def _stage(stage: StageEstimate) -> dict[str, Any]:
     return {
         **_brief(stage),
-        "tokens_per_rank": {kind: stage.work.tokens(kind) for kind in POOL_OF},
+        "passes_per_step": stage.work.passes,
+        "tokens_per_pass": {kind: stage.work.tokens(kind) for kind in POOL_OF},
+        "step_flops": stage.step_flops * stage.cluster.gpus,
         "flops_per_rank": {name: {"forward": c.forward, "training": c.training} for name, c in stage.flops.items()},
-        "memory": {"states": stage.memory.states, "phases": stage.memory.phases, "peak_phase": stage.memory.peak_phase},
+        "memory": {"states": stage.memory.states, "phases": stage.memory.phases, "peak_phase": stage.memory.peak_phase,
+                   "pack": stage.memory.pack},
     }
 
 
 def show(detail: RunEstimate, plan: Plan) -> None:
     """Prints tables."""
     console = Console(highlight=False, width=None if sys.stdout.isatty() else PLAIN_WIDTH)
-    cluster = detail.stages[0].cluster
-    sharding = f"sharded over {cluster.shard_group}" if cluster.shard_group > 1 else "not sharded"
+    config, cluster = detail.stages[0].config, detail.stages[0].cluster
+    group, checkpointing = shard_group(config, cluster.gpus), config.parallel.activation_checkpointing
     console.print(
-        f"scale {detail.stages[0].config.scale}, {cluster.gpus} x {cluster.gpu.name} ({cluster.gpu.memory / 1e9:.0f} GB, "
-        f"{cluster.gpu.flops / 1e12:.0f} bf16 TFLOP/s), {sharding}, "
-        f"{'activations recomputed' if cluster.checkpointing else 'activations kept'}, MFU {cluster.mfu:g}\n"
+        f"scale {config.scale}, {cluster.gpus} x {cluster.gpu.name} ({cluster.gpu.memory / 1e9:.0f} GB, "
+        f"{cluster.gpu.flops / 1e12:.0f} bf16 TFLOP/s), "
+        f"{f'FSDP2 over {group} GPUs' if is_sharded(config, cluster.gpus) else 'not sharded'}, "
+        f"activations {'computed again' if checkpointing else 'kept'}, MFU {cluster.mfu:g}\n"
     )
-    console.print(_parameters_table(detail))
-    console.print(_flops_table(detail))
-    console.print(_memory_table(detail))
-    console.print(_plan_table(plan))
-    for stage, gpu_hours in plan.by_stage.items():
-        console.print(f"stage {stage} of all runs: {_hours(gpu_hours)} GPU hours")
-    for table in plan.tables:
-        runs = plan.of_table(table)
-        console.print(
-            f"{table}: {_hours(sum(run.gpu_hours for run in runs))} GPU hours alone: {', '.join(run.name for run in runs)}"
-        )
-    console.print("table1 scores images of pixel_rf: no more training")
+    for table in (_parameters_table(detail), _flops_table(detail), _memory_table(detail), _plan_table(plan), _tables_table(plan)):
+        console.print(table.title)
+        table.title = None  # which would be wrapped to the table's width
+        console.print(table, "")
     for name in plan.left_out:
         console.print(f"{name}: trained in-suite, not estimated")
-    console.print("\nAssumed: " + "; ".join(ASSUMED) + ".")
+    console.print("Assumed: " + "; ".join(ASSUMED) + ".")
 
 
 def _table(title: str, first: str, *columns: str) -> Table:
-    table = Table(title=title, title_justify="left", show_edge=False, pad_edge=False)
+    table = Table(title=title, show_edge=False, pad_edge=False)
     table.add_column(first)
     for column in columns:
         table.add_column(column, justify="right")
@@ -140,7 +142,7 @@ def _parameters_table(run: RunEstimate) -> Table:
 
 def _flops_table(run: RunEstimate) -> Table:
     columns = [text for stage in run.stages for text in (f"{stage.stage.name} forward", "training")]
-    table = _table(f"TFLOP of a GPU's step of {run.name}", "part", *columns)
+    table = _table(f"TFLOP of a GPU's part of a step, {run.name}", "part", *columns)
     for name in dict.fromkeys(name for stage in run.stages for name in stage.flops):
         table.add_row(_name(name), *(text for stage in run.stages for text in _teraflops(stage.flops.get(name))))
     totals = [Cost(sum(cost.forward for cost in stage.flops.values()), stage.step_flops) for stage in run.stages]
@@ -159,6 +161,7 @@ def _memory_table(run: RunEstimate) -> Table:
         table.add_row(_name(name), *(f"{peak[name] / 1e9:,.2f}" if name in peak else "" for peak in peaks))
     table.add_row("peak", *(f"{stage.memory.peak / 1e9:,.2f}" for stage in run.stages))
     table.add_row("reached in phase", *(stage.memory.peak_phase for stage in run.stages))
+    table.add_row("with a pack of", *(stage.memory.pack for stage in run.stages))
     table.add_row("free", *(f"{(stage.cluster.gpu.memory - stage.memory.peak) / 1e9:,.2f}" for stage in run.stages))
     return table
 
@@ -169,9 +172,19 @@ def _plan_table(plan: Plan) -> Table:
     for run in plan.runs:
         for stage in run.stages:
             table.add_row(
-                run.name, stage.stage.name, f"{stage.stage.steps:,}", f"{stage.work.num_tokens * stage.work.ranks / 1e6:,.3g}",
+                run.name, stage.stage.name, f"{stage.stage.steps:,}", f"{stage.work.step_tokens / 1e6:,.3g}",
                 f"{stage.step_seconds:,.3g}", f"{stage.tokens_per_second / 1e6:,.3g}", f"{stage.memory.peak / 1e9:,.1f}",
                 _hours(stage.hours), _hours(stage.gpu_hours),
             )  # fmt: skip
     table.add_row("total", "", "", "", "", "", "", _hours(plan.hours), _hours(plan.gpu_hours))
+    return table
+
+
+def _tables_table(plan: Plan) -> Table:
+    """Runs that several tables share count in each."""
+    stages = list(by_stage(plan.runs))
+    table = _table("GPU hours of each table alone, and of all runs together", "table", "runs", *stages, "all stages")
+    for name, runs in [(name, plan.of_table(name)) for name in plan.tables] + [("every run once", plan.runs)]:
+        hours = by_stage(runs)
+        table.add_row(name, f"{len(runs)}", *(_hours(hours.get(stage, 0)) for stage in stages), _hours(sum(hours.values())))
     return table

@@ -13,7 +13,7 @@ from ablations.registry import GRIDS
 from rf_repro.config.overrides import apply_overrides
 from rf_repro.config.scales import paper, tiny
 from rf_repro.config.schema import ExperimentConfig
-from rf_repro.estimate.memory import CONTEXT_BYTES, Memory, _decoder, _encoder, _logits, stage_memory
+from rf_repro.estimate.memory import CONTEXT_BYTES, Memory, _decoder, _encoder, _logits, pass_memory, stage_memory
 from rf_repro.estimate.parameters import count_parameters
 from rf_repro.estimate.workload import make_workload
 from rf_repro.model import attention
@@ -30,12 +30,10 @@ CASES = [
 ]  # fmt: skip
 
 
-def memory(
-    config: ExperimentConfig, ranks: int = 1, shard_group: int = 1, checkpointing: bool = False, stage: int = -1
-) -> Memory:
+def memory(config: ExperimentConfig, ranks: int = 1, stage: int = -1) -> Memory:
+    """Of the mean pass."""
     chosen = config.stages[stage]
-    work = make_workload(config, chosen, ranks)
-    return stage_memory(config, chosen, count_parameters(config), work, shard_group, checkpointing)
+    return pass_memory(config, chosen, count_parameters(config), make_workload(config, chosen, ranks))
 
 
 def held(trainer: Trainer) -> list[Tensor]:
@@ -66,7 +64,7 @@ def test_a_step_at_tiny_needs_what_the_model_says(table: str, key: str) -> None:
     states = sum(estimated.states.values()) - CONTEXT_BYTES
     assert live.live == pytest.approx(states, rel=1e-3)
     with live:
-        losses = trainer.losses(2)
+        (losses,) = trainer.losses(2)
         losses.total.backward()
         del losses
         assert live.peak == pytest.approx(estimated.peak - CONTEXT_BYTES, rel=0.05)

@@ -3,9 +3,12 @@
 import torch
 from torch import Tensor
 
+from rf_repro.train.sharding import local
+
 
 class Average:
-    """float32 averages of named tensors. Early on the decay grows as (1 + n)/(10 + n), so the start is forgotten."""
+    """float32 averages of named tensors, in parts where those are. Early on the decay grows as (1 + n)/(10 + n), so the start
+    is forgotten."""
 
     def __init__(self, tensors: dict[str, Tensor], decay: float, warm_up: bool) -> None:
         """`warm_up` is for weights that start random; an average of pretrained weights starts at full decay."""
@@ -16,4 +19,5 @@ class Average:
     def update(self, tensors: dict[str, Tensor], step: int) -> None:
         """Moves every average towards its tensor after the 1-based `step`."""
         decay = min(self.decay, (1 + step) / (10 + step)) if self.warm_up else self.decay
-        torch._foreach_lerp_(list(self.values.values()), [tensors[name] for name in self.values], 1 - decay)
+        pairs = [(local(average), local(tensors[name])) for name, average in self.values.items()]
+        torch._foreach_lerp_([average for average, _ in pairs], [tensor for _, tensor in pairs], 1 - decay)

@@ -1,17 +1,21 @@
 """Optimisers over fp32 master weights (paper App. A: AdamW, warm-up then constant, clipping, 4x rate for generation).
 
-Where precision is bf16 the model holds bf16 weights and the optimiser steps fp32 copies of them; where it is fp32 the
-masters are the model's own parameters.
+Where precision is bf16 the model holds bf16 weights and the optimiser steps fp32 copies of them; where it is fp32, or the
+model is sharded, the masters are the model's own parameters.
 """
 
 import math
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from rf_repro.config.schema import OptimConfig, StageConfig
+from rf_repro.core.errors import UserError
 from rf_repro.model.initialise import is_generation
 from rf_repro.train.ranks import ALONE, Ranks
+from rf_repro.train.sharding import copy_part_, is_sharded
 
 
 def rate_factor(step: int, stage: StageConfig) -> float:
@@ -28,13 +32,24 @@ class MasterOptimizer:
     def __init__(self, parameters: dict[str, nn.Parameter], optim: OptimConfig, stage: StageConfig, ranks: Ranks = ALONE) -> None:
         """
         Args:
-            parameters: what this stage trains, by name, still in float32; the model is cast afterwards.
+            parameters: what this stage trains, by name, still in float32; the model is cast afterwards. Or all of them
+                sharded: those stay float32, and their gradients come summed.
             ranks: whose gradients are summed.
+
+        Raises:
+            UserError: Muon over sharded parameters.
         """
         self.stage, self.grad_clip, self.ranks = stage, optim.grad_clip, ranks
         self.parameters = parameters
+        self.sharded = is_sharded(parameters.values())
+        assert not self.sharded or all(isinstance(parameter, DTensor) for parameter in parameters.values())
+        if self.sharded and stage.optimizer == "muon":
+            raise UserError(
+                f"stages.{stage.name}.optimizer=muon: works on whole matrices, of which parallel.sharding=fsdp keeps parts; "
+                "choose adamw, or parallel.sharding=none"
+            )
         self.masters = {
-            name: parameter if optim.precision == "fp32" else parameter.detach().float().clone()
+            name: parameter if optim.precision == "fp32" or self.sharded else parameter.detach().float().clone()
             for name, parameter in parameters.items()
         }
         groups: dict[tuple[bool, float], list[Tensor]] = {}
@@ -63,9 +78,9 @@ class MasterOptimizer:
             if parameter is not self.masters[name]:
                 self.masters[name].grad = None if parameter.grad is None else parameter.grad.float()
                 parameter.grad = None
-        self._sum_gradients()
-        masters = [master for master in self.masters.values() if master.grad is not None]
-        norm = float(nn.utils.clip_grad_norm_(masters, self.grad_clip))
+        if not self.sharded:
+            self._sum_gradients()
+        norm = self._clip([master for master in self.masters.values() if master.grad is not None])
         if not math.isfinite(norm):
             return norm
         factor = rate_factor(step, self.stage)
@@ -76,6 +91,15 @@ class MasterOptimizer:
             optimizer.zero_grad()
         self.copy_to_model()
         return norm
+
+    def _clip(self, masters: list[Tensor]) -> float:
+        """Scales gradients to `grad_clip` at most, and returns their norm before: that of all parts together."""
+        if not self.sharded:
+            return float(nn.utils.clip_grad_norm_(masters, self.grad_clip))
+        total = nn.utils.get_total_norm([master.grad for master in masters if master.grad is not None])
+        norm = total.full_tensor() if isinstance(total, DTensor) else total
+        nn.utils.clip_grads_with_norm_(masters, self.grad_clip, norm)
+        return float(norm)
 
     def _sum_gradients(self) -> None:
         """A rank may lack some: of experts that none of its tokens chose, of ways in that none of its samples took."""
@@ -105,8 +129,39 @@ class MasterOptimizer:
         return [optimizer.state_dict() for optimizer in self.optimizers]
 
     def load_state_dict(self, state: list[dict]) -> None:
+        """Takes the state that an unsharded optimiser of the same parameters gave."""
+        if not self.sharded:
+            for optimizer, saved in zip(self.optimizers, state, strict=True):
+                optimizer.load_state_dict(saved)
+            return
+        names = {id(master): name for name, master in self.masters.items()}
         for optimizer, saved in zip(self.optimizers, state, strict=True):
-            optimizer.load_state_dict(saved)
+            members = [names[id(master)] for group in optimizer.param_groups for master in group["params"]]
+            values = {f"{members[index]}.{key}": v for index, entry in saved["state"].items() for key, v in entry.items()}
+            for name, tensor in self.named_state(values).items():
+                copy_part_(tensor, values[name])
+
+    def named_state(self, names: Iterable[str] | None = None) -> dict[str, Tensor]:
+        """State tensors as `parameter.moment`, to be read, or written in place; lie in parts where parameters do.
+
+        Args:
+            names: of the state wanted, which is made where there is none yet; None: all there is. What belongs to no
+                parameter is left out.
+        """
+        keys: dict[str, set[str]] = {}
+        for parameter, _, key in (name.rpartition(".") for name in names or ()):
+            keys.setdefault(parameter, set()).add(key)
+        by_master = {id(master): name for name, master in self.masters.items()}
+        found = {}
+        for optimizer in self.optimizers:
+            for master in (master for group in optimizer.param_groups for master in group["params"]):
+                name, state = by_master[id(master)], optimizer.state[master]
+                for key in keys.get(name, ()) if names is not None else state:
+                    if key not in state:
+                        is_count = key == "step"
+                        state[key] = torch.zeros((), device=master.device) if is_count else torch.zeros_like(master)
+                    found[f"{name}.{key}"] = state[key]
+        return found
 
 
 def _is_block_matrix(name: str, parameter: Tensor) -> bool:

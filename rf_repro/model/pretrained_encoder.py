@@ -142,7 +142,7 @@ class PretrainedEncoder(nn.Module):
         segments = Segments.of([prefix.shape[1]] * len(lengths), lengths, device=patches.device)
         centres = torch.cat([patch_centres(rows, columns) for count, rows, columns in shapes for _ in range(count)])
         config = self.model.config
-        frequencies = 1 / config.rope_theta ** torch.arange(0, 1, 4 * config.num_attention_heads / self.width)
+        frequencies = 1 / config.rope_theta ** torch.arange(0, 1, 4 * config.num_attention_heads / self.width, device="cpu")
         angles = (2 * math.pi * centres.to(patches.device)[:, :, None] * frequencies.to(patches.device)).flatten(1).tile(2)
         return torch.cat([prefix.flatten(0, 1), x]), segments, (angles.cos().to(dtype), angles.sin().to(dtype))
 
@@ -166,7 +166,7 @@ class PretrainedEncoder(nn.Module):
 @lru_cache(maxsize=1024)
 def patch_centres(rows: int, columns: int) -> Tensor:
     """(y, x) of every patch's centre in raster order, of an image that spans [-1, 1] both ways. float32 [P, 2], on the CPU."""
-    y, x = ((torch.arange(0.5, count) / count * 2 - 1) for count in (rows, columns))
+    y, x = ((torch.arange(0.5, count, device="cpu") / count * 2 - 1) for count in (rows, columns))
     return torch.stack(torch.meshgrid(y, x, indexing="ij"), -1).flatten(0, 1)
 
 
@@ -309,5 +309,6 @@ def _packed_attention(
 ) -> tuple[Tensor, None]:
     """transformers' attention interface, [1, H, T, d] -> [1, T, H, d]. The layers pass on the mask as it is given to them,
     which is how `Segments` arrives here."""
+    assert scaling == query.shape[-1] ** -0.5  # of both models
     q_THd, k_THd, v_THd = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
-    return segment_attention(q_THd, k_THd, v_THd, attention_mask, scaling)[None], None
+    return segment_attention(q_THd, k_THd, v_THd, attention_mask)[None], None

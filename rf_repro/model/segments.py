@@ -44,13 +44,13 @@ class Segments:
         order = sorted((image for image, length in enumerate(lengths) if length), key=lambda image: lengths[image])
         starts = list(accumulate((length for block in blocks for length in block), initial=0))
         pieces = [
-            torch.arange(starts[index * len(lengths) + image], starts[index * len(lengths) + image] + block[image])
+            torch.arange(starts[index * len(lengths) + image], starts[index * len(lengths) + image] + block[image], device="cpu")
             for image in order
             for index, block in enumerate(blocks)
         ]
-        rows = torch.cat(pieces) if pieces else torch.arange(0)
-        bounds = torch.tensor(list(accumulate((lengths[image] for image in order), initial=0)), dtype=torch.int32)
-        in_order = bool((rows == torch.arange(len(rows))).all())
+        rows = torch.cat(pieces) if pieces else torch.arange(0, device="cpu")
+        bounds = torch.tensor(list(accumulate((lengths[image] for image in order), initial=0)), dtype=torch.int32, device="cpu")
+        in_order = bool((rows == torch.arange(len(rows), device="cpu")).all())
         return Segments(
             tuple(lengths[image] for image in order),
             None if in_order else rows.to(device),
@@ -63,21 +63,18 @@ class Segments:
         return sum(self.lengths)
 
 
-def segment_attention(q_THd: Tensor, k_THd: Tensor, v_THd: Tensor, segments: Segments, scale: float | None = None) -> Tensor:
-    """Bidirectional attention within each image, [T, H, d], rows as they are stored.
+def segment_attention(q_THd: Tensor, k_THd: Tensor, v_THd: Tensor, segments: Segments) -> Tensor:
+    """Bidirectional attention within each image, [T, H, d], rows as they are stored; scores are scaled by d^-0.5.
 
     On CUDA in bf16 and fp16 one FlashAttention call over all images; elsewhere (the CPU, fp32) one SDPA call for all images
     of one length. Nothing is padded, and no mask is made.
-
-    Args:
-        scale: of the scores; None: d^-0.5.
     """
     if not segments.lengths:
         return q_THd + k_THd + v_THd  # no tokens; the sum keeps all three in the graph
     if segments.rows is not None:
         q_THd, k_THd, v_THd = (tensor.index_select(0, segments.rows) for tensor in (q_THd, k_THd, v_THd))
     attend = _varlen if _has_varlen(q_THd) else _by_length
-    out_THd = attend(q_THd, k_THd, v_THd, segments, scale)
+    out_THd = attend(q_THd, k_THd, v_THd, segments)
     return out_THd if segments.inverse is None else out_THd.index_select(0, segments.inverse)
 
 
@@ -92,18 +89,18 @@ def _has_varlen(q_THd: Tensor) -> bool:
     )
 
 
-def _varlen(q_THd: Tensor, k_THd: Tensor, v_THd: Tensor, segments: Segments, scale: float | None) -> Tensor:
+def _varlen(q_THd: Tensor, k_THd: Tensor, v_THd: Tensor, segments: Segments) -> Tensor:
     bounds, longest = segments.bounds, segments.lengths[-1]
-    out = varlen_attn(q_THd, k_THd, v_THd, bounds, bounds, longest, longest, scale=scale)
+    out = varlen_attn(q_THd, k_THd, v_THd, bounds, bounds, longest, longest)
     assert isinstance(out, Tensor)  # a pair only where the log-sum-exp is asked for
     return out
 
 
-def _by_length(q_THd: Tensor, k_THd: Tensor, v_THd: Tensor, segments: Segments, scale: float | None) -> Tensor:
+def _by_length(q_THd: Tensor, k_THd: Tensor, v_THd: Tensor, segments: Segments) -> Tensor:
     outputs, start = [], 0
     for length, run in groupby(segments.lengths):
         stop = start + length * len(list(run))
         q, k, v = (tensor[start:stop].unflatten(0, (-1, length)).transpose(1, 2) for tensor in (q_THd, k_THd, v_THd))
-        outputs.append(F.scaled_dot_product_attention(q, k, v, scale=scale).transpose(1, 2).flatten(0, 1))
+        outputs.append(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(0, 1))
         start = stop
     return torch.cat(outputs)

@@ -27,10 +27,10 @@ def image_of_row(blocks: tuple[list[int], ...]) -> Tensor:
     return torch.tensor([image for block in blocks for image, length in enumerate(block) for _ in range(length)])
 
 
-def dense(q: Tensor, k: Tensor, v: Tensor, images: Tensor, scale: float | None) -> Tensor:
+def dense(q: Tensor, k: Tensor, v: Tensor, images: Tensor) -> Tensor:
     allowed = images[:, None] == images[None]
     q, k, v = (tensor.transpose(0, 1) for tensor in (q, k, v))
-    scores = (q @ k.transpose(1, 2)) * (D**-0.5 if scale is None else scale)
+    scores = (q @ k.transpose(1, 2)) * D**-0.5
     return (scores.masked_fill(~allowed, float("-inf")).softmax(-1) @ v).transpose(0, 1)
 
 
@@ -40,15 +40,14 @@ def random_qkv(tokens: int, dtype: torch.dtype = torch.float32, device: str = "c
     return [part.requires_grad_() for part in parts]
 
 
-@pytest.mark.parametrize("scale", [None, 0.7])
 @pytest.mark.parametrize("name", PACKS)
-def test_equals_a_dense_mask_in_values_and_gradients(name: str, scale: float | None) -> None:
+def test_equals_a_dense_mask_in_values_and_gradients(name: str) -> None:
     blocks = PACKS[name]
     images = image_of_row(blocks)
     segments = Segments.of(*blocks)
     ours, theirs = random_qkv(len(images), torch.float64), random_qkv(len(images), torch.float64)
     weight = torch.randn(len(images), H, D, generator=torch.Generator().manual_seed(1))
-    out, expected = segment_attention(*ours, segments, scale), dense(*theirs, images, scale)
+    out, expected = segment_attention(*ours, segments), dense(*theirs, images)
     assert segments.num_tokens == len(images)
     assert largest_difference(out, expected) < 1e-13
     (out * weight).sum().backward()
@@ -110,7 +109,7 @@ def test_cuda_equals_a_dense_mask(name: str, dtype: torch.dtype) -> None:
     ours, theirs = random_qkv(len(images), dtype, "cuda"), random_qkv(len(images), torch.float32, "cuda")
     for tensor in theirs:
         tensor.data = tensor.data.to(dtype).float()
-    out, expected = segment_attention(*ours, Segments.of(*blocks, device="cuda")), dense(*theirs, images, None)
+    out, expected = segment_attention(*ours, Segments.of(*blocks, device="cuda")), dense(*theirs, images)
     tolerance = 2e-5 if dtype == torch.float32 else 2e-2
     assert out.dtype == dtype
     assert largest_difference(out.float(), expected) < tolerance

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import yaml
+
 from rf_repro.config.overrides import parse_override
 from rf_repro.core.errors import UserError
 
@@ -53,6 +55,38 @@ def add_set(parser: argparse.ArgumentParser) -> None:
         "--set", action="append", default=[], metavar="PATH=VALUE",
         help="change the scale's config before every variant, e.g. stages.joint.steps=200; may be repeated (default: none)",
     )  # fmt: skip
+
+
+def add_data(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--data", type=Path, metavar="FILE",
+        help="YAML list of the data's sources: name, path, format, task, weight and columns of each (default: the scale's own)",
+    )  # fmt: skip
+
+
+def data_overrides(options: argparse.Namespace) -> dict[str, Any]:
+    """`data.sources` as the file of `--data` gives it, a list or a mapping with the key `sources`; {} without one. Relative paths
+    in it start at its folder, so that it can lie beside its shards.
+
+    Raises:
+        UserError: no such file, or it is neither.
+    """
+    if options.data is None:
+        return {}
+    try:
+        found = yaml.safe_load(options.data.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"--data {options.data}: no such file") from None
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError):
+        raise UserError(f"--data {options.data}: is not valid YAML") from None
+    if isinstance(found, dict) and set(found) == {"sources"}:
+        found = found["sources"]
+    if not isinstance(found, list) or not found or not all(isinstance(item, dict) for item in found):
+        raise UserError(f"--data {options.data}: must be a list of sources, each with name, path, format and task")
+    for item in found:
+        if isinstance(item.get("path"), str):
+            item["path"] = str(options.data.parent.absolute() / Path(item["path"]).expanduser())
+    return {"data.sources": found}
 
 
 def add_device(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:

@@ -100,13 +100,13 @@ class ImageTextTokenizer:
         return np.array(ids, np.int64)
 
     def conversation(self, turns: Sequence["Turn"], with_image: bool, max_tokens: int) -> tuple[np.ndarray, np.ndarray]:
-        """`[<|vision_end|>]`, then of each turn `<|im_start|>user\\nquestion<|im_end|>\\n<|im_start|>assistant\\nanswer<|im_end|>\\n`,
-        Qwen's chat template without a system's part (assumed: after BAGEL).
+        """`[<|vision_end|>]`, then each turn as in Qwen's chat template, without a system's part (assumed):
+        `<|im_start|>user\\nquestion<|im_end|>\\n<|im_start|>assistant\\nanswer<|im_end|>\\n`.
 
         Returns:
             int64 [T], and bool [T]: True at the answers' tokens and the `<|im_end|>` that ends each. Cut at max_tokens; a
             conversation cut before its first answer has no True.
-        """  # fmt: skip
+        """
         ids: list[int] = [self._vision_end] if with_image else []
         mask = [False] * len(ids)
         newline = self._encode("\n")
@@ -140,8 +140,9 @@ class ImageTextTokenizer:
     # Back into text
 
     def decode(self, ids: Sequence[int] | np.ndarray, with_special: bool = False) -> str:
-        """The text of ids; special tokens are left out, or spelt. The null token and unused rows are `<|rf_null|>`, or nothing."""
-        parts, run = [], []
+        """The text of ids; special tokens are left out, or spelt. What stands for no text is `<|rf_null|>`, or nothing."""
+        parts: list[str] = []
+        run: list[int] = []
         for token in map(int, ids):
             if self._whole.id_to_token(token) is None or token == self.null_id:
                 parts += [self._whole.decode(run, skip_special_tokens=not with_special), NULL if with_special else ""]

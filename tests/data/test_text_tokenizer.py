@@ -169,5 +169,5 @@ def test_it_comes_from_a_folder_or_the_hub(tmp_path: Path, monkeypatch: pytest.M
     with pytest.raises(UserError, match=r"data\.tokenizer: nobody/nothing-of-this-name is no folder .*; set data\.tokenizer to"):
         ImageTextTokenizer.from_config(absent)
     unnamed = apply_overrides(config, {"data.tokenizer": "", "model.decoder.pretrained": ""})
-    with pytest.raises(UserError, match="must be a folder with tokenizer.json"):
+    with pytest.raises(UserError, match=r"must be a folder with tokenizer\.json"):
         ImageTextTokenizer.from_config(unnamed)

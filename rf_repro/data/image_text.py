@@ -1,0 +1,141 @@
+"""The loader of image_text: a rank's packs of each step, read ahead by processes that each own some of its streams."""
+
+import signal
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+
+from rf_repro.config.schema import ExperimentConfig, StageConfig
+from rf_repro.core.errors import UserError
+from rf_repro.core.hashing import content_hash
+from rf_repro.data.packer import Pack, PackArrays, PackStream
+from rf_repro.data.shards import fingerprint
+from rf_repro.data.streams import shares
+from rf_repro.data.text_tokenizer import ImageTextTokenizer
+
+PREFETCHED = 2  # steps a process is ahead
+
+
+def streams_of(rank: int, num_ranks: int, num_streams: int) -> range:
+    """The streams of a rank: rank r of R takes [r n / R, (r + 1) n / R).
+
+    Raises:
+        UserError: they cannot be shared out evenly.
+    """
+    if num_streams % num_ranks:
+        raise UserError(f"packs_per_step={num_streams}: must be a multiple of the {num_ranks} ranks; change it or their number")
+    share = num_streams // num_ranks
+    return range(rank * share, (rank + 1) * share)
+
+
+@dataclass(frozen=True)
+class _Failed:
+    """A UserError of a loading process, on its way to the training process."""
+
+    line: str
+
+
+class ImageTextData:
+    """Packs of a stage for some of its streams; the same ones for any number of loading processes and ranks."""
+
+    def __init__(
+        self, config: ExperimentConfig, stage: StageConfig, seed: int, tokenizer: ImageTextTokenizer, streams: range
+    ) -> None:
+        """
+        Args:
+            streams: this rank's, of the stage's `packs_per_step` (`streams_of`).
+
+        Raises:
+            UserError: a kind of the stage's mixture has no source.
+        """
+        self.config, self.stage, self.seed, self.tokenizer, self.streams = config, stage, seed, tokenizer, streams
+        used = shares(config, stage)
+        self._sources = [source for source in config.data.sources if source.name in used]
+
+    def steps(self, positions: Sequence[dict[str, Any]] | None = None) -> Iterator[list[Pack]]:
+        """The packs of each next step, one of each stream in the streams' order; endless.
+
+        Args:
+            positions: `Pack.position` of the streams' last packs, to go on after them; None: from the stage's beginning.
+
+        Raises:
+            UserError: in any process, of what streams find (its line says what and where).
+        """
+        held = list(positions) if positions is not None else [None] * len(self.streams)
+        if len(held) != len(self.streams):
+            raise UserError(f"{len(held)} saved positions for {len(self.streams)} streams; resume with the same packs_per_step")
+        workers = min(self.config.data.workers, len(self.streams))
+        steps = _Steps(self, held)
+        if not workers:
+            for packs in steps:
+                yield [arrays.to_pack() for arrays in _checked(packs)]
+            return
+        loader: DataLoader[Any] = DataLoader(
+            steps, batch_size=None, collate_fn=_as_it_is, num_workers=workers, prefetch_factor=PREFETCHED,
+            worker_init_fn=_ignore_signals, generator=torch.Generator(),  # its own: the training's draws must not depend on it
+        )  # fmt: skip
+        parts = iter(loader)
+        try:
+            while True:
+                # Worker w has streams w, w + workers, ...; the loader asks them in turn and keeps their order.
+                found = [_checked(next(parts)) for _ in range(workers)]
+                yield [found[index % workers][index // workers].to_pack() for index in range(len(self.streams))]
+        finally:
+            del parts  # ends the processes
+
+    def fingerprint(self) -> str:
+        """Of all shards of the stage's sources: changes when a file does."""
+        return content_hash({source.name: fingerprint(source) for source in self._sources})
+
+
+class _Steps(IterableDataset[list[PackArrays] | _Failed]):
+    """Each step's packs of the streams of this process: of all of the rank's, or of every `workers`-th."""
+
+    def __init__(self, data: ImageTextData, positions: Sequence[dict[str, Any] | None]) -> None:
+        self.data, self.positions = data, positions
+
+    def __iter__(self) -> Iterator[list[PackArrays] | _Failed]:
+        info, data = get_worker_info(), self.data
+        first, step = (info.id, info.num_workers) if info else (0, 1)
+        try:
+            own = [
+                PackStream(data.config, data.stage, data.seed, data.tokenizer, stream, position)
+                for stream, position in list(zip(data.streams, self.positions, strict=True))[first::step]
+            ]
+            while True:
+                yield [next(stream) for stream in own]
+        except UserError as error:
+            yield _Failed(str(error))
+
+
+def _checked(found: list[PackArrays] | _Failed) -> list[PackArrays]:
+    if isinstance(found, _Failed):
+        raise UserError(found.line)
+    return found
+
+
+def _as_it_is(item: Any) -> Any:
+    """In place of the loader's own conversion, which would make tensors of arrays, and a file handle of each."""
+    return item
+
+
+def _ignore_signals(worker: int) -> None:
+    """SLURM sends its warnings to every process of a task; the training process acts on them, and then ends its loaders."""
+    for kind in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(kind, signal.SIG_IGN)
+
+
+def metrics(packs: Sequence[Pack]) -> dict[str, float]:
+    """What a step's packs say: tokens over budget, samples; and, since the stage began, of these streams, the shares of samples
+    read that filters left out and that were corrupt."""
+    counts = [source["counts"] for pack in packs for source in pack.position["sources"].values()]
+    seen = max(sum(count["seen"] for count in counts), 1)
+    return {
+        "data/utilisation": sum(pack.num_tokens for pack in packs) / sum(pack.budget for pack in packs),
+        "data/samples": float(sum(len(pack.keys) for pack in packs)),
+        "data/dropped": sum(sum(count["dropped"].values()) for count in counts) / seen,
+        "data/corrupt": sum(count["corrupt"] for count in counts) / seen,
+    }

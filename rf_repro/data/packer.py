@@ -1,0 +1,185 @@
+"""Packs: as many samples as fit a budget of tokens (paper App. A: NaViT packing, 32,768 tokens a GPU).
+
+Samples wait in a pool of `data.lookahead`. A pack takes the oldest ones while they fit, then those of the waiting that fill what
+is left best. The oldest always fits an empty pack, so a sample waits for at most `lookahead` packs.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import astuple, dataclass
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+import torch
+
+from rf_repro.config.schema import ExperimentConfig, StageConfig
+from rf_repro.data.packing import PackedBatch, SampleGroup, to_images
+from rf_repro.data.prepare import Prepared
+from rf_repro.data.shards.images import decode_image, resize
+from rf_repro.data.shards.samples import CorruptSample
+from rf_repro.data.source_reader import Reference
+from rf_repro.data.streams import SampleStream
+from rf_repro.data.text_tokenizer import ImageTextTokenizer
+
+
+@dataclass(frozen=True)
+class Pack:
+    """What one optimiser step takes from one stream.
+
+    Attributes:
+        batch: groups of samples of equal (H, W, T), ordered by these; images float32 in [-1, 1].
+        num_tokens, budget: of the packed sequence, and the most it may have.
+        position: the stream's, after this pack, ready for JSON.
+        keys: names of the samples, "source/shard:index", in the order of their groups and rows.
+    """
+
+    batch: PackedBatch
+    num_tokens: int
+    budget: int
+    position: dict[str, Any]
+    keys: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class GroupArrays:
+    """A group as it crosses from a loading process: pixels uint8 [B, H, W, 3] or None, ids int64 [B, T], mask bool or None."""
+
+    task: str
+    pixels: np.ndarray | None
+    ids: np.ndarray
+    mask: np.ndarray | None
+
+    def to_group(self) -> SampleGroup:
+        images = None if self.pixels is None else to_images(torch.from_numpy(self.pixels))
+        return SampleGroup(images, torch.from_numpy(self.ids), None if self.mask is None else torch.from_numpy(self.mask))
+
+
+@dataclass(frozen=True)
+class PackArrays:
+    """A pack in arrays: a quarter of its size as float32, and no file handle for each of its hundreds of tensors."""
+
+    groups: tuple[GroupArrays, ...]
+    num_tokens: int
+    budget: int
+    position: dict[str, Any]
+    keys: tuple[str, ...]
+
+    def to_pack(self) -> Pack:
+        parts = [(group.task == "generation", group.to_group()) for group in self.groups]
+        batch = PackedBatch(
+            generation=tuple(group for generated, group in parts if generated),
+            understanding=tuple(group for generated, group in parts if not generated),
+        )
+        return Pack(batch, self.num_tokens, self.budget, self.position, self.keys)
+
+
+class PackStream:
+    """The packs of one stream, endless; see SampleStream for what they follow from."""
+
+    def __init__(
+        self, config: ExperimentConfig, stage: StageConfig, seed: int, tokenizer: ImageTextTokenizer, stream: int,
+        position: dict[str, Any] | None = None,
+    ) -> None:  # fmt: skip
+        """`position`: to go on from, of a pack of this stream. Raises UserError as SampleStream."""
+        self.samples = SampleStream(config, stage, seed, tokenizer, stream, position)
+        self.budget, self.lookahead = stage.tokens_per_rank, config.data.lookahead
+        self._max_pixels = config.data.filters.max_pixels
+        references = [Reference(*item) for item in position["waiting"]] if position else []
+        self._waiting = self.samples.again(references)
+
+    def __iter__(self) -> "PackStream":
+        return self
+
+    def __next__(self) -> PackArrays:
+        """
+        Raises:
+            UserError: of a source too much is corrupt, or nothing can be used.
+        """
+        chosen = fill(self._waiting, lambda: next(self.samples), self._decode, self.budget, self.lookahead)
+        groups, keys = _group(chosen)
+        position = self.samples.position() | {"waiting": [list(astuple(sample.reference)) for sample in self._waiting]}
+        return PackArrays(groups, sum(sample.tokens for sample, _ in chosen), self.budget, position, keys)
+
+    def _decode(self, sample: Prepared) -> tuple[Prepared, np.ndarray | None] | None:
+        """The sample with its image at its size, uint8 [H, W, 3], or None where it has no image; None alone where that cannot be
+        decoded, which is counted."""
+        source = sample.reference.source
+        if sample.image is None:
+            return sample, None
+        try:
+            pixels = resize(decode_image(sample.image, self._max_pixels), *sample.size)
+        except CorruptSample as problem:
+            self.samples.note_decoded(source, CorruptSample(f"{sample.key}: {problem}"))
+            return None
+        self.samples.note_decoded(source, None)
+        return sample, pixels
+
+
+class Sized(Protocol):
+    @property
+    def tokens(self) -> int: ...
+
+
+S = TypeVar("S", bound=Sized)
+R = TypeVar("R")
+
+
+def fill(waiting: list[S], draw: Callable[[], S], take: Callable[[S], R | None], budget: int, lookahead: int) -> list[R]:
+    """The samples of one pack.
+
+    Args:
+        waiting: the pool, oldest first; it keeps what was not chosen, and is filled up by `draw` to `lookahead` samples, each of
+            at most `budget` tokens.
+        take: makes what goes into the pack of a chosen sample; None: it cannot, and the room stays free.
+    """
+    room = budget
+    taken: list[R] = []
+    while True:
+        waiting += [draw() for _ in range(lookahead - len(waiting))]
+        costs = [sample.tokens for sample in waiting]
+        picked = [0] if costs[0] <= room else best_subset(costs, room)
+        if not picked:
+            return taken
+        for sample in [waiting[index] for index in picked]:
+            if (made := take(sample)) is not None:
+                taken.append(made)
+                room -= sample.tokens
+        for index in reversed(picked):
+            del waiting[index]
+
+
+def best_subset(costs: Sequence[int], room: int) -> list[int]:
+    """Indices of the values with the largest sum <= room, exactly; of several such sets, one of the earliest values.
+
+    Bit s of `reached[i]` says that some of the first i values sum to s: 64 shifts of numbers of `room` bits.
+    """
+    fitting = [index for index, cost in enumerate(costs) if cost <= room]
+    reached, limit = [1], (1 << room + 1) - 1
+    for index in fitting:
+        reached.append((reached[-1] | reached[-1] << costs[index]) & limit)
+    total, chosen = reached[-1].bit_length() - 1, []
+    for count in range(len(fitting), 0, -1):
+        if not reached[count - 1] >> total & 1:
+            chosen.append(fitting[count - 1])
+            total -= costs[fitting[count - 1]]
+    return chosen[::-1]
+
+
+def _group(chosen: list[tuple[Prepared, np.ndarray | None]]) -> tuple[tuple[GroupArrays, ...], tuple[str, ...]]:
+    """Samples of equal layout together, in the order of layouts; the samples of a group in the order they were chosen."""
+    together: dict[tuple[Any, ...], list[tuple[Prepared, np.ndarray | None]]] = {}
+    for sample, pixels in chosen:
+        task = "generation" if sample.task == "generation" else "understanding"
+        together.setdefault((task, *sample.size, len(sample.ids)), []).append((sample, pixels))
+    groups, keys = [], []
+    for layout, members in sorted(together.items(), key=lambda item: item[0]):
+        samples = [sample for sample, _ in members]
+        groups.append(
+            GroupArrays(
+                layout[0],
+                np.stack([pixels for _, pixels in members if pixels is not None]) if layout[1] else None,
+                np.stack([sample.ids for sample in samples]),
+                None if layout[0] == "generation" else np.stack([sample.mask for sample in samples if sample.mask is not None]),
+            )
+        )
+        keys += [sample.key for sample in samples]
+    return tuple(groups), tuple(keys)

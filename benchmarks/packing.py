@@ -13,6 +13,7 @@ import json
 import tarfile
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,8 +66,11 @@ def simulate(stage_name: str, num_packs: int, seed: int = 0, **changes: Any) -> 
         longer = smallest + stride * int(rng.integers((stage.max_image_size - smallest) // stride + 1))
         return Drawn(sample_tokens(config, kind, *target_size(round(1000 * aspect), 1000, longer, stride), length))
 
+    def is_full(pool: Sequence[Drawn]) -> bool:
+        return len(pool) >= config.data.lookahead
+
     waiting: list[Drawn] = []
-    packs = [fill(waiting, draw, lambda one: one, stage.tokens_per_rank, config.data.lookahead) for _ in range(num_packs)]
+    packs = [fill(waiting, is_full, draw, lambda one: one, stage.tokens_per_rank) for _ in range(num_packs)]
     full = np.array([sum(one.tokens for one in pack) for pack in packs]) / stage.tokens_per_rank
     return Simulated(float(full.mean()), float(full.min()), float(np.mean([len(pack) for pack in packs])))
 

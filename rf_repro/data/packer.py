@@ -20,6 +20,8 @@ from rf_repro.data.source_reader import Reference
 from rf_repro.data.streams import SampleStream
 from rf_repro.data.text_tokenizer import ImageTextTokenizer
 
+MAX_WAITING_BYTES = 256 << 20  # of stored images in a pool; beyond it fewer samples wait
+
 
 @dataclass(frozen=True)
 class Pack:
@@ -94,10 +96,13 @@ class PackStream:
         Raises:
             UserError: of a source too much is corrupt, or nothing can be used.
         """
-        chosen = fill(self._waiting, lambda: next(self.samples), self._decode, self.budget, self.lookahead)
+        chosen = fill(self._waiting, self._is_full, lambda: next(self.samples), self._decode, self.budget)
         groups, keys = _group(chosen)
         position = self.samples.position() | {"waiting": [list(astuple(sample.reference)) for sample in self._waiting]}
         return PackArrays(groups, sum(sample.tokens for sample, _ in chosen), self.budget, position, keys)
+
+    def _is_full(self, waiting: Sequence[Prepared]) -> bool:
+        return len(waiting) >= self.lookahead or sum(len(one.image or b"") for one in waiting) > MAX_WAITING_BYTES
 
     def _decode(self, sample: Prepared) -> tuple[Prepared, np.ndarray | None] | None:
         """The sample with its image at its size, uint8 [H, W, 3], or None where it has no image; None alone where that cannot be
@@ -123,18 +128,22 @@ S = TypeVar("S", bound=Sized)
 R = TypeVar("R")
 
 
-def fill(waiting: list[S], draw: Callable[[], S], take: Callable[[S], R | None], budget: int, lookahead: int) -> list[R]:
+def fill(
+    waiting: list[S], is_full: Callable[[Sequence[S]], bool], draw: Callable[[], S], take: Callable[[S], R | None], budget: int
+) -> list[R]:
     """The samples of one pack.
 
     Args:
-        waiting: the pool, oldest first; it keeps what was not chosen, and is filled up by `draw` to `lookahead` samples, each of
-            at most `budget` tokens.
+        waiting: the pool, oldest first; it keeps what was not chosen.
+        is_full: of the pool, whether no more should wait. It must not be of an empty one.
+        draw: one more sample for it, of at most `budget` tokens.
         take: makes what goes into the pack of a chosen sample; None: it cannot, and the room stays free.
     """
     room = budget
     taken: list[R] = []
     while True:
-        waiting += [draw() for _ in range(lookahead - len(waiting))]
+        while not is_full(waiting):
+            waiting.append(draw())
         costs = [sample.tokens for sample in waiting]
         picked = [0] if costs[0] <= room else best_subset(costs, room)
         if not picked:

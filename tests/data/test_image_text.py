@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -66,6 +67,11 @@ def expected(config: ExperimentConfig) -> list[list[str]]:
 @pytest.mark.parametrize("workers", [1, 2, 3, 9])
 def test_packs_do_not_depend_on_the_number_of_processes(config: ExperimentConfig, expected: Any, workers: int) -> None:
     assert take(config, workers, 6) == expected
+
+
+def test_it_can_be_sent_to_processes_that_start_afresh(config: ExperimentConfig, expected: Any) -> None:
+    data = pickle.loads(pickle.dumps(loader(config, 0)))
+    assert [summary(pack) for pack in next(data.steps())] == expected[0]
 
 
 @pytest.mark.parametrize(("num_ranks", "workers"), [(2, 0), (2, 1), (4, 2)])

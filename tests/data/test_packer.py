@@ -145,6 +145,15 @@ def test_nobody_waits_longer_than_the_pool_is_large(mixed: ExperimentConfig) -> 
         assert max(waited.values()) <= mixed.data.lookahead
 
 
+def test_large_images_let_fewer_samples_wait(mixed: ExperimentConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rf_repro.data.packer.MAX_WAITING_BYTES", 200)  # two or three of these images
+    packs = list(islice(stream(mixed), 12))
+    waiting = [[item for item in pack.position["waiting"] if item[0] != "text"] for pack in packs]
+    assert max(map(len, waiting)) <= 4 < mixed.data.lookahead
+    again = list(islice(stream(mixed, 0, packs[5].position), 6))
+    assert all(same(left.to_pack(), right.to_pack()) for left, right in zip(again, packs[6:], strict=True))
+
+
 def test_small_budgets_are_filled_too(mixed: ExperimentConfig) -> None:
     packs = list(islice(stream(apply_overrides(mixed, {"data.lookahead": 48})), 40))
     assert max(len(pack.keys) for pack in packs) < 10
@@ -190,3 +199,26 @@ def test_a_source_that_cannot_be_decoded_at_all_stops_the_run(tmp_path: Path) ->
     config = tiny_config(tmp_path, [source], data__max_corrupt=1.0, joint__packs_per_step=1)
     with pytest.raises(UserError, match=r"none of the last 100 samples can be used \(corrupt: 100"):
         next(stream(config))
+
+
+@pytest.mark.parametrize("kind", ["none", "discrete", "continuous", "repa"])
+def test_the_model_counts_the_same_tokens(mixed: ExperimentConfig, kind: str) -> None:
+    from rf_repro.model.rf_model import RFModel
+
+    changes = {
+        "representation.kind": kind, "model.decoder.width": 16, "model.decoder.num_layers": 1, "model.decoder.num_heads": 2,
+        "model.decoder.num_kv_heads": 1, "model.decoder.head_dim": 8, "model.decoder.ffn_width": 16, "model.encoder.width": 24,
+        "model.decoder.num_experts": 0, "model.decoder.num_active_experts": 0, "model.encoder.pretrained": "",
+        "model.encoder.num_layers": 1, "model.encoder.num_heads": 3, "model.encoder.ffn_width": 24,
+        "representation.codebook_size": 8, "representation.continuous.width": 16, "representation.alignment.width": 16,
+        "representation.alignment.layer": 1, "stages.continued.min_image_size": 16, "stages.continued.max_image_size": 32,
+        "stages.alignment.max_image_size": 32,
+    }  # fmt: skip
+    config = apply_overrides(mixed, {path: value for path, value in changes.items() if (path, value) != _DISCRETE})
+    model = RFModel(config, config.model.decoder.vocab_size)
+    for arrays in islice(stream(config), 8):
+        pack = arrays.to_pack()
+        assert model.num_tokens(pack.batch) == pack.num_tokens
+
+
+_DISCRETE = ("representation.kind", "discrete")  # what `mixed` has

@@ -71,8 +71,8 @@ class VisionTransformer(nn.Module):
         return x
 
     def encode(self, images: Sequence[Tensor]) -> list[Tensor]:
-        """As `PretrainedEncoder.encode`: features of several batches of images, here all of one size."""
-        return [self(batch) for batch in images]
+        """As `PretrainedEncoder.encode`: features of several batches of images, here all of one size, in one pass."""
+        return list(self(torch.cat(list(images))).split([len(batch) for batch in images]))
 
     @property
     def layers(self) -> nn.ModuleList:

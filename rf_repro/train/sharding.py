@@ -10,7 +10,7 @@ what an unsharded stage would leave alone. A stage freezes what it never uses.
 """
 
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, Shard
 from torch.nn.modules.module import register_module_parameter_registration_hook
 from torch.utils.checkpoint import checkpoint
@@ -60,26 +60,25 @@ def layers_of(model: nn.Module) -> list[nn.Module]:
     return [*model.decoder.blocks, *layers] if hasattr(model, "decoder") else layers  # type: ignore[misc, union-attr]
 
 
-def shard(model: nn.Module, mesh: DeviceMesh, precision: torch.dtype, methods: Sequence[str] = ()) -> None:
-    """Splits the parameters of an RFModel, or of an encoder of its own (the targets' average), over `mesh`, in place.
+def shard(model: nn.Module, mesh: DeviceMesh, precision: torch.dtype) -> None:
+    """Splits the parameters of an RFModel, or of an encoder of its own, over `mesh`, in place.
 
-    Each layer is a unit, what is left of the model another. Activations are cast nowhere: as in the unsharded model they have
-    the precision of the parameters they meet. Buffers are not split and keep their dtype. `model.to(dtype)` must not follow.
+    Each layer is a unit. What is left of the model is another, which stays whole from its forward pass to the end of its
+    backward pass: so methods beside `forward` that use it (`text_cross_entropy`) can be called between, after `forward`.
+    Activations are cast nowhere: as in the unsharded model they have the precision of the parameters they meet. Buffers are not
+    split and keep their dtype. `model.to(dtype)` must not follow.
 
     Args:
         model: in float32, on the meta device (then `materialise` and `fill` it) or any other. It keeps its parameters' names;
             the parameters are new objects, `requires_grad` as before.
         precision: of computing and of gathered parameters.
-        methods: those besides `forward` that are called from outside and use parameters; inside `forward` they may be called too.
     """
     # An RFModel's outputs are views of the packed hidden states, and nothing writes to them in place.
     warnings.filterwarnings("ignore", r"FSDP2-wrapped module .* returned a view tensor")
     policy = MixedPrecisionPolicy(param_dtype=precision, reduce_dtype=torch.float32, cast_forward_inputs=False)
     for layer in layers_of(model):
         fully_shard(layer, mesh=mesh, mp_policy=policy)
-    fully_shard(model, mesh=mesh, mp_policy=policy)
-    for name in methods:
-        register_fsdp_forward_method(model, name)
+    fully_shard(model, mesh=mesh, mp_policy=policy, reshard_after_forward=False)
     for module in model.modules():
         if isinstance(module, FSDPModule):
             # Losses are normalised by global counts: gradients are summed, and gloo has no other reduction.

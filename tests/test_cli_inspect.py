@@ -11,8 +11,13 @@ from PIL import Image
 from rf_repro.cli import main
 from tests.data.tiny_shards import png, sample, write_source, write_tar
 from tests.data.tiny_tokenizer import write_tiny_tokenizer
+from tests.test_cli_data import test_help_loads_nothing_heavy_and_its_example_parses as help_is_light
 
 STAGE = "stages.joint."
+
+
+def test_help_loads_nothing_heavy_and_its_example_parses() -> None:
+    help_is_light(["data", "inspect"])
 
 
 @pytest.fixture
@@ -125,3 +130,22 @@ def test_a_mistake_is_one_line(folder: Path, capsys: pytest.CaptureFixture[str],
     [line] = capsys.readouterr().err.splitlines()
     assert line.startswith("rf-repro: error: ")
     assert message in line
+
+
+def test_the_scenes_world_as_shards_gives_the_same_packs_in_every_format(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    printed = {}
+    for shard_format in ("webdataset", "parquet", "jsonl"):
+        listed = []
+        for task in ("generation", "understanding", "text"):
+            out = f"{shard_format}/{task}"
+            assert main(["data", "scenes", "--out", out, "--num", "24", "--format", shard_format, "--task", task]) == 0
+            listed += yaml.safe_load(capsys.readouterr().out)["sources"]
+        (folder / "sources.yaml").write_text(yaml.safe_dump(listed))
+        assert main(["data", "inspect", "--data", "sources.yaml", "--packs", "3", *settings(folder)]) == 0
+        text = capsys.readouterr().out
+        assert "corrupt: 0" in text
+        assert re.search(r"understanding scenes-.*<\|im_start\|>assistant\\n[^<]+<\|im_end\|>", text)
+        printed[shard_format] = re.sub(r"webdataset|parquet|jsonl|\.tar", "FORMAT", text).replace(".FORMAT", "FORMAT")
+    assert len(set(printed.values())) == 1

@@ -1,5 +1,6 @@
 """What packs hold, in words and as a sheet of images, for a look before training."""
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ KINDS = ("generation", "understanding", "text")  # here text is what has no imag
 CELL, LINES, LINE_HEIGHT, COLUMNS = 192, 4, 12, 6  # of the sheet: pixels, lines of text under an image, their height, cells a row
 LINE_CHARS = CELL // 6  # of Pillow's built-in font
 MAX_CELLS = 60
+SPECIAL = re.compile(r"<\|\w+\|>")
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,7 @@ def contact_sheet(samples: Sequence[Shown]) -> Image.Image | None:
         x, y = index % COLUMNS * (CELL + 6), index // COLUMNS * height
         sheet.paste(image, (x, y))
         # The built-in font has Latin letters only; what it lacks is shown as it draws it.
-        text = f"{sample.kind} {sample.size[1]}x{sample.size[0]}: " + " ".join(sample.text.split())
+        text = f"{sample.kind} {sample.size[1]}x{sample.size[0]}: " + " ".join(SPECIAL.sub(" ", sample.text).split())
         for line in range(LINES):
             draw.text((x, y + CELL + line * LINE_HEIGHT), text[line * LINE_CHARS : (line + 1) * LINE_CHARS], fill="black")
     return sheet

@@ -8,14 +8,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import torch
 
 from rf_repro.config.overrides import from_dict
-from rf_repro.config.schema import ExperimentConfig, StageConfig
+from rf_repro.config.schema import ExperimentConfig
 from rf_repro.config.shared import SharedRun, shared_runs
 from rf_repro.core.errors import Stopped, UserError
-from rf_repro.core.hashing import derive_seed
+from rf_repro.core.hashing import content_hash, derive_seed
 from rf_repro.core.image_folder import ImageFolder
 from rf_repro.core.provenance import code_revision, library_versions, utc_now
 from rf_repro.core.records import ACTIONS, Action, Attempt
@@ -34,6 +35,7 @@ from rf_repro.evaluation import (
     progress_writer,
     sample_benchmark,
 )
+from rf_repro.model.latent_cache import CachedAutoencoder
 from rf_repro.model.rf_model import RFModel
 from rf_repro.model.space import ImageSpace, PixelSpace
 from rf_repro.model.vae import KLAutoencoder, LatentSpace, WanAutoencoder
@@ -42,7 +44,7 @@ from rf_repro.train.checkpoint import list_checkpoints, load_weights, step_of
 from rf_repro.train.encoder_pretraining import EncoderPretraining, load_encoder, pretrain_encoder
 from rf_repro.train.loop import never
 from rf_repro.train.ranks import ALONE, Ranks
-from rf_repro.train.trainer import DTYPES, Trainer
+from rf_repro.train.trainer import DTYPES, Start, Trainer
 from rf_repro.train.vae_trainer import VAETrainer, evaluate_reconstruction, load_vae, train_vae
 
 AnyTrainer = Trainer | EncoderPretraining | VAETrainer
@@ -67,12 +69,14 @@ def run_shared(
     runs: Path,
     device: str = "auto",
     threads: int = 1,
+    stage_seed: int = 0,
     ranks: Ranks = ALONE,
     stop: Callable[[], bool] = never,
 ) -> RunDir:
     """Completes one of `shared_runs`, after those it starts from.
 
     Args:
+        stage_seed: of the shared stages that a variant's own stage starts from; a shared stage's is `seed`.
         threads: of the CPU; results on a CPU depend on it in the last bits.
         ranks: of a run trained by several processes, which all call this; the run directory exists then.
         stop: asked after every step and every batch of images.
@@ -85,28 +89,61 @@ def run_shared(
     if run.record().status == "done":
         return run
     before = [one for one in shared_runs(config) if one.name in shared.after]
-    done = complete_shared(before, seed=seed, runs=runs, device=device, threads=threads, stop=stop)
+    seeds = (seed, stage_seed if shared.is_own else seed)
+    done = complete_shared(before, seeds=seeds, runs=runs, device=device, threads=threads, stop=stop)
     with _attempt(run, config, resolve_device(device), threads, ranks, "train") as torch_device:
-        tokenizer = SceneTokenizer(config.data.scenes)
-        mixture = SceneMixture(config.data, tokenizer)
-        evaluation = SceneEvaluation(config, ScenesWorld(config.data.scenes), tokenizer)
-        report = progress_writer(run, stop)
         trainer: AnyTrainer
         if shared.name == "stage-encoder":
-            trainer = pretrain_encoder(config, run, seed, torch_device, mixture, tokenizer, stop)
+            tokenizer = SceneTokenizer(config.data.scenes)
+            trainer = pretrain_encoder(config, run, seed, torch_device, SceneMixture(config.data, tokenizer), tokenizer, stop)
         elif shared.name == "stage-vae":
-            trainer = train_vae(config, run, seed, torch_device, mixture.images, stop)
-            space = LatentSpace(_frozen_vae(config, run, torch_device), config.model.vae.downsample)
-            evaluate_reconstruction(evaluation, space, run, report, torch_device)
+            tokenizer = SceneTokenizer(config.data.scenes)
+            trainer = train_vae(config, run, seed, torch_device, SceneMixture(config.data, tokenizer).images, stop)
+            cells = LatentSpace(_frozen_vae(config, run, torch_device), config.model.vae.downsample)
+            evaluation = SceneEvaluation(config, ScenesWorld(config.data.scenes), tokenizer)
+            evaluate_reconstruction(evaluation, cells, run, progress_writer(run, stop), torch_device)
         else:
             encoder = load_encoder(last_checkpoint(done["stage-encoder"])) if "stage-encoder" in done else None
-            trainer = Trainer(config, config.stages[-1], seed, torch_device, mixture, tokenizer, encoder=encoder, ranks=ranks)
+            start = start_of(before, done)
+            space = image_space(config, done, torch_device)
+            trainer = make_trainer(config, seed, torch_device, start, encoder, space, ranks)
             trainer.run(run, stop=stop)
-            if ranks.is_first:
-                evaluate_ground_truth(evaluation, run, report)
+            if ranks.is_first and config.data.world == "scenes":
+                evaluation = SceneEvaluation(config, ScenesWorld(config.data.scenes), SceneTokenizer(config.data.scenes))
+                evaluate_ground_truth(evaluation, run, progress_writer(run, stop))
         if ranks.is_first:
             _record_training(run, trainer, started_from(done))
     return run
+
+
+def make_trainer(
+    config: ExperimentConfig,
+    seed: int,
+    device: torch.device,
+    start: Start | None,
+    encoder: dict[str, torch.Tensor] | None,
+    space: ImageSpace,
+    ranks: Ranks,
+) -> Trainer:
+    """A trainer of the config's last stage, with its data."""
+    stage = config.stages[-1]
+    if config.data.world == "scenes":
+        if config.parallel.sharding != "none":
+            raise UserError("parallel.sharding=fsdp: models of the scenes world are sampled as they train; use none")
+        tokenizer = SceneTokenizer(config.data.scenes)
+        return Trainer(config, stage, seed, device, SceneMixture(config.data, tokenizer), tokenizer, start, encoder, space, ranks)
+    from rf_repro.data.image_text import ImageTextData, streams_of
+    from rf_repro.data.text_tokenizer import ImageTextTokenizer
+
+    words = ImageTextTokenizer.from_config(config)
+    data = ImageTextData(config, stage, seed, words, streams_of(ranks.rank, ranks.size, stage.packs_per_step))
+    return Trainer(config, stage, seed, device, data, words, start, encoder, space, ranks)
+
+
+def start_of(before: Sequence[SharedRun], done: Mapping[str, RunDir]) -> Start | None:
+    """Where the next stage starts: at the last of the stages before it; None where there is none."""
+    stages = [one for one in before if one.name not in ("stage-encoder", "stage-vae")]
+    return Start(last_checkpoint(done[stages[-1].name]), continues=stages[-1].is_own) if stages else None
 
 
 def run_variant(
@@ -119,42 +156,54 @@ def run_variant(
     threads: int = 1,
     stage_seed: int = 0,
     actions: Sequence[Action] = ACTIONS,
+    init_from: RunDir | None = None,
     ranks: Ranks = ALONE,
     stop: Callable[[], bool] = never,
 ) -> RunDir:
-    """Trains, samples and evaluates one variant, after the shared stages it starts from.
+    """Trains, samples and evaluates one variant, after the stages it starts from.
 
     Args:
         stage_seed: of the shared stages; a run started from other ones is refused.
-        actions: which of the three to do now; sampling and evaluation want the training done.
+        actions: which of those its config has to do now; sampling and evaluation want the training done.
+        init_from: a run whose averaged weights its last stage starts from instead of the stages before it.
         ranks, stop: as of `run_shared`.
 
     Raises:
         Stopped: `stop` said so; a later call goes on from there.
         UserError: among others, an action before its turn.
     """
-    stage = own_stage(config)
+    stage = config.stages[-1]
     run = RunDir.create(runs, config.to_dict(), config.result_hash(), config.scale, variant, seed)
-    actions = [action for action in actions if not run.has_done(action, stage.steps)]
+    actions = [action for action in config.actions if action in actions and not run.has_done(action, stage.steps)]
     if not actions:
         return run
     torch_device = resolve_device(device)
-    shared = complete_shared(shared_runs(config), seed=stage_seed, runs=runs, device=device, threads=threads, stop=stop)
-    before, names = run.record().started_from, started_from(shared)
-    if before not in ([], names):
-        raise UserError(f"{run.path}: started from {', '.join(before)}, not {', '.join(names)}; choose another --runs")
-    stages = [f"stage-{one.name}" for one in config.stages if one.shared]
-    start = load_weights(last_checkpoint(shared[stages[-1]]), ema=True) if stages else None
-    with _attempt(run, config, torch_device, threads, ranks, "all" if len(actions) > 1 else actions[0], "evaluate" in actions):
-        tokenizer = SceneTokenizer(config.data.scenes)
-        evaluation = SceneEvaluation(config, ScenesWorld(config.data.scenes), tokenizer)
-        mixture, space = SceneMixture(config.data, tokenizer), image_space(config, shared, torch_device)
-        trainer = Trainer(config, stage, seed, torch_device, mixture, tokenizer, start, space=space, ranks=ranks)
+    before = shared_runs(config)
+    if init_from is not None:
+        before = [one for one in before if one.name == "stage-vae"]
+    shared = complete_shared(before, seeds=(seed, stage_seed), runs=runs, device=device, threads=threads, stop=stop)
+    names = started_from(shared)
+    start = start_of(before, shared)
+    if init_from is not None:
+        start, names = Start(last_checkpoint(init_from)), [*names, f"{init_from.record().variant}/{init_from.path.name}"]
+    earlier = run.record().started_from
+    if earlier not in ([], names):
+        raise UserError(f"{run.path}: started from {', '.join(earlier)}, not {', '.join(names)}; choose another --runs")
+    action: Action | Literal["all"] = "all" if len(actions) > 1 else actions[0]
+    with _attempt(run, config, torch_device, threads, ranks, action, config.actions[-1] in actions):
+        trainer = make_trainer(config, seed, torch_device, start, None, image_space(config, shared, torch_device), ranks)
         report = progress_writer(run, stop)
+        at_step = None
+        if config.data.world == "scenes":
+            evaluation = SceneEvaluation(config, ScenesWorld(config.data.scenes), SceneTokenizer(config.data.scenes))
+
+            def at_step(step: int) -> None:
+                evaluate_curve(evaluation, trainer, run, report)
+
         if "train" in actions:
             if ranks.is_first:
                 run.write_record(replace(run.record(), started_from=names))
-            trainer.run(run, at_step=lambda step: evaluate_curve(evaluation, trainer, run, report), stop=stop)
+            trainer.run(run, at_step=at_step, stop=stop)
             if ranks.is_first:
                 _record_training(run, trainer, names)
         else:
@@ -172,23 +221,14 @@ def _load_trained(trainer: Trainer, run: RunDir) -> None:
         raise UserError(f"{run.path}: trained {trainer.step} of {trainer.stage.steps} steps; train it to the end first")
 
 
-def own_stage(config: ExperimentConfig) -> StageConfig:
-    """The one stage that a variant trains itself."""
-    own = [stage for stage in config.stages if not stage.shared]
-    if len(own) != 1:
-        raise UserError(
-            f"scale {config.scale!r}: stages {', '.join(s.name for s in own)} in a row cannot be trained by this version; "
-            "choose tiny or smoke"
-        )
-    return own[0]
-
-
 def image_space(config: ExperimentConfig, shared: Mapping[str, RunDir], device: torch.device) -> ImageSpace:
     """What the generation tokens of a config hold; `shared` holds the run of its VAE, where it was trained in-suite."""
     if config.model.pixel.space != "vae":
         return PixelSpace(config.model.pixel.patch_size)
     if config.model.vae.kind == "wan":
-        return LatentSpace(WanAutoencoder(config.model.vae).to(device), config.model.pixel.patch_size)
+        vae = WanAutoencoder(config.model.vae).to(device)
+        cache = config.model.vae.latent_cache
+        return LatentSpace(CachedAutoencoder(vae, Path(cache)) if cache else vae, config.model.pixel.patch_size)
     return LatentSpace(_frozen_vae(config, shared["stage-vae"], device), config.model.pixel.patch_size)
 
 
@@ -197,16 +237,17 @@ def _frozen_vae(config: ExperimentConfig, run: RunDir, device: torch.device) -> 
 
 
 def complete_shared(
-    wanted: Sequence[SharedRun], *, seed: int, runs: Path, device: str, threads: int, stop: Callable[[], bool] = never
-) -> dict[str, RunDir]:
-    """The shared runs by name, in order, training what is missing."""
+    wanted: Sequence[SharedRun], *, seeds: tuple[int, int], runs: Path, device: str, threads: int,
+    stop: Callable[[], bool] = never,
+) -> dict[str, RunDir]:  # fmt: skip
+    """The runs by name, in order, training what is missing. `seeds`: of a variant's own stages, and of shared ones."""
     done = {}
     for shared in wanted:
-        config = shared.config
+        config, seed = shared.config, seeds[0] if shared.is_own else seeds[1]
         run = RunDir.create(runs, config.to_dict(), config.result_hash(), config.scale, shared.name, seed)
         if run.record().status != "done":
             with run_lock(run.path):
-                run_shared(shared, seed=seed, runs=runs, device=device, threads=threads, stop=stop)
+                run_shared(shared, seed=seed, runs=runs, device=device, threads=threads, stage_seed=seeds[1], stop=stop)
         done[shared.name] = run
     return done
 
@@ -247,7 +288,7 @@ def _attempt(
             revision=revision,
             dirty=dirty,
             versions=library_versions(),
-            data_fingerprint=ScenesWorld(config.data.scenes).fingerprint,
+            data_fingerprint=data_fingerprint(config),
             attempts=[*record.attempts, attempt],
         )
     )
@@ -266,6 +307,15 @@ def _attempt(
         end("failed" if failed else "planned", f"{type(error).__name__}: {error}")
         raise
     end("done" if completes else "planned", None)
+
+
+def data_fingerprint(config: ExperimentConfig) -> str:
+    """Of what a config trains on: the scenes, or every source's shards."""
+    if config.data.world == "scenes":
+        return ScenesWorld(config.data.scenes).fingerprint
+    from rf_repro.data.shards import fingerprint
+
+    return content_hash({source.name: fingerprint(source) for source in config.data.sources})
 
 
 def _slurm_job_id() -> str | None:

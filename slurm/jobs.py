@@ -58,9 +58,13 @@ class RunJob:
         from rf_repro.pipeline import run_shared, run_variant
 
         job = self.job
-        if job.kind == "stage":
-            shared = SharedRun(job.variant, job.config, tuple(path.parent.name for path in job.after))
-            run_shared(shared, seed=job.seed, runs=self.runs, device=self.device, threads=self.threads, ranks=ranks, stop=stop)
+        if job.kind != "variant":
+            after = tuple(path.parent.name for path in job.after)
+            shared = SharedRun(job.variant, job.config, after, is_own=job.kind == "own stage")
+            run_shared(
+                shared, seed=job.seed, runs=self.runs, device=self.device, threads=self.threads, stage_seed=job.stage_seed,
+                ranks=ranks, stop=stop,
+            )  # fmt: skip
         else:
             run_variant(
                 job.config, variant=job.variant, seed=job.seed, runs=self.runs, device=self.device, threads=self.threads,

@@ -12,25 +12,27 @@ from rf_repro.config.scales import get_scale
 from rf_repro.config.schema import ExperimentConfig
 from rf_repro.config.shared import SharedRun, shared_runs
 from rf_repro.core.errors import UserError
-from rf_repro.core.records import ACTIONS, Action
+from rf_repro.core.records import Action
 from rf_repro.core.run_dir import RunDir
 from rf_repro.core.run_lock import lock_holder
 
 State = Literal["done", "resumable", "missing", "failed", "running"]
+Kind = Literal["stage", "own stage", "variant"]
 
 
 @dataclass(frozen=True)
 class Job:
-    """One run to complete: a shared stage, or a variant that starts from shared stages.
+    """One run to complete: a shared stage, an earlier stage of a variant, or a variant that starts from those.
 
     Attributes:
+        kind: `own stage` is an earlier stage of a variant, with the variant's seed.
         run: the run's directory, which may not exist yet.
         variant: the variant's key, or the stage's run name, e.g. `stage-pretrain`.
         stage_seed: seed of the shared stages that a variant starts from.
         after: run directories that must be done first.
     """
 
-    kind: Literal["stage", "variant"]
+    kind: Kind
     run: RunDir
     config: ExperimentConfig
     variant: str
@@ -50,9 +52,7 @@ class Job:
     @property
     def actions(self) -> tuple[Action, ...]:
         """What it takes to complete the run, in order. A stage scores itself; without generation there is nothing to sample."""
-        if self.kind == "stage":
-            return ("train",)
-        return ACTIONS if self.config.model.pixel.space != "none" else ("train", "evaluate")
+        return self.config.actions if self.kind == "variant" else ("train",)
 
     @property
     def single(self) -> bool:
@@ -61,8 +61,8 @@ class Job:
 
     @property
     def steps(self) -> int:
-        """Optimiser steps that this run itself trains: a stage run its one stage, a variant all that are not shared."""
-        return self.config.stages[-1].steps if self.kind == "stage" else sum(s.steps for s in self.config.stages if not s.shared)
+        """Optimiser steps that this run itself trains: those of its last stage."""
+        return self.config.stages[-1].steps
 
     def create(self, runs: Path) -> None:
         """Makes or reopens the run directory. Raises UserError when it belongs to something else or cannot be written."""
@@ -124,8 +124,8 @@ def make_plan(
             started from other stages than the ones asked for.
     """
     base = apply_overrides(get_scale(scale), overrides or {})
-    if base.data.world != "scenes":
-        raise UserError(f"scale {scale!r}: data.world={base.data.world!r} has no loader in this version; use scale tiny")
+    if base.data.world != "scenes" and not base.data.sources:
+        raise UserError(f"scale {scale!r}: data.sources=(): name data to train on by --data FILE, or use scale tiny")
     stages: dict[Path, Job] = {}
     variants: dict[Path, Job] = {}
     configs: dict[str, tuple[ExperimentConfig, str, list[tuple[SharedRun, str]]]] = {}  # with hashes, which take their time
@@ -138,7 +138,9 @@ def make_plan(
         paths: dict[str, Path] = {}
         for one, its_digest in shared:
             after = tuple(paths[name] for name in one.after)
-            stage = _job("stage", runs, one.config, its_digest, one.name, stage_seed, stage_seed, after)
+            kind: Kind = "own stage" if one.is_own else "stage"
+            its_seed = seed if one.is_own else stage_seed
+            stage = _job(kind, runs, one.config, its_digest, one.name, its_seed, stage_seed, after)
             paths[one.name] = stage.run.path
             stages.setdefault(stage.run.path, stage)
         job = _job("variant", runs, config, digest, row.key, seed, stage_seed, tuple(paths.values()))
@@ -166,7 +168,7 @@ def _rows(tables: Sequence[str], seeds: Sequence[int] | None, only: Sequence[str
 
 
 def _job(
-    kind: Literal["stage", "variant"], runs: Path, config: ExperimentConfig, digest: str, variant: str, seed: int,
+    kind: Kind, runs: Path, config: ExperimentConfig, digest: str, variant: str, seed: int,
     stage_seed: int, after: tuple[Path, ...],
 ) -> Job:  # fmt: skip
     run = RunDir.locate(runs, digest, config.scale, variant, seed)

@@ -194,6 +194,7 @@ def paper() -> ExperimentConfig:
             vae=VAEConfig(
                 kind="wan", pretrained="Wan-AI/Wan2.1-T2V-1.3B-Diffusers", downsample=8, latent_channels=16,
             ),
+            max_image_size=1024,
         ),
         representation=RepresentationConfig(
             continuous=ContinuousConfig(width=1024),  # assumed: MAR's heads are 1,024 to 1,536 wide

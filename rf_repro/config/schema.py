@@ -12,6 +12,7 @@ from typing import Any, Literal, TypeVar
 
 from rf_repro.core.errors import UserError
 from rf_repro.core.hashing import content_hash
+from rf_repro.core.records import ACTIONS, Action
 
 GENEVAL_COLORS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black", "white")
 SHAPES = ("circle", "square", "triangle", "cross", "star", "ring")
@@ -267,6 +268,7 @@ class ModelConfig:
     encoder: EncoderConfig = EncoderConfig()
     pixel: PixelConfig = PixelConfig()
     vae: VAEConfig = _later(VAEConfig())
+    max_image_size: int = _later(0)  # pixels of the longest side in any stage; tables of positions reach so far. 0: the world's
 
 
 @dataclass(frozen=True)
@@ -530,6 +532,7 @@ class ExperimentConfig:
             "model.encoder.pretrained": (encoder.pretrained, ""),
             "model.decoder.pretrained": (decoder.pretrained, ""),
             "model.decoder.vocab_size": (decoder.vocab_size, 0),
+            "model.max_image_size": (self.model.max_image_size, 0),
             "data.sources": (self.data.sources, ()),
             "data.tokenizer": (self.data.tokenizer, ""),
         }
@@ -555,6 +558,11 @@ class ExperimentConfig:
                 size = getattr(stage, key)
                 _require(size % self.image_stride == 0 and (size or key == "min_image_size"), where + key, size,
                          f"a multiple of {self.image_stride} pixels (2x2 encoder patches, and pixel patches)")  # fmt: skip
+            _require(stage.max_image_size <= self.model.max_image_size, where + "max_image_size", stage.max_image_size,
+                     f"at most model.max_image_size={self.model.max_image_size}")  # fmt: skip
+        _require(self.model.max_image_size % self.image_stride == 0, "model.max_image_size", self.model.max_image_size,
+                 f"a multiple of {self.image_stride} pixels")  # fmt: skip
+        _require(self.model.encoder.kind != "vit", "model.encoder.kind", "vit", "dinov3 or siglip2 where data.world=image_text")
 
     @property
     def image_stride(self) -> int:
@@ -563,8 +571,16 @@ class ExperimentConfig:
 
     @property
     def max_image_size(self) -> int:
-        """Pixels of the longest side in any stage; tables of positions reach so far."""
-        return max(stage.max_image_size for stage in self.stages) or self.data.scenes.image_size
+        """Pixels of the longest side of an image; tables of positions reach so far."""
+        return self.model.max_image_size or self.data.scenes.image_size
+
+    @property
+    def actions(self) -> tuple[Action, ...]:
+        """What completes a run of a variant, in order. On real data that is training: images and their scores are made by
+        commands of their own, which name prompts, sizes and detectors."""
+        if self.data.world != "scenes":
+            return ("train",)
+        return ACTIONS if self.model.pixel.space != "none" else ("train", "evaluate")
 
     def stage(self, name: str) -> StageConfig:
         """The stage of that name."""

@@ -16,15 +16,20 @@ from rf_repro.config.schema import (
 
 @dataclass(frozen=True)
 class SharedRun:
-    """A run that variants start from: trained once, whoever asks first. `after` names the ones it starts from itself."""
+    """A run that variants start from: trained once, whoever asks first. `after` names the ones it starts from itself.
+
+    `is_own`: an earlier stage of the variant itself, which has the variant's seed, and whose averages and codebook go on.
+    """
 
     name: str  # e.g. stage-pretrain
     config: ExperimentConfig
     after: tuple[str, ...]
+    is_own: bool = False
 
 
 def shared_runs(config: ExperimentConfig) -> list[SharedRun]:
-    """What must be trained before the variant itself, in order: the encoder, the shared stages, the VAE, where there are any.
+    """What must be trained before the variant's last stage, in order: the encoder, the shared stages, the VAE, the variant's
+    earlier stages, where there are any.
 
     What a shared run does not depend on is set to its default, so that all variants that can share it ask for the same run.
     """
@@ -50,6 +55,10 @@ def shared_runs(config: ExperimentConfig) -> list[SharedRun]:
     if config.model.pixel.space == "vae" and vae.kind == "kl":
         stage = StageConfig(name="vae", steps=vae.steps, learning_rate=vae.learning_rate, shared=True)
         runs.append(SharedRun("stage-vae", _component(config, stage, ModelConfig(vae=vae)), ()))
+    for index, stage in enumerate(config.stages[:-1]):
+        if not stage.shared:
+            below = replace(config, stages=config.stages[: index + 1], sampling=SamplingConfig(), evals=EvalConfig())
+            runs.append(SharedRun(f"stage-{stage.name}", below, tuple(run.name for run in runs), is_own=True))
     return runs
 
 

@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-
 Size = tuple[int, int]  # (height, width) of an image in pixels
 
 

@@ -8,6 +8,7 @@ T packed tokens, H query heads, K key-value heads, d head_dim.
 
 from collections.abc import Callable
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,13 +30,13 @@ def flex_attend(queries_THd: Tensor, keys_TKd: Tensor, values_TKd: Tensor, packe
     mask = block_mask(packed, queries_THd.device)
     padding = mask.seq_lengths[0] - T
     q, k, v = (F.pad(x, (0, 0, 0, 0, 0, padding)).transpose(0, 1)[None] for x in (queries_THd, keys_TKd, values_TKd))
-    attention = _compiled() if queries_THd.is_cuda else flex_attention
+    attention: Any = _compiled() if queries_THd.is_cuda else flex_attention
     out = attention(q, k, v, block_mask=mask, enable_gqa=keys_TKd.shape[1] < H)
     return out[0, :, :T].transpose(0, 1).flatten(1)
 
 
 @lru_cache(maxsize=1)
-def _compiled() -> Callable[..., Tensor]:
+def _compiled() -> Callable[..., Any]:
     return torch.compile(flex_attention)
 
 

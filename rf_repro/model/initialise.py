@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from rf_repro.core.errors import UserError
 from rf_repro.core.hashing import derive_seed
+from rf_repro.model.experts import Experts
 from rf_repro.model.layers import RMSNorm
 from rf_repro.model.rf_model import RFModel
 
@@ -37,19 +38,19 @@ def initial_values(model: nn.Module, seed: int) -> Iterator[tuple[str, Tensor]]:
 
     Matrices: normal, std 1/sqrt(fan in), halved where they write to the residual stream. Embeddings and tokens: std 0.02.
     Zero: biases, adaLN modulations and the pixel head, so that a fresh generation pathway changes nothing at first.
-    Norms and fixed sine-cosine positions keep what their constructors gave: they are left out.
+    Norms, DINOv3's layer scales and fixed sine-cosine positions keep what their constructors gave: they are left out.
     """
     for module_name, module in model.named_modules():
         for name, parameter in module.named_parameters(recurse=False):
             path = f"{module_name}.{name}".lstrip(".")
             generator = torch.Generator().manual_seed(derive_seed("init", seed, path))
-            if isinstance(module, nn.LayerNorm | RMSNorm) or name == "position" or name.endswith("_position"):
+            if isinstance(module, nn.LayerNorm | RMSNorm) or name in ("position", "lambda1") or name.endswith("_position"):
                 continue
             if name == "bias" or ".modulation" in path or path == "pixels.head.weight":
                 yield path, torch.zeros(parameter.shape)
-            elif isinstance(module, nn.Linear):
-                residual = path.endswith((".out.weight", ".down.weight", ".ffn.2.weight"))
-                std = module.in_features**-0.5 * (RESIDUAL_GAIN if residual else 1.0)
+            elif isinstance(module, nn.Linear | Experts):
+                residual = path.endswith((".out.weight", ".down.weight", ".experts.down", ".ffn.2.weight"))
+                std = parameter.shape[-1] ** -0.5 * (RESIDUAL_GAIN if residual else 1.0)
                 yield path, torch.randn(parameter.shape, generator=generator) * std
             else:
                 yield path, torch.randn(parameter.shape, generator=generator) * EMBEDDING_STD

@@ -55,7 +55,7 @@ def term_names(config: ExperimentConfig, stage: StageConfig) -> list[str]:
         "alignment": generates and representation == "repa",
         "text": mixture.understanding + mixture.questions + mixture.text > 0 or (generates and config.objective.caption_loss),
         "masked_image": mixture.masked_image > 0,
-        "router": config.model.decoder.num_experts > 0,
+        "router": config.model.decoder.num_experts > 0 and config.objective.router_weight > 0,
     }
     return [name for name, is_present in present.items() if is_present]
 

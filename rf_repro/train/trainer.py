@@ -128,7 +128,7 @@ class Trainer(TrainingLoop):
         if sharded:
             if self.masked_head is not None:
                 raise UserError(f"stages.{stage.name}.mixture.masked_image: cannot be sharded; use parallel.sharding=none")
-            shard(self.model, make_mesh(config.parallel, ranks, device.type), dtype, methods=["text_cross_entropy"])
+            shard(self.model, make_mesh(config.parallel, ranks, device.type), dtype)
             materialise(self.model, device)
         fill(self.model, self._first_values(start, encoder))
         if not sharded:
@@ -186,12 +186,14 @@ class Trainer(TrainingLoop):
             weights = read_encoder_weights(self.model.encoder, config.model.encoder.pretrained)
             yield from ((f"encoder.{name}", tensor) for name, tensor in weights.items())
         if config.model.decoder.pretrained:
-            from rf_repro.model.hf_weights import backbone_tensors
+            from rf_repro.model.hf_weights import Backbone
 
-            own = dict(self.model.named_parameters())
-            yield from (
-                item for item in backbone_tensors(config.model.decoder, config.model.decoder.pretrained) if item[0] in own
-            )
+            decoder = config.model.decoder
+            backbone = Backbone(config, decoder.pretrained, decoder.pool_initialisation)
+            report = backbone.report({name: parameter.shape for name, parameter in self.model.named_parameters()})
+            if self.ranks.is_first:
+                print(report.describe())
+            yield from backbone.tensors()
 
     @torch.no_grad()
     def _continue(self, checkpoint: Path) -> None:
@@ -396,8 +398,10 @@ class Trainer(TrainingLoop):
             usage, perplexity = usage_and_perplexity(codes, self.config.representation.codebook_size, self.ranks)
             metrics |= {"codebook/usage": usage, "codebook/perplexity": perplexity}
         if not isinstance(self.data, SceneMixture):
+            from rf_repro.data.image_text import metrics as pack_metrics
+
             packs, self._recent_packs = self._recent_packs, []
-            metrics |= self.data.metrics(packs)
+            metrics |= pack_metrics(packs)
         return metrics
 
     def extra_state(self) -> dict[str, Any]:

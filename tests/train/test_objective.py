@@ -190,7 +190,10 @@ def test_text_loss_made_some_rows_at_a_time_is_the_whole_one(rows: int, monkeypa
         ({"representation__kind": "repa"}, MixtureConfig(understanding=0, text=1), {"flow", "alignment", "text"}),
         ({"representation__kind": "none"}, MixtureConfig(generation=0, masked_image=1), {"text", "masked_image"}),
         ({"objective__caption_loss": True}, MixtureConfig(understanding=0), {"flow", "representation", "text"}),
-        ({"model__decoder__num_experts": 2, "model__decoder__num_active_experts": 1}, MixtureConfig(generation=0), {"text", "router"}),
+        (
+            {"model__decoder__num_experts": 2, "model__decoder__num_active_experts": 1, "objective__router_weight": 0.1},
+            MixtureConfig(generation=0), {"text", "router"},
+        ),
     ],
 )  # fmt: skip
 def test_a_stage_has_the_same_terms_in_every_step(overrides: dict[str, object], mixture: MixtureConfig, expected: set[str]) -> None:

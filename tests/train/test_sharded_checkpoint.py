@@ -1,0 +1,254 @@
+"""Checkpoints of sharded training: exact, whole or not there, readable by any number of ranks, sharded or not."""
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from rf_repro.config.schema import ExperimentConfig
+from rf_repro.core.errors import Stopped, UserError
+from rf_repro.model.rf_model import RFModel
+from rf_repro.train.checkpoint import (
+    is_sharded_checkpoint,
+    list_checkpoints,
+    load_checkpoint,
+    load_weights,
+    stream_weights,
+)
+from rf_repro.train.ranks import ALONE, Ranks
+from rf_repro.train.sharded_checkpoint import KINDS, ShardedSaver, check, held_names, load_sharded, stream_sharded
+from rf_repro.train.sharding import fill, is_sharded, make_mesh, shard, whole_tensors
+from tests.model.small import VOCAB
+from tests.train.processes import run_ranks
+from tests.train.test_sharding import FULL, PAIRS, Packs, compare
+from tests.train.test_trainer import run_dir
+
+FULL = replace(FULL, stages=(replace(FULL.stages[0], steps=4),))
+PAIRS = replace(FULL, parallel=PAIRS.parallel)
+NAMES = [f"{kind}-{rank:05d}.safetensors" for kind in KINDS for rank in range(2)]
+
+
+class Counted(Packs):
+    """Has something of its own to remember, beside tensors."""
+
+    positions: tuple[int, ...] = ()
+
+    def stepped(self, step: int) -> None:
+        super().stepped(step)
+        self.positions = (*self.positions, step * self.ranks.size)
+
+    def extra_state(self) -> dict[str, Any]:
+        return {"positions": list(self.positions)}
+
+    def load_extra_state(self, extra: dict[str, Any]) -> None:
+        self.positions = tuple(extra["positions"])
+
+
+def train_to(ranks: Ranks, config: ExperimentConfig, folder: Path, step: int) -> dict[str, Any]:
+    """Goes on in `folder` to the end of `step`."""
+    loop = Counted(config, ranks)
+    assert is_sharded(loop.state().values()) == (ranks.size > 1)
+
+    def is_there() -> bool:
+        return loop.step == step
+
+    run = run_dir(folder)
+    try:
+        loop.run(run, stop=is_there)
+    except Stopped:
+        assert loop.step == step
+    # What is on disk is whole, whatever is still to be written.
+    assert list_checkpoints(run.checkpoints)[-1].name == f"step-{step:06d}"
+    assert not list(run.checkpoints.glob(".writing*"))
+    return {"state": loop.everything(), "logs": [], "positions": loop.positions}
+
+
+def exact(ranks: Ranks, folder: Path) -> list[dict[str, Any]]:
+    """Trained in one go; and stopped and resumed."""
+    whole = train_to(ranks, FULL, folder / "whole", 4)
+    train_to(ranks, FULL, folder / "parts", 1)
+    return [whole, train_to(ranks, FULL, folder / "parts", 4)]
+
+
+def same(first: dict[str, Tensor], second: dict[str, Tensor]) -> None:
+    assert first.keys() == second.keys()
+    for name, tensor in first.items():
+        assert torch.equal(tensor, second[name]), name
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[list[dict[str, Any]]]]:
+    """The folder of two ranks' runs, and what each rank held in the end."""
+    folder = tmp_path_factory.mktemp("trained")
+    return folder, run_ranks(exact, 2, folder, folder)
+
+
+def checkpoint_of(folder: Path) -> Path:
+    return list_checkpoints(run_dir(folder).checkpoints)[-1]
+
+
+@pytest.fixture
+def checkpoint(trained: tuple[Path, Any], tmp_path: Path) -> Path:
+    """A copy of two ranks' last one, to damage."""
+    path = checkpoint_of(trained[0] / "whole")
+    return Path(shutil.copytree(path, tmp_path / path.name))
+
+
+@pytest.mark.dist
+def test_resumed_training_is_bit_by_bit_that_which_never_stopped(trained: tuple[Path, list[list[dict[str, Any]]]]) -> None:
+    folder, found = trained
+    for whole, parts in found:
+        same(whole["state"], parts["state"])
+        same(whole["state"], found[0][0]["state"])
+        assert whole["positions"] == parts["positions"] == (2, 4, 6, 8)
+    runs = [run_dir(folder / name) for name in ("whole", "parts")]
+    assert [path.name for path in list_checkpoints(runs[0].checkpoints)] == ["step-000002", "step-000004"]
+    assert runs[0].metrics()[-1]["tokens"] == runs[1].metrics()[-1]["tokens"]
+
+
+@pytest.mark.dist
+def test_it_holds_what_training_held_in_parts_and_no_pickle(trained: tuple[Path, list[list[dict[str, Any]]]]) -> None:
+    folder, ((whole, _), _) = trained
+    path = checkpoint_of(folder / "whole")
+    assert {file.name for file in path.iterdir()} == {*NAMES, "state.json"}
+    read = {kind: dict(stream_sharded(path, kind)) for kind in KINDS}
+    same(read["weights"] | {f"ema.{name}": tensor for name, tensor in read["ema"].items()} | read["optimizer"], whole["state"])
+    same(load_weights(path, ema=True), read["ema"])
+    same(load_weights(path, ema=False), read["weights"])
+    sizes = [(path / name).stat().st_size for name in NAMES]
+    assert all(abs(first - second) < 0.25 * first for first, second in zip(sizes[::2], sizes[1::2], strict=True))
+
+
+@pytest.mark.dist
+def test_any_number_of_ranks_goes_on_where_another_stopped(trained: tuple[Path, Any], tmp_path: Path) -> None:
+    whole = trained[1][0][0]
+    for size, config, step in ((2, FULL, 1), (1, FULL, 2), (4, PAIRS, 3), (2, FULL, 4)):
+        if size == 1:
+            found = [train_to(ALONE, config, tmp_path / "run", step)]
+        else:
+            found = run_ranks(train_to, size, tmp_path, config, tmp_path / "run", step)
+    compare({**found[0], "logs": []}, {**whole, "logs": []}, 1e-5)
+    assert found[0]["positions"] == (2, 2, 12, 8)
+    kinds = [is_sharded_checkpoint(path) for path in list_checkpoints(tmp_path / "run" / "checkpoints")]
+    assert kinds == [True, True]  # of four ranks and of two; those of two and of one before them are gone
+
+
+def begin(ranks: Ranks, path: Path) -> dict[str, Tensor]:
+    """A sharded model, of other weights, filled from a checkpoint's averages."""
+    model = RFModel(PAIRS, VOCAB)
+    shard(model, make_mesh(PAIRS.parallel, ranks, "cpu"), torch.float32)
+    filled = fill(model, stream_weights(path, ema=True))
+    assert filled == {name for name, _ in model.named_parameters()}
+    return dict(whole_tensors(dict(model.named_parameters())))
+
+
+@pytest.mark.dist
+def test_a_sharded_stage_starts_from_the_averages_of_any(trained: tuple[Path, Any], tmp_path: Path) -> None:
+    path = checkpoint_of(trained[0] / "whole")
+    for found in run_ranks(begin, 4, tmp_path, path):
+        same(found, load_weights(path, ema=True))
+
+
+def beside(ranks: Ranks, folder: Path) -> list[dict[str, Tensor]]:
+    """Saves, and trains on at once; what was held when it was saved, and what was written."""
+    loop = Packs(FULL, ranks)
+    loop.train_step()
+    held, run = loop.everything(), run_dir(folder)
+    loop.save(run)
+    for _ in range(3):
+        loop.train_step()
+    loop.wait_for_checkpoint()
+    path = list_checkpoints(run.checkpoints)[-1]
+    read = {kind: dict(stream_sharded(path, kind)) for kind in KINDS}
+    return [held, read["weights"] | {f"ema.{name}": tensor for name, tensor in read["ema"].items()} | read["optimizer"]]
+
+
+def full_disk(ranks: Ranks, folder: Path) -> str:
+    """One rank cannot write: what both say."""
+    saver, tensors = ShardedSaver(ranks), {"weights": {"w": torch.arange(4.0)}}
+    saver.save(folder, 1, tensors, {})
+    saver.wait()
+    saver.save(folder, 2, {"weights": {"w": torch.arange(4.0).to(torch.complex128)}}, {})  # which safetensors do not have
+    with pytest.raises(UserError) as error:
+        saver.wait()
+    return str(error.value)
+
+
+def beside_and_full_disk(ranks: Ranks, folder: Path) -> list[Any]:
+    return [*beside(ranks, folder / "beside"), full_disk(ranks, folder / "full")]
+
+
+@pytest.mark.dist
+def test_saving_beside_training_copies_first_and_says_on_every_rank_what_cannot_be_written(tmp_path: Path) -> None:
+    target = tmp_path / "full" / "step-000002"
+    for held, written, message in run_ranks(beside_and_full_disk, 2, tmp_path, tmp_path):
+        same(held, written)
+        assert message.startswith(f"{target}: rank ")
+        assert message.endswith("free space or choose another --runs folder")
+        assert "\n" not in message
+    assert [path.name for path in list_checkpoints(target.parent)] == ["step-000001"]
+    assert torch.equal(load_weights(target.with_name("step-000001"), ema=False)["w"], torch.arange(4.0))
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-9])
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.dist
+@pytest.mark.parametrize("damage", [Path.unlink, cut, flip])
+@pytest.mark.parametrize("name", ["ema-00001.safetensors", "state.json"])
+def test_damage_is_found_and_named(checkpoint: Path, damage: Callable[[Path], None], name: str) -> None:
+    damage(checkpoint / name)
+    with pytest.raises(UserError, match=rf"{name}: (corrupt checkpoint|no such file|not valid JSON)"):
+        load_weights(checkpoint, ema=True)
+    with pytest.raises(UserError, match=name):
+        check(checkpoint)
+
+
+@pytest.mark.dist
+def test_files_that_were_not_written_are_not_read(checkpoint: Path) -> None:
+    shutil.copy(checkpoint / NAMES[0], checkpoint / "ema-00002.safetensors")
+    with pytest.raises(UserError, match=r"ema-00002.safetensors: corrupt checkpoint"):
+        load_weights(checkpoint, ema=True)
+
+
+@pytest.mark.dist
+def test_another_model_is_refused(checkpoint: Path) -> None:
+    check(checkpoint)
+    own = {name: torch.zeros(tensor.shape) for name, tensor in load_weights(checkpoint, ema=True).items()}
+    assert own.keys() == held_names(checkpoint, "ema")
+    load_sharded(checkpoint, {"ema": own})
+    same(own, load_weights(checkpoint, ema=True))
+    name = next(iter(own))
+    for changed in ({**own, "more": torch.zeros(2)}, {**own, name: own[name][None]}, {n: t for n, t in own.items() if n != name}):
+        with pytest.raises(UserError, match="holds another model's weights"):
+            load_sharded(checkpoint, {"ema": changed})
+    with pytest.raises(UserError, match="a checkpoint of sharded training"):
+        load_checkpoint(checkpoint)
+
+
+def disagree(ranks: Ranks, path: Path) -> str:
+    with pytest.raises(UserError) as error:
+        check(path, ranks=ranks)
+    return str(error.value)
+
+
+@pytest.mark.dist
+def test_damage_that_one_rank_finds_stops_all(checkpoint: Path, tmp_path: Path) -> None:
+    flip(checkpoint / "weights-00001.safetensors")
+    messages = run_ranks(disagree, 2, tmp_path, checkpoint)
+    assert sorted("another rank says what" in message for message in messages) == [False, True]
+    assert sum("weights-00001.safetensors: corrupt checkpoint" in message for message in messages) == 1
+    assert json.loads((checkpoint / "state.json").read_text())["kind"] == "sharded"

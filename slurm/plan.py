@@ -1,7 +1,7 @@
 """What a grid still needs, derived from files alone: planning twice, or after any crash, gives the same answer."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,6 +30,7 @@ class Job:
         variant: the variant's key, or the stage's run name, e.g. `stage-pretrain`.
         stage_seed: seed of the shared stages that a variant starts from.
         after: run directories that must be done first.
+        init_from: the one of them whose averaged weights the variant's last stage starts from, instead of its stages.
     """
 
     kind: Kind
@@ -39,6 +40,7 @@ class Job:
     seed: int
     stage_seed: int
     after: tuple[Path, ...] = ()
+    init_from: Path | None = None
 
     @property
     def name(self) -> str:
@@ -107,6 +109,7 @@ def make_plan(
     overrides: dict[str, Any] | None = None,
     reseed_first_stage: bool = False,
     only: Sequence[str] = (),
+    init_from: Path | None = None,
 ) -> Plan:
     """The jobs behind one or more tables. Nothing is written; a run that several tables share appears once.
 
@@ -118,6 +121,7 @@ def make_plan(
         overrides: dotted path -> value, applied to the scale before every variant.
         reseed_first_stage: shared stages vary with the seed; otherwise all seeds start from the stage of seed 0.
         only: keys of the only rows wanted; none: all.
+        init_from: a run whose averaged weights variants start from, instead of the stages before their last.
 
     Raises:
         UserError: unknown scale, table, variant or override; a world that cannot be run here; or an existing run that
@@ -126,6 +130,8 @@ def make_plan(
     base = apply_overrides(get_scale(scale), overrides or {})
     if base.data.world != "scenes" and not base.data.sources:
         raise UserError(f"scale {scale!r}: data.sources=(): name data to train on by --data FILE, or use scale tiny")
+    if init_from is not None and not RunDir(init_from).record_path.exists():
+        raise UserError(f"--init-from {init_from}: is not a run directory (no run.json)")
     stages: dict[Path, Job] = {}
     variants: dict[Path, Job] = {}
     configs: dict[str, tuple[ExperimentConfig, str, list[tuple[SharedRun, str]]]] = {}  # with hashes, which take their time
@@ -133,7 +139,8 @@ def make_plan(
         stage_seed = seed if reseed_first_stage else 0
         if row.key not in configs:
             config = row.config(base)
-            configs[row.key] = config, config.result_hash(), [(one, one.config.result_hash()) for one in shared_runs(config)]
+            needed = [one for one in shared_runs(config) if init_from is None or one.name == "stage-vae"]
+            configs[row.key] = config, config.result_hash(), [(one, one.config.result_hash()) for one in needed]
         config, digest, shared = configs[row.key]
         paths: dict[str, Path] = {}
         for one, its_digest in shared:
@@ -143,7 +150,8 @@ def make_plan(
             stage = _job(kind, runs, one.config, its_digest, one.name, its_seed, stage_seed, after)
             paths[one.name] = stage.run.path
             stages.setdefault(stage.run.path, stage)
-        job = _job("variant", runs, config, digest, row.key, seed, stage_seed, tuple(paths.values()))
+        after = tuple(paths.values()) if init_from is None else (*paths.values(), init_from)
+        job = replace(_job("variant", runs, config, digest, row.key, seed, stage_seed, after), init_from=init_from)
         _check_start(job)
         variants.setdefault(job.run.path, job)
     return Plan(Path(runs), (*stages.values(), *variants.values()))

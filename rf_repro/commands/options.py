@@ -29,7 +29,7 @@ def add_command(commands: Commands, name: str, summary: str, example: str) -> ar
 
 
 def add_scale(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--scale", default="tiny", metavar="NAME", help="size of the experiment: tiny, smoke (default: tiny)")
+    parser.add_argument("--scale", default="tiny", metavar="NAME", help="size of the experiment: tiny, base, ... (default: tiny)")
 
 
 def add_grid(parser: argparse.ArgumentParser) -> None:
@@ -39,6 +39,7 @@ def add_grid(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seeds", metavar="NUMBERS", help="training seeds, by comma (default: the tables' own, 0)")
     add_runs(parser)
     add_set(parser)
+    add_data(parser)
     parser.add_argument(
         "--reseed-first-stage",
         action="store_true",
@@ -104,6 +105,14 @@ def overrides(texts: list[str]) -> dict[str, Any]:
     return found
 
 
+def all_overrides(options: argparse.Namespace) -> dict[str, Any]:
+    """Of `--set` and `--data` together."""
+    found, data = overrides(options.set), data_overrides(options)
+    if data.keys() & found.keys():
+        raise UserError("--set data.sources: given by --data too; use one of them")
+    return {**found, **data}
+
+
 def numbers(text: str, option: str) -> tuple[int, ...]:
     """`"0,1,2"` -> (0, 1, 2), different and >= 0."""
     try:
@@ -143,7 +152,7 @@ def grid_plan(options: argparse.Namespace) -> "Plan":
 
     return make_plan(
         options.scale, options.tables.split(","), numbers(options.seeds, "--seeds") if options.seeds else None, options.runs,
-        overrides(options.set), options.reseed_first_stage,
+        all_overrides(options), options.reseed_first_stage,
     )  # fmt: skip
 
 

@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING
 from rf_repro.commands.options import (
     Commands,
     add_command,
+    add_data,
     add_runs,
     add_scale,
     add_set,
+    all_overrides,
     at_least_one,
     default_jobs,
     launch,
     numbers,
-    overrides,
     writable_folder,
 )
 from rf_repro.core.errors import UserError
@@ -65,6 +66,7 @@ def _add_grid(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--only", metavar="KEYS", help="rows, by comma, e.g. pixel,pixel_rf (default: all)")
     add_runs(parser)
     add_set(parser)
+    add_data(parser)
     parser.add_argument(
         "--reseed-first-stage", action="store_true", help="train the shared first stage for each seed (default: once for all)"
     )
@@ -320,7 +322,7 @@ def _request(options: argparse.Namespace) -> "tuple[Ledger, Request]":
         tables=options.grid.split(","),
         seeds=list(_seeds(options.seeds)) if options.seeds else None,
         only=options.only.split(",") if options.only else [],
-        overrides=overrides(options.set),
+        overrides=all_overrides(options),
         reseed_first_stage=options.reseed_first_stage,
         out=str(options.out.absolute()),
         profile=profile,

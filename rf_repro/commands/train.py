@@ -2,18 +2,20 @@
 
 import argparse
 import os
+from pathlib import Path
 
 from rf_repro.commands.options import (
     Commands,
     add_command,
+    add_data,
     add_device,
     add_runs,
     add_scale,
     add_set,
+    all_overrides,
     at_least_one,
     launch,
     numbers,
-    overrides,
     writable_folder,
 )
 
@@ -28,6 +30,11 @@ def add_parser(commands: Commands) -> None:
     parser.add_argument("--threads", type=int, default=1, metavar="N", help="CPU threads (default: 1)")
     add_runs(parser)
     add_set(parser)
+    add_data(parser)
+    parser.add_argument(
+        "--init-from", type=Path, metavar="RUN",
+        help="start the last stage from this run's averaged weights instead of the stages before it (default: none)",
+    )  # fmt: skip
     add_device(parser)
     parser.set_defaults(run=run)
 
@@ -36,7 +43,10 @@ def run(options: argparse.Namespace) -> int:
     from slurm.plan import make_plan
 
     seeds = numbers(str(options.seed), "--seed")
-    plan = make_plan(options.scale, [options.table], seeds, options.runs, overrides(options.set), only=[options.variant])
+    plan = make_plan(
+        options.scale, [options.table], seeds, options.runs, all_overrides(options), only=[options.variant],
+        init_from=options.init_from,
+    )  # fmt: skip
     writable_folder(options.runs, "--runs")
     threads = at_least_one(options.threads, "--threads")
     if os.environ.get("WORLD_SIZE", "1") != "1":

@@ -207,7 +207,46 @@ def paper() -> ExperimentConfig:
     )  # fmt: skip
 
 
-SCALES: dict[str, Callable[[], ExperimentConfig]] = {"smoke": smoke, "tiny": tiny, "small": small, "paper": paper}
+def base() -> ExperimentConfig:
+    """`paper` for one node of eight 80 GB GPUs and data of the user's: Qwen3-0.6B, DINOv3 ViT-B/16, Wan 2.1's VAE.
+
+    Assumed throughout, as a lab's first budget: models, packs and steps (`rf-repro estimate --scale base` says what they cost);
+    the rest is the paper's. No run of it has been measured yet.
+    """
+    return apply_overrides(
+        paper(),
+        {
+            "scale": "base",
+            "model.decoder.pretrained": "Qwen/Qwen3-0.6B",
+            "model.decoder.width": 1024,
+            "model.decoder.num_layers": 28,
+            "model.decoder.num_heads": 16,
+            "model.decoder.num_kv_heads": 8,
+            "model.decoder.ffn_width": 3072,
+            "model.decoder.num_experts": 0,
+            "model.decoder.num_active_experts": 0,
+            "model.encoder.pretrained": "facebook/dinov3-vitb16-pretrain-lvd1689m",
+            "model.encoder.width": 768,
+            "model.encoder.num_layers": 12,
+            "model.encoder.num_heads": 12,
+            "model.encoder.ffn_width": 3072,
+            "objective.router_weight": 0.0,
+            "representation.alignment.layer": 9,
+            "representation.alignment.width": 2048,
+            "stages.alignment.steps": 2_000,
+            "stages.alignment.packs_per_step": 8,
+            "stages.alignment.warmup_steps": 200,
+            "stages.joint.steps": 20_000,
+            "stages.joint.packs_per_step": 16,
+            "stages.joint.warmup_steps": 500,
+            "stages.continued.steps": 8_000,
+            "stages.continued.packs_per_step": 16,
+            "stages.continued.warmup_steps": 500,
+        },
+    )
+
+
+SCALES: dict[str, Callable[[], ExperimentConfig]] = {"smoke": smoke, "tiny": tiny, "small": small, "base": base, "paper": paper}
 
 
 def get_scale(name: str) -> ExperimentConfig:

@@ -190,7 +190,8 @@ class Trainer(TrainingLoop):
 
             decoder = config.model.decoder
             backbone = Backbone(config, decoder.pretrained, decoder.pool_initialisation)
-            report = backbone.report({name: parameter.shape for name, parameter in self.model.named_parameters()})
+            shapes = {name: p.shape for name, p in self.model.named_parameters() if not name.startswith("encoder.")}
+            report = backbone.report(shapes)
             if self.ranks.is_first:
                 print(report.describe())
             yield from backbone.tensors()

@@ -21,7 +21,7 @@ from rf_repro.config.schema import RepresentationConfig
 from rf_repro.train.ranks import ALONE, Ranks
 
 CENTER_DECAY = 0.99
-CHUNK_NUMBERS = 2**23  # of one [rows, K] buffer: 32 MiB; at most three are held
+CHUNK_NUMBERS = 2**22  # of one [rows, K] buffer: 16 MiB, of which two are held; twice that is slower (fresh pages each time)
 CANDIDATES = 32  # codes of each feature that are kept until c is known
 
 
@@ -170,7 +170,7 @@ class LogMasses:
 
     def _raise_to(self, high_K: Tensor) -> None:
         self.sum_K *= (self.high_K - high_K).exp()
-        self.high_K = high_K
+        self.high_K.copy_(high_K)
 
     def add(self, values_nK: Tensor) -> None:
         self._raise_to(torch.maximum(self.high_K, values_nK.amax(0)))
@@ -248,26 +248,30 @@ def assign_balanced(scores: Scores, values: Callable[[Tensor], Tensor], columns:
         values: fresh scores [n, K] -> v [n, K].
         columns: empty.
     """
-    kept: list[tuple[slice, Tensor, Tensor, Tensor, Tensor]] = []
-    for rows in scores.chunks():
+    N, K, M = scores.num_rows, scores.num_codes, min(CANDIDATES, scores.num_codes)
+    chunks, device = list(scores.chunks()), scores.device
+    # All that stays is made before the large buffers come and go, so that those find the same place again.
+    kept_NM, lowest_N = torch.empty(N, M, device=device), torch.empty(N, device=device)
+    kept_codes_NM = torch.empty(N, M, dtype=torch.int64, device=device)
+    guesses = torch.empty(len(chunks), K, dtype=_wide(device), device=device)
+    for rows, guess_K in zip(chunks, guesses, strict=True):
         v_nK = values(scores.rows(rows))
         columns.add(v_nK)
-        guess_K = columns.offsets()
-        lowest, codes = (v_nK - guess_K.to(v_nK.dtype)).topk(min(CANDIDATES, scores.num_codes), 1)
-        kept.append((rows, v_nK.gather(1, codes), codes, lowest[:, -1], guess_K))
+        guess_K.copy_(columns.offsets())
+        highest, codes = (v_nK - guess_K.to(v_nK.dtype)).topk(M, 1)
+        kept_NM[rows], kept_codes_NM[rows], lowest_N[rows] = v_nK.gather(1, codes), codes, highest[:, -1]
         del v_nK  # before the next is made
     columns.sum_ranks(ranks)
     offsets_K = columns.offsets()
 
-    codes_N = torch.empty(scores.num_rows, dtype=torch.int64, device=scores.device)
-    unsure_N = torch.zeros(scores.num_rows, dtype=torch.bool, device=scores.device)
-    for rows, v, codes, lowest, guess_K in kept:
-        best, at = (v - offsets_K[codes]).max(1)
-        codes_N[rows] = codes.gather(1, at[:, None])[:, 0]
-        if scores.num_codes > CANDIDATES:
-            unsure_N[rows] = best < lowest + (guess_K - offsets_K).max()
+    best_N, at_N = (kept_NM - offsets_K[kept_codes_NM]).max(1)
+    codes_N = kept_codes_NM.gather(1, at_N[:, None])[:, 0]
+    unsure_N = torch.zeros(N, dtype=torch.bool, device=device)
+    if M < K:
+        for rows, guess_K in zip(chunks, guesses, strict=True):
+            unsure_N[rows] = best_N[rows] < lowest_N[rows] + (guess_K - offsets_K).max()
     again = unsure_N.nonzero()[:, 0]
-    for rows in chunks_of(len(again), scores.num_codes):
+    for rows in chunks_of(len(again), K):
         codes_N[again[rows]] = (values(scores.rows(again[rows])) - offsets_K.to(torch.float32)).argmax(1)
     return codes_N
 

@@ -21,7 +21,7 @@ from rf_repro.cli import main
         (["--gpus", "128", "--mfu", "1.5"], "--mfu 1.5: must be in (0, 1]"),
         (["--gpus", "128", "--tables", "table9"], "table 'table9': unknown"),
         (["--gpus", "128", "--variant", "nothing"], "--variant 'nothing': unknown; choose one of"),
-        (["--gpus", "8", "--gpu", "h100"], "GB more than h100's 80"),
+        (["--gpus", "8", "--gpu", "h100", "--tables", "table1"], "GB more than h100's 80"),
         (["--scale", "tiny", "--gpus", "64"], "samples of a kind at most for 64 GPUs"),
     ],
 )

@@ -29,12 +29,13 @@ class Remedy:
 
     def applied(self, estimate: StageEstimate) -> StageEstimate:
         """The estimate with the changes. Raises UserError where they make a step impossible."""
-        now, present = estimate.cluster, {stage.name for stage in estimate.config.stages}
         # A shared run's config ends with its own stage, so what is said of later ones is not for it.
-        settings = {path: value for path, value in self.settings.items() if path[:7] != "stages." or path.split(".")[1] in present}
-        config = apply_overrides(estimate.config, settings)
+        present = {stage.name for stage in estimate.config.stages}
+        settings = {p: value for p, value in self.settings.items() if p[:7] != "stages." or p.split(".")[1] in present}
+        config, now = apply_overrides(estimate.config, settings), estimate.cluster
         cluster = replace(now, gpus=self.gpus or now.gpus, gpu=GPUS[self.gpu or now.gpu.name])
-        return estimate_stage(config, config.stage(estimate.stage.name), cluster, estimate.parameters)  # no setting changes the model
+        # No setting here changes the model, so its parameters are not counted again.
+        return estimate_stage(config, config.stage(estimate.stage.name), cluster, estimate.parameters)
 
 
 def check_fits(runs: Sequence[RunEstimate]) -> None:
@@ -48,8 +49,9 @@ def check_fits(runs: Sequence[RunEstimate]) -> None:
     found = [str(remedy) for remedy in remedies([stage for run in runs for stage in run.stages])]
     advice = f"it fits with: {'; or '.join(found)}" if found else "no setting or kind of GPU mends it; make the model smaller"
     raise UserError(
-        f"{run.name}, stage {worst.stage.name}, {memory.peak_phase} of a pack of {memory.pack}: needs {memory.peak / 1e9:,.1f} GB "
-        f"a GPU, {worst.missing / 1e9:,.1f} GB more than {gpu.name}'s {gpu.memory / 1e9:,.0f}; largest: {parts} GB; {advice}"
+        f"{run.name}, stage {worst.stage.name}, {memory.peak_phase} of a pack of {memory.pack}: needs "
+        f"{memory.peak / 1e9:,.1f} GB a GPU, {worst.missing / 1e9:,.1f} GB more than {gpu.name}'s "
+        f"{gpu.memory / 1e9:,.0f}; largest: {parts} GB; {advice}"
     )
 
 

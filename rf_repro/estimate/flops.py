@@ -69,7 +69,8 @@ def step_flops(config: ExperimentConfig, stage: StageConfig, parameters: Paramet
         linear("representation_head", predicted * (representation.continuous.draws if representation.kind == "continuous" else 1))
         frozen = {"inputs": False, "weights": False}
         add("target_encoder", images("targets"), **frozen)
-        add("vq_assignment", 2 * representation.codebook_size * encoder.width * work.total(lambda shape: shape.features), **frozen)
+        features = work.total(lambda shape: shape.features)
+        add("vq_assignment", 2 * representation.codebook_size * encoder.width * features, **frozen)
         if config.model.pixel.space == "vae":
             images_of = work.shapes[GENERATION]
             mean = sum(vae_encode_flops(config, shape.image_size) for shape in images_of) / len(images_of)

@@ -19,7 +19,7 @@ from rf_repro.model.rf_model import TEXT_ROWS
 from rf_repro.model.space import patch_dim
 from rf_repro.representation.vq import CHUNK_NUMBERS
 
-FP32 = 4
+FP32, INT64 = 4, 8
 CONTEXT_BYTES = 2 * 10**9  # assumed: CUDA context, cuBLAS workspaces, NCCL channels
 VAE_MAPS = 3  # assumed: feature maps at full resolution that are live together while the VAE encodes without gradient
 WAN_WIDTH = 96  # channels of Wan 2.1's VAE at full resolution
@@ -118,9 +118,7 @@ def pass_memory(config: ExperimentConfig, stage: StageConfig, parameters: Parame
     return Memory(_bytes(states), {name: _bytes(parts) for name, parts in phases.items()}, pack)
 
 
-def _states(
-    config: ExperimentConfig, stage: StageConfig, parameters: Parameters, is_fsdp: bool, group: int
-) -> dict[str, float]:
+def _states(config: ExperimentConfig, stage: StageConfig, parameters: Parameters, is_fsdp: bool, group: int) -> dict[str, float]:
     is_bf16 = config.optim.precision == "bf16"
     b = 2 if is_bf16 else FP32
     trained, beside = parameters.trained(stage), parameters.beside
@@ -148,8 +146,9 @@ def _bytes(parts: Mapping[str, float]) -> dict[str, int]:
 
 
 def _gathered(config: ExperimentConfig, parameters: Parameters) -> tuple[float, int]:
-    """Parameters that FSDP2 gathers: of a decoder block, of which two are whole at a time (one computes, the next is fetched), and
-    of what is in no block, which stays whole from the forward to the end of the backward pass. An encoder layer is smaller."""
+    """Parameters that FSDP2 gathers: of a decoder block, of which two are whole at a time (one computes, the next is fetched),
+    and of what is in no block, which stays whole from the forward to the end of the backward pass. An encoder layer is
+    smaller."""
     blocks = {"attention", "pool_understanding", "pool_representation", "pool_pixel", "time_modulation"}
     block = sum(part.total for name, part in parameters.parts.items() if name in blocks) / config.model.decoder.num_layers
     return block, sum(part.total for name, part in parameters.parts.items() if name not in blocks | {"encoder"})
@@ -171,28 +170,33 @@ def _decoder(config: ExperimentConfig, parameters: Parameters, work: Workload, b
     # Norms keep their normalised input, products their input: normalised and scaled before attention and before the pools;
     # normalised, rotated queries and keys; values; attention's output, as computed and gathered.
     token = b * (4 * d + 4 * H * h + 3 * K * h) + FP32 * (2 + 2 * H + K)
-    if decoder.num_experts:  # chosen rows, gate and up, silu, product, result to be weighted; router's probabilities
-        token += decoder.num_active_experts * b * (2 * d + 4 * f) + 2 * FP32 * decoder.num_experts
+    passing = 0.0
+    if decoder.num_experts:
+        # Results of all choices, and the same gathered to be summed, or their gradients.
+        passing = tokens * decoder.num_active_experts * b * 2 * d
+        # Of each choice: its row, gate and up, silu, product, weighted product; its index, its order there and back, its
+        # weight twice. Of each token: the router's probabilities.
+        token += decoder.num_active_experts * (b * (d + 5 * f) + 3 * INT64 + 2 * FP32) + FP32 * decoder.num_experts
     else:
         token += 4 * f * b
     if "time_modulation" in parameters.parts:
         token += 4 * d * b  # what is scaled, before and after each half
     if not decoder.distance_bias:
-        return _Block(tokens * token)
+        return _Block(tokens * token, passing)
     # The bias is dense, so scores are computed whole, without the fused kernel: probabilities stay, bias and scores pass.
     scores = b * H * work.total(lambda shape: shape.layout.length**2)
-    return _Block(tokens * (token - b * H * h - FP32 * H) + scores, 2 * scores)
+    return _Block(tokens * (token - b * H * h - FP32 * H) + scores, max(2 * scores, passing))
 
 
 def _encoder(config: ExperimentConfig, work: Workload, b: int) -> _Block:
-    """Kept of two norms, of queries, keys and values, of attention's output and of the feed-forward; of DINOv3's rotated queries
-    and keys and its layer scales besides. The masked-image head, one more block, is spread over the encoder's."""
+    """Kept of two norms, of queries, keys and values, of attention's output and of the feed-forward; in transformers' layers, of
+    residuals besides, and of DINOv3's rotated queries and keys and its layer scales. The masked-image head, one more block, is
+    spread over the encoder's."""
     encoder = config.model.encoder
     w, f, layers = encoder.width, encoder.ffn_width, encoder.num_layers
-    if encoder.kind == "vit":
-        token = b * (9 * w + f)
-    else:
-        token = b * (15 * w + (4 if pretrained_encoder(encoder).is_gated else 2) * f)
+    widths = {"vit": 9, "dinov3": 14, "siglip2": 12}[encoder.kind]
+    inner = 1 if encoder.kind == "vit" else 4 if pretrained_encoder(encoder).is_gated else 2
+    token = b * (widths * w + inner * f)
     in_head = work.samples[MASKED_IMAGE] * work.shapes[MASKED_IMAGE][0].encoded if MASKED_IMAGE in work.samples else 0
     return _Block(token * (work.total(lambda shape: shape.encoded) + in_head / layers))
 
@@ -231,8 +235,8 @@ def _images(config: ExperimentConfig, work: Workload, b: int) -> float:
 
 
 def _targets(config: ExperimentConfig, work: Workload, b: int) -> dict[str, float]:
-    """Before the forward pass and without gradient, for all passes of the step at once: the EMA encoder, and the assignment of its
-    features to codes, some rows at a time; and for one pass after the other the VAE's encoding."""
+    """Before the forward pass and without gradient, for all passes of the step at once: the EMA encoder, and the assignment of
+    its features to codes, some rows at a time; and for one pass after the other the VAE's encoding."""
     encoder = config.model.encoder
     features, encoded = (work.passes * work.total(quantity) for quantity in (lambda s: s.features, lambda s: s.targets))
     parts = {

@@ -1,6 +1,7 @@
 """Parameters by part, from the model's own classes on the meta device: nothing is allocated, initialised or downloaded."""
 
 import re
+from copy import copy
 from dataclasses import dataclass, replace
 
 import torch
@@ -146,11 +147,14 @@ def _numel(module: nn.Module) -> int:
 
 
 def _meta_model(config: ExperimentConfig) -> RFModel:
-    """The model, without memory. A pretrained encoder, which is counted in closed form and needs transformers, is left small."""
-    encoder = config.model.encoder
+    """The model, without memory. A pretrained encoder, which is counted in closed form and would need transformers, is replaced
+    by a small one of the same width."""
+    encoder, vocab = config.model.encoder, config.model.decoder.vocab_size
+    if config.data.world == "scenes":
+        vocab = SceneTokenizer(config.data.scenes).vocab_size
     if encoder.kind != "vit":
-        config = replace(config, model=replace(config.model, encoder=replace(encoder, kind="vit", num_layers=1, pretrained="")))
-    scenes = config.data.world == "scenes"
+        model = replace(config.model, encoder=replace(encoder, kind="vit", num_layers=1, pretrained=""))
+        config = copy(config)
+        object.__setattr__(config, "model", model)  # past the checks: nobody could train such a model on such data
     with torch.device("meta"):
-        vocab = SceneTokenizer(config.data.scenes).vocab_size if scenes else config.model.decoder.vocab_size
         return RFModel(config, vocab)

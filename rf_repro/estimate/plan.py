@@ -157,7 +157,7 @@ def estimate_plan(base: ExperimentConfig, tables: Sequence[str], cluster: Cluste
     for table, rows in grids.items():
         for row in rows:
             config = row.config(base)
-            for run in shared_runs(config):
+            for run in (run for run in shared_runs(config) if not run.is_own):  # the variant's own stages come below
                 key = run.name, run.config.result_hash()
                 if run.name in ("stage-encoder", "stage-vae"):
                     left_out[run.name] = None

@@ -53,7 +53,9 @@ def as_json(detail: RunEstimate, plan: Plan) -> None:
             for run in plan.runs
         ],
         "tables": {
-            table: {"gpu_hours": sum(run.gpu_hours for run in runs), "by_stage": by_stage(runs), "runs": [run.name for run in runs]}
+            table: {
+                "gpu_hours": sum(run.gpu_hours for run in runs), "by_stage": by_stage(runs), "runs": [run.name for run in runs],
+            }
             for table, runs in ((table, plan.of_table(table)) for table in plan.tables)
         },
         "gpu_hours_by_stage": by_stage(plan.runs),
@@ -80,8 +82,12 @@ def _stage(stage: StageEstimate) -> dict[str, Any]:
         "tokens_per_pass": {kind: stage.work.tokens(kind) for kind in POOL_OF},
         "step_flops": stage.step_flops * stage.cluster.gpus,
         "flops_per_rank": {name: {"forward": c.forward, "training": c.training} for name, c in stage.flops.items()},
-        "memory": {"states": stage.memory.states, "phases": stage.memory.phases, "peak_phase": stage.memory.peak_phase,
-                   "pack": stage.memory.pack},
+        "memory": {
+            "states": stage.memory.states,
+            "phases": stage.memory.phases,
+            "peak_phase": stage.memory.peak_phase,
+            "pack": stage.memory.pack,
+        },
     }
 
 
@@ -122,7 +128,7 @@ def _millions(number: int) -> str:
 
 
 def _hours(hours: float) -> str:
-    return f"{hours:,.0f}" if hours >= 100 else f"{hours:.2g}"
+    return f"{hours:,.0f}" if hours >= 10 else f"{hours:.2g}"
 
 
 def _parameters_table(run: RunEstimate) -> Table:

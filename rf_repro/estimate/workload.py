@@ -89,6 +89,7 @@ def make_workload(config: ExperimentConfig, stage: StageConfig, ranks: int) -> W
     """
     shares = {kind: count for kind, count in vars(stage.mixture).items() if count}
     where = f"stages.{stage.name}."
+    shapes: dict[str, tuple[SampleShape, ...]]
     if config.data.world == "scenes":
         if ranks > max(shares.values()):
             raise UserError(f"{where}mixture: {max(shares.values())} samples of a kind at most for {ranks} GPUs; use fewer GPUs")

@@ -1,6 +1,7 @@
 """Bytes of tensor storages that are alive, and their peak, while operations run."""
 
 import weakref
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -12,12 +13,13 @@ from torch.utils._pytree import tree_leaves
 class LiveBytes(TorchDispatchMode):
     """Counts every storage that an operation returns, from then until it is freed. `held` are counted from the start."""
 
-    def __init__(self, held: list[Tensor]) -> None:
+    def __init__(self, held: Iterable[Tensor | None]) -> None:
         super().__init__()
         self.live, self.peak = 0, 0
         self._seen: set[int] = set()
         for tensor in held:
-            self._count(tensor)
+            if tensor is not None:
+                self._count(tensor)
 
     def _count(self, tensor: Tensor) -> None:
         storage = tensor.untyped_storage()

@@ -9,25 +9,34 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ablations.registry import GRIDS
 from rf_repro.config.overrides import apply_overrides
 from rf_repro.config.scales import paper, tiny
-from rf_repro.config.schema import ExperimentConfig
+from rf_repro.config.schema import EncoderConfig, ExperimentConfig
+from rf_repro.estimate.encoders import pretrained_encoder
 from rf_repro.estimate.memory import CONTEXT_BYTES, Memory, _decoder, _encoder, _logits, pass_memory, stage_memory
 from rf_repro.estimate.parameters import count_parameters
-from rf_repro.estimate.workload import make_workload
+from rf_repro.estimate.plan import find_variant
+from rf_repro.estimate.workload import SampleShape, Workload, make_workload
 from rf_repro.model import attention
-from rf_repro.model.layout import POOLS, Group, PackedLayout
+from rf_repro.model.layout import POOLS, Group, PackedLayout, SampleLayout
 from rf_repro.model.mot import MixtureOfTransformers
+from rf_repro.model.pretrained_encoder import PretrainedEncoder
+from rf_repro.model.rf_model import RFModel
+from rf_repro.representation.vq import OnlineVQ
 from rf_repro.train.trainer import Trainer
 from tests.estimate.live_bytes import LiveBytes
 from tests.estimate.test_flops import make_trainer
 from tests.model.small import small_config
 
-CASES = [
-    ("table3a", "pixel"), ("table3a", "pixel_rf"), ("table3a", "vae_rf"), ("table3b", "repa"), ("table3c", "continuous"),
-    ("table2", "vlm_only"),
-]  # fmt: skip
+EXPERTS = {"model.decoder.num_experts": 8, "model.decoder.num_active_experts": 2, "model.decoder.ffn_width": 160}
+CHECKPOINTED = {"parallel.activation_checkpointing": True}
+STEPS: dict[str, tuple[str, dict[str, Any]]] = {
+    **{key: (key, {}) for key in ("pixel", "pixel_rf", "vae_rf", "repa", "continuous", "vlm_only")},
+    "experts": ("pixel_rf", EXPERTS),
+    "checkpointed": ("pixel_rf", CHECKPOINTED),
+    "experts, checkpointed": ("pixel_rf", EXPERTS | CHECKPOINTED),
+    "no distance bias": ("pixel_rf", {"model.decoder.distance_bias": False}),
+}
 
 
 def memory(config: ExperimentConfig, ranks: int = 1, stage: int = -1) -> Memory:
@@ -49,11 +58,12 @@ def held(trainer: Trainer) -> list[Tensor]:
     return tensors + ([] if vae is None else list(vae.parameters()))
 
 
-@pytest.mark.parametrize(("table", "key"), CASES)
-def test_a_step_at_tiny_needs_what_the_model_says(table: str, key: str) -> None:
-    """States to 0.1%; the step's peak within 5% (docs/estimate.md says by how much each variant is off)."""
-    base = apply_overrides(tiny(), {"data.scenes.num_train": 512})
-    config = GRIDS[table].variant(key).config(base)
+@pytest.mark.parametrize("name", STEPS)
+def test_a_step_at_tiny_needs_what_the_model_says(name: str) -> None:
+    """States to 0.1%. The step's peak within 5% where activations are kept, measured: 4.3% too little to 1% too much; with
+    checkpointing up to 8% too much, as what is kept and all gradients are counted together."""
+    key, changes = STEPS[name]
+    config = find_variant(key).config(apply_overrides(tiny(), {"data.scenes.num_train": 512, **changes}))
     trainer = make_trainer(config)
     if trainer.statistics is not None:
         trainer.statistics.initialise(torch.randn(64, config.model.encoder.width))
@@ -67,8 +77,9 @@ def test_a_step_at_tiny_needs_what_the_model_says(table: str, key: str) -> None:
         (losses,) = trainer.losses(2)
         losses.total.backward()
         del losses
-        assert live.peak == pytest.approx(estimated.peak - CONTEXT_BYTES, rel=0.05)
-        assert estimated.peak_phase == "forward"
+        checkpointed = config.parallel.activation_checkpointing
+        assert 0.95 < (estimated.peak - CONTEXT_BYTES) / live.peak < (1.10 if checkpointed else 1.03)
+        assert estimated.peak_phase == ("backward" if checkpointed else "forward")
         after = live.live
         live.peak = after
         trainer.optimizer.step(2)
@@ -78,34 +89,35 @@ def test_a_step_at_tiny_needs_what_the_model_says(table: str, key: str) -> None:
     assert live.peak - states == pytest.approx(step, rel=0.15)
 
 
-def test_the_peak_of_a_large_codebook_is_its_scores() -> None:
-    config = small_config(representation__codebook_size=8192, stages__joint__mixture__generation=16)
-    trainer = make_trainer(config)
-    assert trainer.vq is not None
-    features = torch.randn(16 * 16, config.model.encoder.width)
+@pytest.mark.parametrize(("images", "codes"), [(16, 1024), (16, 16_384), (128, 16_384)])
+def test_codes_are_assigned_some_rows_at_a_time(images: int, codes: int) -> None:
+    """Short of the bound by what is freed between buffers, never above it by more than a few numbers a feature."""
+    config = small_config(representation__codebook_size=codes, stages__joint__mixture__generation=images)
+    vq = OnlineVQ(config.representation, config.model.encoder.width)
+    vq.initialise(torch.randn(64, config.model.encoder.width), torch.Generator().manual_seed(0))
+    features = torch.randn(images * 16, config.model.encoder.width)
     live = LiveBytes([])
     with live:
-        trainer.vq.assign(features)
-    assert live.peak == pytest.approx(memory(config).phases["targets"]["vq_scores"], rel=0.05)
+        vq.assign(features)
+    estimated = memory(config).phases["targets"]["vq_scores"]
+    assert 0.5 * estimated < live.peak < 1.1 * estimated
 
 
-def test_the_loss_of_a_large_vocabulary() -> None:
-    """From bf16 logits through cross-entropy and back."""
-    config = apply_overrides(paper(), {"model.decoder.width": 64, "model.decoder.vocab_size": 9973, "data.answer_tokens": 32,
-                                       "stages.alignment.tokens_per_rank": 512})  # fmt: skip
-    config = replace(config, model=replace(config.model, pixel=replace(config.model.pixel, space="none")))
-    work = make_workload(config, config.stages[0], 1)
-    tokens = round(work.tokens("text"))
-    hidden = torch.randn(tokens, 64, dtype=torch.bfloat16, requires_grad=True)
-    head = nn.Linear(64, 9973, bias=False).to(torch.bfloat16)
+@pytest.mark.parametrize("rows", [1000, 4096, 10_000])
+def test_logits_of_a_large_vocabulary(rows: int) -> None:
+    """Through cross-entropy and back: float32 log-probabilities, their gradient and that of the logits, of 4,096 rows at most."""
+    model = RFModel(small_config(), 2003).to(torch.bfloat16)
+    hidden = torch.randn(rows, model.text_embedding.embedding_dim, dtype=torch.bfloat16, requires_grad=True)
     live = LiveBytes([])
     with live:
-        from rf_repro.train.objective import cross_entropy_terms
-
-        total, _ = cross_entropy_terms(head(hidden), torch.randint(9973, (tokens,)))
-        total.backward()
-    head_gradient = 2 * 2 * head.weight.numel()
-    assert live.peak == pytest.approx(_logits(config, count_parameters(config), work), rel=0.05, abs=head_gradient)
+        model.text_cross_entropy(hidden, torch.randint(2003, (rows,))).backward()
+    changes = {
+        "model.decoder.vocab_size": 2003, "data.answer_tokens": rows + 1, "stages.joint.mixture.understanding": 0,
+        "stages.joint.tokens_per_rank": rows + 1,
+    }  # fmt: skip
+    config = apply_overrides(find_variant("vlm_only").config(paper()), changes)
+    work = make_workload(config, config.stages[1], 1)
+    assert live.peak == pytest.approx(_logits(config, count_parameters(config), work), rel=0.03)
 
 
 def kept_by_autograd(function: Callable[[], Any], module: nn.Module) -> int:
@@ -144,50 +156,76 @@ def test_blocks_keep_what_the_model_says(case: dict[str, Any], precision: str, m
     dtype, b = (torch.float32, 4) if precision == "fp32" else (torch.bfloat16, 2)
     pools = [pool for pool in POOLS if f"pool_{pool}" in parameters.parts]
     decoder = MixtureOfTransformers(config.model.decoder, pools).to(dtype)
-    packed = PackedLayout(tuple(Group(work.shapes[kind].layout, int(count)) for kind, count in work.samples.items()))
+    packed = PackedLayout(tuple(Group(work.shapes[kind][0].layout, int(count)) for kind, count in work.samples.items()))
     x_TD = torch.randn(packed.num_tokens, 64, dtype=dtype, requires_grad=True)
     time_BD = torch.randn(8, 64, dtype=dtype, requires_grad=True)
     kept = kept_by_autograd(lambda: decoder(x_TD, packed, time_BD), decoder)
     estimated = config.model.decoder.num_layers * _decoder(config, parameters, work, b).kept
-    assert estimated == pytest.approx(kept, rel=0.08 if config.model.decoder.num_experts else 0.02)
+    assert estimated == pytest.approx(kept, rel=0.03)
 
 
-@pytest.mark.parametrize("gated", [True, False])
-def test_dinov3_keeps_what_the_model_says(gated: bool, tmp_path: Any) -> None:
-    transformers = pytest.importorskip("transformers")
-    (tmp_path / "config.json").write_text(f'{{"use_gated_mlp": {str(gated).lower()}}}')
-    sizes = {"model.encoder.width": 96, "model.encoder.num_layers": 3, "model.encoder.num_heads": 4}
-    config = apply_overrides(paper(), {**sizes, "model.encoder.ffn_width": 256, "model.encoder.pretrained": str(tmp_path),
-                                       "stages.alignment.max_image_size": 128, "stages.alignment.tokens_per_rank": 3 * 528})  # fmt: skip
-    work = make_workload(config, config.stages[0], 1)
-    images = round(work.samples["understanding"])
-    model = transformers.DINOv3ViTModel(
-        transformers.DINOv3ViTConfig(
-            hidden_size=96, num_hidden_layers=3, num_attention_heads=4, intermediate_size=256, patch_size=16,
-            use_gated_mlp=gated, num_register_tokens=4,
-        )
-    ).train()  # fmt: skip
-    kept = kept_by_autograd(lambda: model(torch.randn(images, 3, 128, 128)), model)
-    assert 3 * _encoder(config, work, 4).kept == pytest.approx(kept, rel=0.06)
+@pytest.mark.parametrize("kind", ["gated dinov3", "dinov3", "siglip2"])
+def test_encoders_keep_what_the_model_says(kind: str) -> None:
+    """Of images of two sizes in one pack."""
+    pytest.importorskip("transformers")
+    published = {
+        "gated dinov3": "facebook/dinov3-vith16plus-pretrain-lvd1689m", "dinov3": "facebook/dinov3-vitb16-pretrain-lvd1689m",
+        "siglip2": "google/siglip2-so400m-patch16-naflex",
+    }  # fmt: skip
+    encoder = EncoderConfig(kind.split()[-1], 96, 3, 4, 256, 16, pretrained=published[kind])  # type: ignore[arg-type]
+    model = PretrainedEncoder(encoder)
+    kept = kept_by_autograd(lambda: model.encode([torch.randn(2, 3, 128, 128), torch.randn(4, 3, 64, 96)]), model)
+    tokens = 2 * 64 + 4 * 24 + 6 * pretrained_encoder(encoder).prefix_tokens
+    work = Workload({"understanding": 1}, {"understanding": (SampleShape(SampleLayout(()), encoded=tokens),)}, ranks=1)
+    config = replace(paper(), model=replace(paper().model, encoder=encoder))
+    assert 3 * _encoder(config, work, 4).kept == pytest.approx(kept, rel=0.03)
 
 
 def test_what_sharding_divides_and_what_it_does_not() -> None:
-    config = GRIDS["table3a"].variant("vae_rf").config(paper())
-    one, many = memory(config, 64, 1, True, stage=1), memory(config, 64, 64, True, stage=1)
-    whole = {"codebook", "vae", "context"}
-    for name, size in one.states.items():
-        assert many.states[name] == pytest.approx(size if name in whole else size / 64, rel=1e-6), name
-    total = count_parameters(config).total
-    assert one.states["master_weights"] == 4 * total
-    assert one.states["optimizer_moments"] == 8 * total
-    assert "gathered_weights" not in one.phases["forward"]
+    """With FSDP2 the float32 weights are the masters; without, there is a bf16 copy, and nothing is divided."""
+    config = find_variant("vae_rf").config(paper())
+    alone = memory(apply_overrides(config, {"parallel.sharding": "none"}), 64, stage=1)
+    many, total = memory(config, 64, stage=1), count_parameters(config).total
+    encoder = count_parameters(config).parts["encoder"].total
+    whole = {name: alone.states[name] for name in ("target_encoder", "codebook", "vae", "context")}
+    assert whole == {name: many.states[name] for name in whole}
+    parts = {
+        "master_weights": 4 * total, "optimizer_moments": 8 * total, "ema_weights": 4 * total,
+        "target_encoder_average": 4 * encoder,
+    }  # fmt: skip
+    assert alone.states == {**whole, **parts, "weights": 2 * total}
+    assert many.states == {**whole, **{name: pytest.approx(size / 64, abs=1) for name, size in parts.items()}}
+    assert alone.phases["backward"]["gradients"] == 2 * total
+    assert many.phases["backward"]["gradients"] == pytest.approx(4 * total / 64, abs=1)
+    assert "gradients" in many.phases["forward"]  # of the pass before: 128 packs on 64 GPUs
+    assert "gradients" not in memory(config, 128, stage=1).phases["forward"]
+    half = memory(apply_overrides(config, {"parallel.shard_group": 32}), 64, stage=1)
+    assert half.states["master_weights"] == pytest.approx(2 * many.states["master_weights"], abs=2)
+    assert "gathered_weights" not in alone.phases["forward"]
     block = 3 * (128 * 3 * 2048 * 768 + 128 * 2048) + 2048 * (32 + 2 * 4) * 128 + 32 * 128 * 2048
     outside = many.phases["forward"]["gathered_weights"] / 2 - 2 * block
     assert 0 < outside < 0.8e9  # embeddings, heads, connector, norms
 
 
+def test_one_gpu_shares_with_nobody() -> None:
+    config = find_variant("pixel_rf").config(paper())
+    unsharded = apply_overrides(config, {"parallel.sharding": "none"})
+    assert memory(config, 1, stage=1) == memory(unsharded, 1, stage=1)
+
+
+def test_the_heaviest_pack_counts() -> None:
+    config = find_variant("pixel_rf").config(paper())
+    stage, parameters = config.stage("joint"), count_parameters(config)
+    heaviest, mean = stage_memory(config, stage, parameters, 128), memory(config, 128, stage=1)
+    assert heaviest.peak > mean.peak
+    assert heaviest.pack == "understanding, 256 px, shortest texts"  # the encoder sees four patches for each of their tokens
+    images = 32_768 / (8 * 8 + 4)
+    assert heaviest.at_peak["encoder_activations"] == pytest.approx(32 * images * (16 * 16 + 5) * 1280 * 2, rel=1e-6)
+    assert heaviest.states == mean.states
+
+
 def test_a_frozen_model_has_no_moments_and_no_gradients() -> None:
-    config = GRIDS["table2"].variant("vlm_only").config(paper())
+    config = find_variant("vlm_only").config(paper())
     connector = count_parameters(config).parts["connector"].total
     states = memory(config, stage=0).states
     assert states["optimizer_moments"] == 8 * connector
@@ -196,11 +234,14 @@ def test_a_frozen_model_has_no_moments_and_no_gradients() -> None:
 
 
 def test_checkpointing_keeps_inputs_and_one_block() -> None:
-    config = GRIDS["table3a"].variant("pixel_rf").config(paper())
-    kept, inputs = memory(config, 8, 8, False, stage=1), memory(config, 8, 8, True, stage=1)
+    inputs_only = find_variant("pixel_rf").config(paper())
+    everything = apply_overrides(inputs_only, {"parallel.activation_checkpointing": False})
+    kept, inputs = memory(everything, 8, stage=1), memory(inputs_only, 8, stage=1)
     assert inputs.phases["forward"]["decoder_activations"] == 48 * 32_768 * 2048 * 2
+    passing = kept.phases["forward"]["working_block"]
+    assert passing == 32_768 * 8 * 2 * 2048 * 2  # two numbers of each choice's result
     assert inputs.phases["backward"]["working_block"] == pytest.approx(
-        kept.phases["forward"]["decoder_activations"] / 48, rel=1e-6
+        kept.phases["forward"]["decoder_activations"] / 48 + passing, rel=1e-6
     )
     assert inputs.states == kept.states
     assert inputs.peak < kept.peak

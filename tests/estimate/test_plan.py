@@ -75,9 +75,7 @@ CASES: list[tuple[Cluster, dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("cluster", "changes", "expected"), CASES, ids=[expected for _, _, expected in CASES])
-def test_what_does_not_fit_is_refused_and_every_remedy_helps(
-    cluster: Cluster, changes: dict[str, Any], expected: str
-) -> None:
+def test_what_does_not_fit_is_refused_and_every_remedy_helps(cluster: Cluster, changes: dict[str, Any], expected: str) -> None:
     config = find_variant("pixel_rf").config(apply_overrides(paper(), changes)) if changes else PIXEL_RF
     run = RunEstimate("pixel_rf", own_stages(config, cluster))
     worst = max(run.stages, key=lambda stage: stage.missing)
@@ -96,7 +94,7 @@ def test_what_does_not_fit_is_refused_and_every_remedy_helps(
 
 
 def test_there_may_be_no_remedy() -> None:
-    config = apply_overrides(PIXEL_RF, {"model.decoder.num_layers": 2000})
+    config = apply_overrides(PIXEL_RF, {"model.decoder.ffn_width": 100_000})
     with pytest.raises(UserError, match="no setting or kind of GPU mends it; make the model smaller"):
         check_fits([RunEstimate("pixel_rf", own_stages(config, Cluster(H200, 128)))])
 

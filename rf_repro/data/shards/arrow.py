@@ -16,7 +16,7 @@ from rf_repro.data.shards.columns import Columns
 from rf_repro.data.shards.samples import CorruptSample, shown
 
 MAX_MESSAGES = 1_000_000
-READ_ERRORS = (pa.ArrowException, OSError, ValueError, MemoryError, struct.error)
+READ_ERRORS = (pa.ArrowException, OSError, EOFError, ValueError, MemoryError, struct.error)
 _MAGIC = b"ARROW1\0\0"
 _RECORD_BATCH = 3  # header type of a message, as flatbuffers' union counts
 

@@ -105,9 +105,7 @@ def _check_size(width: int, height: int, max_pixels: int) -> None:
     if width < 1 or height < 1:
         raise CorruptSample(f"its image is of {width} x {height} pixels")
     if width * height > max_pixels:
-        raise CorruptSample(
-            f"its image is of {width} x {height} pixels; at most {max_pixels} are decoded (data.filters.max_pixels)"
-        )
+        raise CorruptSample(f"its image is of {width} x {height} pixels; data.filters.max_pixels={max_pixels}")
 
 
 def _webp_size(data: bytes) -> tuple[int, int]:

@@ -12,24 +12,25 @@ from rf_repro.data.shards.records import IMAGE_COLUMN, parse_json
 from rf_repro.data.shards.samples import MAX_IMAGE_BYTES, MAX_RECORD_BYTES, CorruptSample, shown
 
 CHUNK = 1 << 22  # bytes searched for line ends at a time
+MAX_LINES = 20_000_000  # a shard; more would fill memory with their index alone
 
 
 class JsonlShard:
     """One open file of JSON lines. Raises OSError where it cannot be opened."""
 
-    damage = ""
-
     def __init__(self, path: Path, source: SourceConfig) -> None:
         self.column = source.image_column or IMAGE_COLUMN
         self.folder = path.absolute().parent.resolve()
         self._file = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        self._lines, self.damage = np.zeros((0, 2), np.int64), ""
         try:
-            self._lines = find_lines(self._file)
+            if os.pread(self._file, 2, 0) == b"\x1f\x8b":
+                self.damage = "compressed (gzip); lines are read by position, so decompress it"
+            else:
+                self._lines, self.damage = find_lines(self._file)
         except BaseException:
             self.close()
             raise
-        if os.pread(self._file, 2, 0) == b"\x1f\x8b":
-            self.damage, self._lines = "compressed (gzip); lines are read by position, so decompress it", self._lines[:0]
 
     def __len__(self) -> int:
         return len(self._lines)
@@ -57,17 +58,20 @@ class JsonlShard:
         return read_beside(self.folder, name, shown(self.column))
 
 
-def find_lines(file: int) -> np.ndarray:
-    """First byte and end of each line that is not empty, int64 [N, 2], without the line's end."""
-    ends, offset, last = [], 0, b""
+def find_lines(file: int) -> tuple[np.ndarray, str]:
+    """First byte and end of each line that is not empty, int64 [N, 2], without the line's end; and what is wrong after them."""
+    ends, offset, last, count, damage = [np.zeros(0, np.int64)], 0, b"", 0, ""
     while chunk := os.pread(file, CHUNK, offset):
         ends.append(np.flatnonzero(np.frombuffer(chunk, np.uint8) == 10) + offset)
-        offset, last = offset + len(chunk), chunk[-1:]
-    if last not in (b"", b"\n"):
+        offset, last, count = offset + len(chunk), chunk[-1:], count + len(ends[-1])
+        if count > MAX_LINES:
+            damage = f"more than {MAX_LINES} lines; split the shard"
+            break
+    if last not in (b"", b"\n") and not damage:
         ends.append(np.array([offset]))
-    stops = np.concatenate([np.zeros(0, np.int64), *ends])
+    stops = np.concatenate(ends)
     starts = np.concatenate([np.zeros(1, np.int64), stops[:-1] + 1])[: len(stops)]
-    return np.stack([starts, stops], 1)[stops > starts]
+    return np.stack([starts, stops], 1)[stops > starts], damage
 
 
 def read_beside(folder: Path, name: str, what: str) -> bytes:

@@ -13,12 +13,13 @@ import pyarrow.parquet as pq
 
 from rf_repro.config.schema import SourceConfig
 from rf_repro.data.shards.columns import Columns
-from rf_repro.data.shards.parquet_pages import check_footer, check_pages
+from rf_repro.data.shards.parquet_pages import BYTE_ARRAY, check_pages, read_footer
 from rf_repro.data.shards.samples import CorruptSample, shown
 
-MAX_GROUP_BYTES = 1 << 30  # of the needed columns of one row group, as decompressed
+MAX_GROUP_BYTES = 1 << 30  # of one needed column in one row group, as decompressed
+PLAUSIBLE_ROWS = 1_000_000  # even in a small file
 KEPT_BYTES = 256 << 20  # of row groups kept in memory; the last one is kept whatever its size
-READ_ERRORS = (pa.ArrowException, OSError, ValueError, MemoryError)
+READ_ERRORS = (pa.ArrowException, OSError, ValueError, KeyError, MemoryError)
 
 
 class ParquetShard:
@@ -34,45 +35,31 @@ class ParquetShard:
     def __init__(self, path: Path, source: SourceConfig) -> None:
         self.path = path
         try:
-            check_footer(path)
+            self._footer = read_footer(path)
         except ValueError as error:
             raise CorruptSample(str(error)) from None
-        self._file = pq.ParquetFile(path, memory_map=False)
-        try:
-            self._prepare(source)
-        except BaseException:
-            self.close()
-            raise
-
-    def _prepare(self, source: SourceConfig) -> None:
-        metadata = self._file.metadata
-        rows = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
-        # A sample takes more than a byte; a count that lies would have its reader allocate an order of so many.
-        if metadata.num_rows != sum(rows) or min(rows, default=0) < 0 or sum(rows) > self.path.stat().st_size:
-            raise CorruptSample(f"declares {metadata.num_rows} rows, more than it can hold")
-        self._starts = np.cumsum([0, *rows])
-        self._columns = Columns(self._file.schema_arrow, source)
-        if dotted := [name for name in self._columns.needed if "." in name]:
-            raise CorruptSample(f"column {shown(dotted[0])}: a dot in a name cannot be told from nesting; rename it")
-        leaves = [self._file.schema.column(number) for number in range(len(self._file.schema))]
-        self._leaves = [number for number, leaf in enumerate(leaves) if self._is_needed(leaf.path)]
-        self._paths = [leaves[number].path for number in self._leaves]
-        # Values that a page names by number stay so: written out, one large value could fill any memory.
-        numbered = [leaves[number].path for number in self._leaves if leaves[number].physical_type == "BYTE_ARRAY"]
-        self._file.close()
-        self._file = pq.ParquetFile(self.path, memory_map=False, read_dictionary=numbered)
+        # A sample takes a byte at least; a count that lies would have its reader make an order of so many.
+        if sum(self._footer.rows) > max(PLAUSIBLE_ROWS, path.stat().st_size):
+            raise CorruptSample(f"declares {sum(self._footer.rows)} rows, more than it can hold")
+        self._starts = np.cumsum([0, *self._footer.rows])
+        with pq.ParquetFile(path) as file:
+            self._metadata = file.metadata
+            self._columns = Columns(file.schema_arrow, source)
+        for name in self._columns.needed:
+            if "." in name:
+                raise CorruptSample(f"column {shown(name)}: a dot in a name cannot be told from nesting; rename it")
+        self._leaves = [number for number, leaf in enumerate(self._footer.leaves) if self._is_needed(leaf.path)]
         self._kept: OrderedDict[int, pa.Table | CorruptSample] = OrderedDict()
 
-    def _is_needed(self, path: str) -> bool:
+    def _is_needed(self, path: tuple[str, ...]) -> bool:
         """Whether a leaf column is read: of an image's struct only `bytes`, of texts and conversations everything."""
-        column = path.split(".")[0]
-        return path in (column, f"{column}.bytes") if column == self._columns.image else column in self._columns.texts
+        return path[1:] in ((), ("bytes",)) if path[0] == self._columns.image else path[0] in self._columns.texts
 
     def __len__(self) -> int:
         return int(self._starts[-1])
 
     def close(self) -> None:
-        self._file.close()
+        self._kept.clear()  # files are open only while a row group is read
 
     def record(self, index: int) -> dict[str, Any]:
         """Text columns of a row. Raises CorruptSample."""
@@ -93,29 +80,42 @@ class ParquetShard:
         return table, index - int(self._starts[group])
 
     def _keep(self, group: int) -> None:
-        while self._kept and self._size_kept() + self._size(group) > KEPT_BYTES:
+        coming = sum(self._footer.chunks[group][leaf].expanded_bytes for leaf in self._leaves)
+        while self._kept and self._size_kept() + coming > KEPT_BYTES:
             self._kept.popitem(last=False)
         try:
             self._kept[group] = self._read(group)
         except CorruptSample as problem:
             self._kept[group] = problem
 
-    def _size(self, group: int) -> int:
-        metadata = self._file.metadata.row_group(group)
-        return sum(metadata.column(leaf).total_uncompressed_size for leaf in self._leaves)
-
     def _size_kept(self) -> int:
         return sum(table.nbytes for table in self._kept.values() if isinstance(table, pa.Table))
 
     def _read(self, group: int) -> pa.Table:
+        # Values that pages name by number stay so: written out, one large value could fill any memory.
+        needed = [".".join(self._footer.leaves[leaf].path) for leaf in self._leaves]
+        numbered = self._check_pages(group)
         try:
-            for leaf in self._leaves:
-                check_pages(self.path, self._file.metadata.row_group(group).column(leaf), MAX_GROUP_BYTES)
-            table = self._file.read_row_group(group, columns=self._paths, use_threads=False)
+            with pq.ParquetFile(self.path, metadata=self._metadata, read_dictionary=numbered) as file:
+                table = file.read_row_group(group, columns=needed, use_threads=False)
             table.validate(full=True)
         except READ_ERRORS as error:
             raise CorruptSample(f"row group {group} cannot be read ({shown(error)})") from None
-        expected = int(self._starts[group + 1] - self._starts[group])
-        if table.num_rows != expected:
-            raise CorruptSample(f"row group {group} has {table.num_rows} rows, {expected} are declared")
+        if table.num_rows != self._footer.rows[group]:
+            raise CorruptSample(f"row group {group} has {table.num_rows} rows, {self._footer.rows[group]} are declared")
         return table
+
+    def _check_pages(self, group: int) -> list[str]:
+        """Leaf columns of bytes or text whose pages name values of a dictionary. Raises CorruptSample."""
+        numbered = []
+        with open(self.path, "rb") as file:
+            for number in self._leaves:
+                leaf = self._footer.leaves[number]
+                path = ".".join(leaf.path)
+                try:
+                    has_numbers = check_pages(file, self._footer.chunks[group][number], MAX_GROUP_BYTES)
+                except ValueError as error:
+                    raise CorruptSample(f"row group {group}, column {shown(path)}: {error}") from None
+                if has_numbers and leaf.kind == BYTE_ARRAY:
+                    numbered.append(path)
+        return numbered

@@ -143,9 +143,10 @@ def _messages(value: Any, what: str) -> list[tuple[str, str]]:
         if not isinstance(message, Mapping):
             raise CorruptSample(f"{where} is {type(message).__name__}, not a message")
         role, content = ("from", "value") if message.get("from") is not None else ("role", "content")
-        if message.get(role) not in ROLES:
-            raise CorruptSample(f"{where}: {role} is {shown(message.get(role))}, not one of {', '.join(ROLES)}")
-        found.append((ROLES[message[role]], _content(message.get(content), f"{where}.{content}")))
+        speaker = message.get(role)
+        if not isinstance(speaker, str) or speaker not in ROLES:
+            raise CorruptSample(f"{where}: {role} is {shown(speaker)}, not one of {', '.join(ROLES)}")
+        found.append((ROLES[speaker], _content(message.get(content), f"{where}.{content}")))
     return found
 
 

@@ -153,8 +153,7 @@ class _Damaged(Exception):
 
 
 def _is_meta(name: str) -> bool:
-    base = name.rsplit("/", 1)[-1]
-    return base.startswith("__") and base.endswith("__")
+    return "/" not in name and name.startswith("__") and name.endswith("__")
 
 
 def _members(file: int) -> Iterator[tuple[str, Member]]:

@@ -25,6 +25,7 @@ from torch import Tensor
 from rf_repro.core.errors import UserError
 from rf_repro.core.files import read_json, write_json
 from rf_repro.core.hashing import content_hash, file_sha256
+from rf_repro.train.ranks import ALONE, Ranks
 
 _FILES = ("weights.safetensors", "ema.safetensors", "optimizer.pt")
 REMEDY = "delete this folder to go back to the checkpoint before it, or to the start"
@@ -143,13 +144,17 @@ def load_weights(path: Path, ema: bool) -> dict[str, Tensor]:
     return dict(stream_weights(path, ema))
 
 
-def stream_weights(path: Path, ema: bool) -> Iterator[tuple[str, Tensor]]:
-    """As `load_weights`, one by one: no more than one tensor need be held. `rf_repro.train.sharding.fill` takes them."""
+def stream_weights(path: Path, ema: bool, ranks: Ranks = ALONE) -> Iterator[tuple[str, Tensor]]:
+    """As `load_weights`, one by one: no more than one tensor need be held. `rf_repro.train.sharding.fill` takes them.
+
+    Args:
+        ranks: who all stream it at the same time, and share the work of checking a sharded one for damage.
+    """
     state = read_state(path)
     if state.get("kind") == "sharded":
         from rf_repro.train.sharded_checkpoint import stream_sharded  # which builds on this module
 
-        yield from stream_sharded(path, "ema" if ema else "weights")
+        yield from stream_sharded(path, "ema" if ema else "weights", ranks)
         return
     check_files(path, state, _FILES)
     with safe_open(path / _FILES[1 if ema else 0], framework="pt") as file:

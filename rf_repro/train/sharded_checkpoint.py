@@ -182,9 +182,9 @@ def read_sharded(path: Path, wanted: Mapping[str, Tensor]) -> None:
             raise UserError(f"{path}: cannot be read ({str(error).strip().splitlines()[-1]}); {REMEDY}") from error
 
 
-def stream_sharded(path: Path, kind: str) -> Iterator[tuple[str, Tensor]]:
-    """Each tensor of a kind, whole, on the CPU, one by one. Raises UserError when the checkpoint is damaged."""
-    state = check(path, (kind,))
+def stream_sharded(path: Path, kind: str, ranks: Ranks = ALONE) -> Iterator[tuple[str, Tensor]]:
+    """Each tensor of a kind, whole, on the CPU, one by one. Raises UserError when the checkpoint is damaged; see `check`."""
+    state = check(path, (kind,), ranks)
     files = {name: safe_open(path / name, framework="pt") for name in state["sha256"] if name.partition("-")[0] == kind}
     parts: dict[str, list[tuple[str, list[int]]]] = {}
     for name, file in files.items():

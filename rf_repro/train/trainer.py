@@ -141,7 +141,8 @@ class Trainer(TrainingLoop):
         }
         trained = {name: p for name, p in named.items() if stage.trains == "all" or name.startswith("connector.")}
         for name, parameter in named.items():
-            parameter.requires_grad_(name in trained)
+            unused = sharded and name == "encoder.mask_token"  # which unsharded AdamW knows from its lack of a gradient
+            parameter.requires_grad_(name in trained and not unused)
         self.optimizer = MasterOptimizer(trained, config.optim, stage, ranks)
         copies = {name: p for name, p in named.items() if name not in trained}
         self.frozen = {name: p if sharded else p.detach().clone() for name, p in copies.items()}
@@ -175,7 +176,7 @@ class Trainer(TrainingLoop):
         if encoder is not None:
             yield from ((f"encoder.{name}", tensor) for name, tensor in encoder.items())
         if start is not None:
-            stream = stream_weights(start.checkpoint, ema=not start.continues)
+            stream = stream_weights(start.checkpoint, not start.continues, self.ranks)
             own = dict(self.model.named_parameters())
             yield from starting_values(self.model, (item for item in stream if not start.continues or item[0] in own))
             return
@@ -202,7 +203,7 @@ class Trainer(TrainingLoop):
         targets = {name: tensor for name, tensor in self.state().items() if name not in self.optimizer.masters}
         for own, ema in ((self.averaged_state(), True), (targets, False)):
             left = set(own)
-            for name, tensor in stream_weights(checkpoint, ema):
+            for name, tensor in stream_weights(checkpoint, ema, self.ranks):
                 if name in own:
                     copy_part_(own[name], tensor)
                     left.discard(name)
@@ -375,7 +376,8 @@ class Trainer(TrainingLoop):
             sums = pack_losses(self.model, one, self.config.objective, generator, self.masked_head)
             means = {name: sums[name] / max(count, 1) for name, count in zip(names, counts.tolist(), strict=True)}
             total = torch.stack([weight[name] * mean for name, mean in means.items()]).sum()
-            tokens = self.model.num_tokens(batch) * (1 if ranks is self.ranks else self.ranks.size)
+            is_counted = ranks is ALONE or ranks.is_first  # of a pack that is shared out one rank counts the tokens
+            tokens = self.model.num_tokens(batch) if is_counted else 0
             before_backward(self.model, is_last=index + 1 == len(own))
             yield StepLosses(means, total, tokens)
 

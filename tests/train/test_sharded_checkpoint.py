@@ -143,7 +143,7 @@ def begin(ranks: Ranks, path: Path) -> dict[str, Tensor]:
     """A sharded model, of other weights, filled from a checkpoint's averages."""
     model = RFModel(PAIRS, VOCAB)
     shard(model, make_mesh(PAIRS.parallel, ranks, "cpu"), torch.float32)
-    filled = fill(model, stream_weights(path, ema=True))
+    filled = fill(model, stream_weights(path, ema=True, ranks=ranks))
     assert filled == {name for name, _ in model.named_parameters()}
     return dict(whole_tensors(dict(model.named_parameters())))
 

@@ -26,7 +26,8 @@ from rf_repro.core.files import read_json
 from rf_repro.core.run_dir import RunDir
 from rf_repro.data.mixture import SceneMixture
 from rf_repro.data.scenes.tokenizer import SceneTokenizer
-from rf_repro.pipeline import last_checkpoint, resolve_device, run_variant, sample_prompts
+from rf_repro.pipeline import last_checkpoint, resolve_device, run_variant
+from rf_repro.sampling import sample_prompts
 from rf_repro.train.checkpoint import load_checkpoint
 from rf_repro.train.encoder_pretraining import load_encoder
 from tests.train.test_trainer import assert_same_run
@@ -250,12 +251,38 @@ def test_devices_that_are_not_there_are_named() -> None:
             resolve_device("cuda")
 
 
-def test_stages_in_a_row_of_its_own_are_refused(runs: Path) -> None:
-    joint = PIXEL.stage("joint")
-    config: ExperimentConfig = replace(PIXEL, stages=(*PIXEL.stages, replace(joint, name="continued")))
-    with pytest.raises(UserError, match="stages joint, continued in a row cannot be trained"):
-        run_variant(config, variant="two", seed=0, runs=runs, device="cpu")
-    assert not (runs / "smoke" / "two").exists()
+def test_a_later_stage_goes_on_with_weights_averages_codebook_and_target_encoder(runs: Path) -> None:
+    """Its rate is nearly zero, so what it ends with is what it began with; codebook and averages would not be, had they begun
+    anew."""
+    joint = PIXEL_RF.stage("joint")
+    still = replace(joint, name="continued", steps=2, learning_rate=1e-30, muon_learning_rate=1e-30, decay_fraction=0.0)
+    frozen = replace(PIXEL_RF.optim, weight_decay=0.0, ema_decay=0.9999999)
+    config = replace(PIXEL_RF, stages=(*PIXEL_RF.stages, still), optim=frozen, evals=replace(PIXEL_RF.evals, every=0))
+    config = apply_overrides(config, {"representation.momentum": 0.9999999, "model.encoder.target_ema_decay": 0.9999999})
+    run = run_variant(config, variant="two", seed=0, runs=runs, device="cpu", actions=["train"])
+    before, after = run.record().started_from[-1], load_checkpoint(last_checkpoint(run))
+    assert before.startswith("stage-joint/")
+    earlier = load_checkpoint(last_checkpoint(RunDir(run.path.parents[1] / before)))
+    assert set(earlier.weights) == set(after.weights)
+    assert {"vq.prototypes", "decoder.blocks.0.pools.pixel.down.weight"} <= set(after.weights)
+    assert any(name.startswith("target_encoder.") for name in after.weights)
+    for kind, old, new in (("weights", earlier.weights, after.weights), ("ema", earlier.ema, after.ema)):
+        for name, tensor in old.items():
+            if name not in ("vq.num_updates", "vq.mean"):  # the mean has a pace of its own
+                torch.testing.assert_close(new[name], tensor, rtol=1e-4, atol=1e-5, msg=f"{kind} {name}")
+    assert int(after.weights["vq.num_updates"]) == int(earlier.weights["vq.num_updates"]) + 2
+
+
+def test_a_run_can_start_from_another_ones_averages(runs: Path, pixel_rf: RunDir) -> None:
+    config = apply_overrides(PIXEL_RF, {"stages.joint.steps": 2, "stages.joint.learning_rate": 1e-30, "optim.ema_decay": 0.5,
+                                        "stages.joint.muon_learning_rate": 1e-30, "evals.every": 0})  # fmt: skip
+    options = {"variant": "again", "seed": 0, "runs": runs, "device": "cpu", "actions": ["train"]}
+    run = run_variant(config, init_from=pixel_rf, **options)  # type: ignore[arg-type]
+    assert run.record().started_from == [f"pixel_rf/{pixel_rf.path.name}"]
+    source, own = load_checkpoint(last_checkpoint(pixel_rf)).ema, load_checkpoint(last_checkpoint(run)).weights
+    assert all(torch.equal(own[name], tensor) for name, tensor in source.items())
+    with pytest.raises(UserError, match=r"started from pixel_rf/.*, not stage-pretrain/"):
+        run_variant(config, **{**options, "actions": ["sample"]})  # type: ignore[arg-type]
 
 
 def test_free_prompts_are_sampled_the_same_way_every_time(fast: Path, pixel_rf: RunDir) -> None:

@@ -44,8 +44,7 @@ def never() -> bool:
 class StepLosses:
     """The terms of one step as means, unweighted, for the log; the weighted total to descend; the tokens it read.
 
-    A step's may come in several parts, and each rank has its own: all together add up to the whole step's. Tokens add up over
-    parts alone: each rank counts the whole step's.
+    A step's may come in several parts, and each rank has its own: all together add up to the whole step's.
     """
 
     terms: dict[str, Tensor]
@@ -126,12 +125,12 @@ class TrainingLoop(ABC):
         seen, names, num_tokens = [], [], 0
         for part in self.losses(step):
             names, num_tokens = list(part.terms), num_tokens + part.num_tokens
-            seen.append(torch.stack([value.detach().float() for value in (*part.terms.values(), part.total)]))
+            seen.append(torch.stack([value.detach().double() for value in (*part.terms.values(), part.total)]))
             if self.ranks.size == 1 or part.total.requires_grad:  # a rank may have no sample of what is trained
                 part.total.backward()
-        sums = torch.stack(seen).sum(0).cpu()
+        sums = torch.cat([torch.stack(seen).sum(0).cpu(), torch.tensor([float(num_tokens)], dtype=torch.float64)])
         self.ranks.sum_([sums])
-        *means, total = sums.tolist()
+        *means, total, tokens = sums.tolist()
         log = {f"loss/{name}": mean for name, mean in zip(names, means, strict=True)}
         for name, value in log.items():
             if not math.isfinite(value):
@@ -143,7 +142,7 @@ class TrainingLoop(ABC):
         self.average.update(self.masters(), step)
         self.stepped(step)
         self.step = step
-        self.num_tokens += num_tokens
+        self.num_tokens += round(tokens)
         return log
 
     def run(self, run: RunDir, at_step: Callable[[int], None] | None = None, stop: Callable[[], bool] = never) -> None:

@@ -159,25 +159,16 @@ def load_sharded(path: Path, tensors: Tensors) -> None:
         tensors: sharded in any way, or whole; for each kind in it, every tensor of that kind must be asked for.
 
     Raises:
-        UserError: other tensors, or of other shapes, are held.
+        UserError: other tensors, or of other shapes, are held; or they cannot be read.
     """
     held = {name: entry.size for name, entry in _metadata(path).items() if name.partition("/")[0] in tensors}
     wanted = {f"{kind}/{name}": tensor for kind, named in tensors.items() for name, tensor in named.items()}
     if held != {name: tensor.shape for name, tensor in wanted.items()}:
         raise UserError(f"{path}: holds another model's weights; delete the run directory to start again")
-    read_sharded(path, wanted)
-
-
-def read_sharded(path: Path, wanted: Mapping[str, Tensor]) -> None:
-    """Fills tensors in place by `kind/name`. Raises UserError where one is not held in that shape, or cannot be read."""
-    held = _metadata(path)
-    for name, tensor in wanted.items():
-        if name not in held or held[name].size != tensor.shape:
-            raise UserError(f"{path}: holds no {name} of shape {list(tensor.shape)}; it belongs to another model")
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "torch.distributed is disabled")  # each rank plans and reads for itself
         try:
-            dcp.load(dict(wanted), storage_reader=dcp.HuggingFaceStorageReader(str(path)), no_dist=True)
+            dcp.load(wanted, storage_reader=dcp.HuggingFaceStorageReader(str(path)), no_dist=True)
         except (CheckpointException, SafetensorError, OSError) as error:
             raise UserError(f"{path}: cannot be read ({str(error).strip().splitlines()[-1]}); {REMEDY}") from error
 

@@ -170,8 +170,11 @@ def beside(ranks: Ranks, folder: Path) -> list[dict[str, Tensor]]:
 
 
 def full_disk(ranks: Ranks, folder: Path) -> str:
-    """One rank cannot write: what both say."""
+    """One rank cannot write: what both say. A killed process left a file."""
     saver, tensors = ShardedSaver(ranks), {"weights": {"w": torch.arange(4.0)}}
+    (folder / ".writing-000001").mkdir(parents=True, exist_ok=True)
+    (folder / ".writing-000001" / "weights-00007.safetensors").touch()
+    ranks.barrier()
     saver.save(folder, 1, tensors, {})
     saver.wait()
     saver.save(folder, 2, {"weights": {"w": torch.arange(4.0).to(torch.complex128)}}, {})  # which safetensors do not have
@@ -193,6 +196,7 @@ def test_saving_beside_training_copies_first_and_says_on_every_rank_what_cannot_
         assert message.endswith("free space or choose another --runs folder")
         assert "\n" not in message
     assert [path.name for path in list_checkpoints(target.parent)] == ["step-000001"]
+    assert {path.name for path in target.with_name("step-000001").iterdir()} <= {*NAMES, "state.json"}
     assert torch.equal(load_weights(target.with_name("step-000001"), ema=False)["w"], torch.arange(4.0))
 
 

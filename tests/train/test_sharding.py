@@ -217,7 +217,7 @@ def test_sharded_training_is_that_of_one_process(
 
 TRAINER = {
     name: replace(CASES_OF_RANKS[name], parallel=RECOMPUTED.parallel)
-    for name in ("discrete", "experts that no token of a rank chose", "connector, which one rank has nothing for")
+    for name in ("discrete", "connector, which one rank has nothing for")
 }
 
 

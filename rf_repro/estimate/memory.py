@@ -82,20 +82,24 @@ def pass_memory(config: ExperimentConfig, stage: StageConfig, parameters: Parame
     gradients = FP32 * trained.total / group if is_fsdp else b * trained.total
 
     decoder, encoder = _decoder(config, parameters, work, b), _encoder(config, work, b)
+    learns_all = stage.trains == "all"
     input_of = (work.total(lambda shape: shape.layout.length) * config.model.decoder.width * b,
                 work.total(lambda shape: shape.encoded) * config.model.encoder.width * b)  # fmt: skip
     layers = (config.model.decoder.num_layers, config.model.encoder.num_layers)
     kept = {
         "decoder_activations": layers[0] * (input_of[0] if checkpointing else decoder.kept),
-        "encoder_activations": layers[1] * (input_of[1] if checkpointing else encoder.kept),
+        # A frozen encoder, below which nothing is learned, keeps nothing.
+        "encoder_activations": layers[1] * (input_of[1] if checkpointing else encoder.kept) * learns_all,
     }
     block, outside = _gathered(config, parameters) if is_fsdp else (0.0, 0)
+    # Gradients of a block, as computed and in float32 to be summed over the group; those of what is in no block come last.
+    summed = max(b * outside + (b + FP32) * block, (b + FP32) * outside) if learns_all else (b + FP32) * trained.total
     images = {"images_and_targets": _images(config, work, b)}
     phases: dict[str, dict[str, float]] = {
         "targets": _targets(config, work, b) | images,
         "forward": {
             **kept,
-            "working_block": decoder.passing,
+            "working_block": max(decoder.passing, 0 if learns_all else encoder.kept),
             "head_activations": _heads(config, work, b),
             "logits": _logits(config, parameters, work),
             "gathered_weights": b * (2 * block + outside),
@@ -105,11 +109,10 @@ def pass_memory(config: ExperimentConfig, stage: StageConfig, parameters: Parame
         # Gradients come while activations go: what a checkpointed block keeps is small enough to count beside them all.
         "backward": {
             **(kept if checkpointing else {}),
-            "working_block": max(decoder.kept + decoder.passing, encoder.kept),
+            "working_block": max(decoder.kept + decoder.passing, encoder.kept * learns_all),
             "gradients": gradients,
             "gathered_weights": b * (2 * block + outside),
-            # A block's, as computed and in float32 to be summed over the group; those of what is in no block come last.
-            "gathered_gradients": max(b * outside + (b + FP32) * block, (b + FP32) * outside),
+            "gathered_gradients": summed if is_fsdp else 0,
             **images,
         },
         "optimizer step": {"gradients": FP32 * trained.total / group},

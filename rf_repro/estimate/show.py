@@ -17,7 +17,7 @@ PLAIN_WIDTH = 120  # columns, where there is no terminal to ask
 # What the paper does not say, or what is not a fact of the model. Printed with every estimate.
 ASSUMED = (
     "means are of square images, sides drawn evenly from the stage's range, and of texts as long as data.caption_tokens or "
-    "data.answer_tokens allow; packs are full; shares of the mixture count samples",
+    "data.answer_tokens allow, all of it learned but captions; packs are full; shares of the mixture count samples",
     "memory is that of the pack that needs most, which may hold one kind of sample and the shortest texts; a rank assigns its "
     "own features to codes; 2 GB a GPU for CUDA and NCCL",
     "every row is trained through all stages, though the paper scores its ablations at the joint stage's resolution; training "

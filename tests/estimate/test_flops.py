@@ -35,6 +35,7 @@ CASES = {
         "stages__joint__mixture__questions": 2, "stages__joint__mixture__text": 3, "stages__joint__mixture__masked_image": 2,
     },
     "additive_time": {"model__decoder__time_conditioning": "additive"},
+    "experts": {"model__decoder__num_experts": 6, "model__decoder__num_active_experts": 2},
 }  # fmt: skip
 MATRICES, ATTENTION = ("mm", "addmm"), ("bmm", "baddbmm")
 

@@ -230,7 +230,10 @@ def test_a_frozen_model_has_no_moments_and_no_gradients() -> None:
     states = memory(config, stage=0).states
     assert states["optimizer_moments"] == 8 * connector
     assert states["master_weights"] == 4 * count_parameters(config).total  # frozen ones are kept in float32 too
-    assert memory(config, stage=0).phases["backward"]["gradients"] == 2 * connector
+    backward = memory(config, stage=0).phases["backward"]
+    assert backward["gradients"] == 2 * connector
+    assert "encoder_activations" not in backward
+    assert memory(config, 128, stage=0).phases["backward"]["gathered_gradients"] == (2 + 4) * connector
 
 
 def test_checkpointing_keeps_inputs_and_one_block() -> None:

@@ -11,7 +11,7 @@ from torch import nn
 
 from ablations.registry import GRIDS
 from rf_repro.config.overrides import apply_overrides, from_dict
-from rf_repro.config.scales import paper, tiny
+from rf_repro.config.scales import get_scale, paper, tiny
 from rf_repro.config.schema import EncoderConfig, ExperimentConfig
 from rf_repro.estimate.encoders import (
     DINOV3_REGISTERS,
@@ -89,13 +89,12 @@ def test_one_pool_is_exactly_the_model_of_transformers(num_experts: int) -> None
     assert sum(counted.parts[name].total for name in TEXT_PARTS) == sum(p.numel() for p in model.parameters())
 
 
-@pytest.mark.parametrize(
-    "key", ["pixel_rf", "pixel", "vae_rf", "repa", "continuous", "pixel_rf_k_double", "vlm_only", "vlm_siglip"]
-)
-def test_parts_are_those_of_the_model_that_is_trained(key: str) -> None:
+@pytest.mark.parametrize("scale", ["paper", "base"])
+@pytest.mark.parametrize("key", ["pixel_rf", "pixel", "vae_rf", "repa", "continuous", "vlm_only", "vlm_siglip"])
+def test_parts_are_those_of_the_model_that_is_trained(key: str, scale: str) -> None:
     """`RFModel` whole, with the modules of transformers in its encoder, which the estimate does without."""
     pytest.importorskip("transformers")
-    config = find_variant(key).config(paper())
+    config = find_variant(key).config(get_scale(scale))
     counted = count_parameters(config).parts
     with torch.device("meta"):
         built = RFModel(config, config.model.decoder.vocab_size)

@@ -2,7 +2,6 @@
 
 import copy
 from collections.abc import Iterable, Iterator
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -115,7 +114,7 @@ class Trainer(TrainingLoop):
         self._steps: Iterator[list[Pack]] | None = None
 
         sharded, dtype = is_sharding(config.parallel, ranks), DTYPES[config.optim.precision]
-        with on_meta() if sharded else nullcontext():
+        with on_meta():  # every matrix is filled below
             self.model = RFModel(config, config.model.decoder.vocab_size or tokenizer.vocab_size)
         self.masked_head: MaskedImageHead | None = None
         if stage.mixture.masked_image:
@@ -129,10 +128,8 @@ class Trainer(TrainingLoop):
             if self.masked_head is not None:
                 raise UserError(f"stages.{stage.name}.mixture.masked_image: cannot be sharded; use parallel.sharding=none")
             shard(self.model, make_mesh(config.parallel, ranks, device.type), dtype)
-            materialise(self.model, device)
+        materialise(self.model, device)
         fill(self.model, self._first_values(start, encoder))
-        if not sharded:
-            self.model.to(device)
 
         named = {
             name if prefix == "model" else f"{prefix}.{name}": parameter

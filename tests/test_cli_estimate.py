@@ -75,3 +75,11 @@ def test_help_loads_no_torch() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "False"
     assert "example: rf-repro estimate" in done.stdout
+
+
+@pytest.mark.parametrize(("scale", "gpus", "millions"), [("tiny", 1, (1, 10)), ("small", 1, (80, 200)), ("base", 8, (500, 4000))])
+def test_every_scale_has_a_plan(scale: str, gpus: int, millions: tuple[int, int], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["estimate", "--json", "--scale", scale, "--gpus", str(gpus), "--gpu", "h100"]) == 0
+    data = json.loads(capsys.readouterr().out)
+    assert millions[0] < data["parameters"]["total"] / 1e6 < millions[1]
+    assert set(data["tables"]) == {"table1", *GRIDS}

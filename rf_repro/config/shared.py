@@ -54,7 +54,9 @@ def shared_runs(config: ExperimentConfig) -> list[SharedRun]:
             runs.append(SharedRun(f"stage-{stage.name}", below, tuple(run.name for run in runs)))
     if config.model.pixel.space == "vae" and vae.kind == "kl":
         stage = StageConfig(name="vae", steps=vae.steps, learning_rate=vae.learning_rate, shared=True)
-        runs.append(SharedRun("stage-vae", _component(config, stage, ModelConfig(vae=vae)), ()))
+        # The encoder has no part in it, but its patches must fit the scale's images for the config to be valid.
+        fitting = ModelConfig(vae=vae, encoder=replace(ModelConfig().encoder, patch_size=encoder.patch_size))
+        runs.append(SharedRun("stage-vae", _component(config, stage, fitting), ()))
     for index, stage in enumerate(config.stages[:-1]):
         if not stage.shared:
             below = replace(config, stages=config.stages[: index + 1], sampling=SamplingConfig(), evals=EvalConfig())

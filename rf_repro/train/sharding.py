@@ -177,8 +177,9 @@ def copy_part_(target: Tensor, whole: Tensor) -> None:
     target.to_local().copy_(whole)
 
 
+@torch.no_grad()
 def local(tensor: Tensor) -> Tensor:
-    """What this rank holds of a tensor; shares memory with it."""
+    """What this rank holds of a tensor; shares memory with it, and is part of no graph."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 

@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from rf_repro.config.schema import ExperimentConfig
 from rf_repro.core.errors import Stopped, UserError
+from rf_repro.model.initialise import initial_values
 from rf_repro.model.rf_model import RFModel
 from rf_repro.train.checkpoint import (
     is_sharded_checkpoint,
@@ -21,16 +23,29 @@ from rf_repro.train.checkpoint import (
     load_weights,
     stream_weights,
 )
+from rf_repro.train.ema import Average
+from rf_repro.train.optim import MasterOptimizer
 from rf_repro.train.ranks import ALONE, Ranks
 from rf_repro.train.sharded_checkpoint import KINDS, ShardedSaver, check, held_names, load_sharded, stream_sharded
-from rf_repro.train.sharding import fill, is_sharded, make_mesh, shard, whole_tensors
-from tests.model.small import VOCAB
+from rf_repro.train.sharding import (
+    before_backward,
+    fill,
+    is_sharded,
+    local,
+    make_mesh,
+    materialise,
+    on_meta,
+    shard,
+    whole_tensors,
+)
+from tests.model.small import VOCAB, generation_input
 from tests.train.processes import run_ranks
 from tests.train.test_sharding import FULL, PAIRS, Packs, compare
 from tests.train.test_trainer import run_dir
 
 FULL = replace(FULL, stages=(replace(FULL.stages[0], steps=4),))
 PAIRS = replace(FULL, parallel=PAIRS.parallel)
+NO_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 NAMES = [f"{kind}-{rank:05d}.safetensors" for kind in KINDS for rank in range(2)]
 
 
@@ -137,6 +152,45 @@ def test_any_number_of_ranks_goes_on_where_another_stopped(trained: tuple[Path, 
     assert found[0]["positions"] == (2, 2, 12, 8)
     kinds = [is_sharded_checkpoint(path) for path in list_checkpoints(tmp_path / "run" / "checkpoints")]
     assert kinds == [True, True]  # of four ranks and of two; those of two and of one before them are gone
+
+
+@pytest.mark.dist
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=[pytest.mark.gpu, NO_GPU])])
+def test_one_rank_goes_all_the_way_on_a_device(device: str, tmp_path: Path) -> None:
+    """From the meta device through bf16 steps to a checkpoint and back: what depends on the kind of device, in one process."""
+    backend = "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"
+    dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        with on_meta():
+            model = RFModel(FULL, VOCAB)
+        shard(model, make_mesh(FULL.parallel, ALONE, device), torch.bfloat16)
+        materialise(model, torch.device(device))
+        fill(model, initial_values(model, 0))
+        optimizer = MasterOptimizer(dict(model.named_parameters()), FULL.optim, FULL.stages[0])
+        average = Average(optimizer.masters, 0.9, warm_up=True)
+        given = generation_input(model, 2, 5)
+        tensors = {key: value.to(device) for key, value in vars(given).items() if isinstance(value, Tensor)}
+        before = {name: tensor.clone() for name, tensor in whole_tensors(optimizer.masters)}
+        before_backward(model, is_last=True)
+        output = model([replace(given, **tensors)], [])
+        (output.generation[0].clean - 1).square().mean().backward()
+        assert 0 < optimizer.step(1) < 100
+        average.update(optimizer.masters, 1)
+        held = {"weights": optimizer.masters, "ema": average.values, "optimizer": optimizer.named_state()}
+        saver = ShardedSaver(ALONE)
+        saver.save(tmp_path, 1, held, {})
+        expected = {kind: {name: t.cpu().clone() for name, t in whole_tensors(named)} for kind, named in held.items()}
+        for tensor in (tensor for named in held.values() for tensor in named.values()):
+            local(tensor).zero_()
+        saver.wait()
+        check(tmp_path / "step-000001")
+        load_sharded(tmp_path / "step-000001", held)
+        for kind, named in held.items():
+            assert {local(tensor).device.type for tensor in named.values()} == {device}
+            same({name: tensor.cpu() for name, tensor in whole_tensors(named)}, expected[kind])
+        assert any(not torch.equal(before[name].cpu(), tensor) for name, tensor in expected["weights"].items())
+    finally:
+        dist.destroy_process_group()
 
 
 def begin(ranks: Ranks, path: Path) -> dict[str, Tensor]:

@@ -85,14 +85,15 @@ class AblationGrid:
                 return row
         raise UserError(f"variant {key!r}: not in {self.name}; choose one of {', '.join(row.key for row in self.rows)}")
 
-    def configs(self, scale: str) -> dict[str, ExperimentConfig]:
-        """Row key -> config at a scale, in row order. Raises UserError on an unknown scale."""
-        base = get_scale(scale)
+    def configs(self, scale: str, changes: Overrides | None = None) -> dict[str, ExperimentConfig]:
+        """Row key -> config at a scale, in row order; `changes` to the scale come before every row. Raises UserError on an
+        unknown scale or a bad change."""
+        base = apply_overrides(get_scale(scale), changes or {})
         return {row.key: row.config(base) for row in self.rows}
 
-    def shared(self, scale: str) -> dict[tuple[str, str], SharedRun]:
+    def shared(self, scale: str, changes: Overrides | None = None) -> dict[tuple[str, str], SharedRun]:
         """(run name, config hash) -> every run that the rows start from, in training order."""
-        runs = (run for config in self.configs(scale).values() for run in shared_runs(config))
+        runs = (run for config in self.configs(scale, changes).values() for run in shared_runs(config))
         return {(run.name, run.config.result_hash()): run for run in runs}
 
 

@@ -1,7 +1,8 @@
 """`rf-repro report`: from run folders to Markdown, LaTeX, CSV, Parquet, PNG figures, claims.json and one HTML page."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from ablations.claims import Difference
 from reports.browser import make_browser
@@ -17,13 +18,14 @@ from reports.training import RunRow, all_rows, codebook_figure, codebook_size_fi
 from reports.write import write_report
 
 
-def build_report(runs: Sequence[Path], out: Path, scale: str = "tiny") -> Path:
+def build_report(runs: Sequence[Path], out: Path, scale: str = "tiny", changes: Mapping[str, Any] | None = None) -> Path:
     """Builds the report of every table at one scale from records alone.
 
     Args:
         runs: folders of run directories, trained here or shipped; none, or empty ones, give a report of "not run".
         out: folder for report.md, report.html, claims.json, tables/ and figures/. Each file is replaced whole.
         scale: the scale whose runs are read.
+        changes: dotted path -> value, as the runs were trained with.
 
     Returns:
         The path of report.html.
@@ -31,7 +33,7 @@ def build_report(runs: Sequence[Path], out: Path, scale: str = "tiny") -> Path:
     Raises:
         UserError: a runs folder does not exist, a record is broken, or one table would mix protocols.
     """
-    return write_report(make_document(find(runs, scale)), out)
+    return write_report(make_document(find(runs, scale, changes)), out)
 
 
 def make_document(findings: Findings) -> Document:
@@ -40,23 +42,34 @@ def make_document(findings: Findings) -> Document:
     beyond = [run for level in findings.levels for run in level.runs]
     return Document(
         title="Representation Forcing, reproduced",
-        introduction=(
-            f"Claims of arXiv 2605.31604, tested at {findings.label}. The paper trains a 30-billion-parameter model on web-scale "
-            "data; here the data, the prompts and the model are others, so what is tested is the order of the variants under "
-            "equal conditions. The published values stand beside the measured ones for orientation only."
-        ),
+        introduction=_introduction(findings),
         claims=tuple(findings.claims),
         sections=(
             *_table_sections(findings),
             dependence_section(findings),
             *samples_section(findings.tables),
             *_training_sections(rows, findings.label),
-            Section("gates", "Gates", (gates_table(gates, findings.label),)),
+            Section("gates", "Gates", (gates_table(gates, findings.label, findings.selected[0].world),)),
             Section("provenance", "Provenance", (runs_table(findings.selected, beyond), sources_table(findings.tables, gates)),
                     folded=True),
         ),
         browser=make_browser(rows, findings.label),
     )  # fmt: skip
+
+
+def _introduction(findings: Findings) -> str:
+    tested = (
+        f"Claims of arXiv 2605.31604, tested at {findings.label}. The paper trains a 30-billion-parameter model on web-scale "
+    )
+    if findings.selected[0].world == "scenes":
+        return (
+            f"{tested}data; here the data, the prompts and the model are others, so what is tested is the order of the variants "
+            "under equal conditions. The published values stand beside the measured ones for orientation only."
+        )
+    return (
+        f"{tested}data that is not public; what differs here, data and model foremost, is in the section on provenance, with the "
+        "prompts and the detector behind every score. What is tested is the order of the variants under equal conditions."
+    )
 
 
 def _table_sections(findings: Findings) -> list[Section]:

@@ -1,17 +1,20 @@
 """From run folders to the scores of one table: which runs belong, which are missing, and why."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ablations.grid import AblationGrid, Column, Variant
+from ablations.grid import GENEVAL, AblationGrid, Column, Variant
 from reports.statistics import Interval, interval
 from rf_repro.core.errors import UserError
 from rf_repro.core.records import Attempt, EvalResult, RunRecord
 from rf_repro.core.run_dir import RunDir
+
+# What of an evaluator makes a difference; a batch size, say, makes none.
+LOOKED = ("detector", "detector_revision", "color_classifier", "color_classifier_revision")
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,7 @@ class LeftOut:
 class GridRuns:
     """The runs of one table at one scale: `rows[variant][seed]`, and in `shared["name/hash12"][seed]` those they start from.
 
-    `configs` are the rows' whole configs, JSON-ready.
+    `configs` are the rows' whole configs, JSON-ready; `changes` were made to the scale before every row.
     """
 
     grid: AblationGrid
@@ -74,6 +77,13 @@ class GridRuns:
     rows: dict[str, dict[int, Run]]
     shared: dict[str, dict[int, Run]]
     left_out: tuple[LeftOut, ...]
+    changes: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def world(self) -> str:
+        """`data.world`, which is the same for all rows."""
+        world: str = self.configs[self.grid.base]["data"]["world"]
+        return world
 
 
 @dataclass(frozen=True)
@@ -111,14 +121,16 @@ def load_runs(folders: Sequence[Path]) -> list[Run]:
     return list(found.values())
 
 
-def select(grid: AblationGrid, scale: str, runs: Sequence[Run]) -> GridRuns:
+def select(grid: AblationGrid, scale: str, runs: Sequence[Run], changes: Mapping[str, Any] | None = None) -> GridRuns:
     """The runs whose config hash is that of a row of `grid` at `scale`, or of a stage the rows share.
+
+    `changes`: dotted path -> value, as the runs were trained with: data of one's own, weights in one's own folders.
 
     A run found in several folders (say, a local one and its shipped copy) counts once, from the folder named first.
     """
-    configs = grid.configs(scale)
+    configs = grid.configs(scale, changes)
     rows = {key: (key, config.result_hash()) for key, config in configs.items()}
-    shared = list(grid.shared(scale))
+    shared = list(grid.shared(scale, changes))
     chosen: dict[tuple[str, str], dict[int, Run]] = {identity: {} for identity in (*rows.values(), *shared)}
     hashes: dict[str, set[str]] = {}
     for name, digest in chosen:
@@ -143,23 +155,31 @@ def select(grid: AblationGrid, scale: str, runs: Sequence[Run]) -> GridRuns:
         rows={key: dict(sorted(chosen[identity].items())) for key, identity in rows.items()},
         shared={f"{name}/{digest[:12]}": dict(sorted(chosen[name, digest].items())) for name, digest in shared},
         left_out=tuple(left_out),
+        changes=changes or {},
     )  # fmt: skip
 
 
-def collect_scores(runs: GridRuns, column: Column) -> dict[str, RowScores]:
-    """Each row's final results in one column.
+def collect_scores(runs: GridRuns, column: Column, only: Sequence[str] = ()) -> dict[str, RowScores]:
+    """Each row's final results in one column; `only`: keys of the rows wanted, none: all.
 
     Raises:
         UserError: results of different protocols would share the column, or a record contradicts its own items.
     """
     expected_seeds = sorted({seed for row in runs.rows.values() for seed in row})
-    scores = {row.key: _row_scores(runs, row, column, expected_seeds) for row in runs.grid.rows}
+    wanted = [row for row in runs.grid.rows if not only or row.key in only]
+    scores = {row.key: _row_scores(runs, row, column, expected_seeds) for row in wanted}
     by_protocol: dict[str, Path] = {}
     for key, row in scores.items():
         for seed, result in row.results.items():
-            by_protocol.setdefault(result.protocol, runs.rows[key][seed].dir.evals / f"{column.evaluation}.json")
+            by_protocol.setdefault(_measured_by(result), runs.rows[key][seed].dir.evals / f"{column.evaluation}.json")
     require_one_protocol(runs.grid, f"column {column.label}", by_protocol)
     return scores
+
+
+def _measured_by(result: EvalResult) -> str:
+    """The protocol, and who looked: another detector, or other weights of it, is another measurement."""
+    looked = [result.evaluator[name] for name in LOOKED if name in result.evaluator]
+    return result.protocol + (f" by {', '.join(looked)}" if looked else "")
 
 
 def require_one_protocol(grid: AblationGrid, what: str, by_protocol: Mapping[str, Path]) -> None:
@@ -167,6 +187,15 @@ def require_one_protocol(grid: AblationGrid, what: str, by_protocol: Mapping[str
     if len(by_protocol) > 1:
         listed = "; ".join(f"{protocol} in {path}" for protocol, path in sorted(by_protocol.items()))
         raise UserError(f"{grid.name}: {what} would mix protocols ({listed}); evaluate all runs with one")
+
+
+def looked_at(results: Iterable[EvalResult]) -> list[str]:
+    """How results were measured, in short and each once; the revisions of models are in the section on provenance."""
+    texts = (
+        f"{result.protocol}, by {result.evaluator.get('detector')}, colours by {result.evaluator.get('color_classifier')}"
+        for result in results
+    )
+    return list(dict.fromkeys(texts))
 
 
 def machine(attempt: Attempt) -> str:
@@ -184,7 +213,7 @@ def _row_scores(runs: GridRuns, row: Variant, column: Column, expected_seeds: Se
         if run is None:
             absent.append(f"seed {seed} not run")
         elif result is None:
-            absent.append(f"seed {seed} {_progress(run)}")
+            absent.append(f"seed {seed} {_progress(run, column.evaluation)}")
         elif result.metrics.get(column.metric) is None:
             why = result.missing.get(column.metric, "the record gives no reason")
             absent.append(f"seed {seed} has no {column.metric} score: {why}")
@@ -206,10 +235,14 @@ def _row_scores(runs: GridRuns, row: Variant, column: Column, expected_seeds: Se
     return RowScores(row, {}, {}, (), reason, column.cluster)
 
 
-def _progress(run: Run) -> str:
+def _progress(run: Run, evaluation: str) -> str:
     """How far a run without its evaluation has come, and the error that stopped it."""
     if run.record.status == "done":
-        return "not evaluated"
+        if run.dir.config()["data"]["world"] == "scenes":
+            return "not evaluated"
+        if evaluation.startswith(GENEVAL.evaluation):
+            return "not scored (`rf-repro sample`, then `rf-repro evaluate geneval --run`)"
+        return "not asked: the question suite is the scenes world's, and no benchmark on photographs is built in"
     rows = run.metrics
     state = "not started" if not run.record.attempts else "failed" if run.record.status == "failed" else "unfinished"
     step = f" at step {rows[-1]['step']}" if rows else ""

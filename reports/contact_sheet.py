@@ -122,12 +122,13 @@ def make_sheet(folder: ImageFolder, rows: Rows) -> Sheet | None:
 
 
 def read_sheets(run: RunDir, items: Sequence[Item], tasks: Sequence[str]) -> dict[str, Sheet]:
-    """File name -> sheet, from the run's samples, else from its sheet files; what it has neither of is absent."""
+    """File name -> sheet, from the run's sheet files, else from its samples; what it has neither of is absent."""
     folder, found = ImageFolder(run.samples), {}
     complete = folder.is_complete()
     for name, choose in SHEETS.items():
         rows = choose(items, tasks)
-        sheet = make_sheet(folder, rows) if complete else _read(run.path / name, rows)
+        path = run.path / name
+        sheet = make_sheet(folder, rows) if complete and not path.exists() else _read(path, rows)
         if sheet is not None:
             found[name] = sheet
     return found

@@ -1,8 +1,9 @@
 """Everything that a report prints, before it is laid out: runs, scores, verdicts."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from ablations.claims import CLAIMS, Difference
 from ablations.registry import GRIDS
@@ -23,6 +24,7 @@ class Findings:
     gates: Gates
     claims: list[ClaimResult]
     levels: list[Level]
+    changes: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def selected(self) -> list[GridRuns]:
@@ -36,28 +38,31 @@ class Findings:
 
     def judge_all(self, scores: TableScores) -> list[ClaimResult]:
         """The verdict on every claim, by other scores of the same tables."""
-        return judge_all(self.scale, scores, self.gates)
+        return judge_all(self.scale, scores, self.gates, self.changes)
 
 
-def find(folders: Sequence[Path], scale: str) -> Findings:
+def find(folders: Sequence[Path], scale: str, changes: Mapping[str, Any] | None = None) -> Findings:
     """Reads the runs below the folders and judges every claim.
+
+    Args:
+        changes: dotted path -> value, as the runs were trained with: `--set` and `--data` of `rf-repro train`.
 
     Raises:
         UserError: a folder does not exist, a record is broken, or one table would mix protocols.
     """
     loaded = load_runs(folders)
-    tables = [measure(select(grid, scale, loaded)) for grid in GRIDS.values()]
+    tables = [measure(select(grid, scale, loaded, changes)) for grid in GRIDS.values()]
     selected = [table.runs for table in tables]
     runs = _distinct(run for table in selected for seeds in (table.rows | table.shared).values() for run in seeds.values())
     gates = gate_values(runs)
-    results = judge_all(scale, {table.runs.grid.name: table.scores for table in tables}, gates)
+    results = judge_all(scale, {table.runs.grid.name: table.scores for table in tables}, gates, changes)
     claims = [_with_compute(result, tables) for result in results]
-    return Findings(scale, tables, runs, gates, claims, find_levels(selected, loaded))
+    return Findings(scale, tables, runs, gates, claims, find_levels(selected, loaded), changes or {})
 
 
-def judge_all(scale: str, scores: TableScores, gates: Gates) -> list[ClaimResult]:
+def judge_all(scale: str, scores: TableScores, gates: Gates, changes: Mapping[str, Any] | None = None) -> list[ClaimResult]:
     """The verdict on every claim; a claim whose table has no grid is one that the suite cannot test."""
-    return [judge(claim, scale, scores.get(claim.table, {}), gates) for claim in CLAIMS]
+    return [judge(claim, scale, scores.get(claim.table, {}), gates, changes) for claim in CLAIMS]
 
 
 def _distinct(runs: Iterable[Run]) -> list[Run]:

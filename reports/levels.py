@@ -49,7 +49,7 @@ def find_levels(tables: Sequence[GridRuns], runs: Sequence[Run]) -> list[Level]:
 
 
 def _configs(table: GridRuns) -> dict[str, ExperimentConfig]:
-    return table.grid.configs(table.scale)
+    return table.grid.configs(table.scale, table.changes)
 
 
 def _world(run: Run, config: ExperimentConfig) -> ScenesConfig | None:

@@ -1,12 +1,16 @@
 """The paper's own tables where ours has other columns, and Table 1, which compares systems and has no grid here."""
 
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
 
 from ablations.grid import GENEVAL, AblationGrid
 from ablations.questions import MIRRORS
+from reports.collect import RowScores, collect_scores, looked_at
 from reports.measured import MeasuredTable
 from reports.paper_values import PAPER_TABLES, PaperTable, paper_table
 from reports.tables import Table, numbers, scale_label, show
+from rf_repro.core.geneval_names import REWRITTEN, geneval_name
 
 OURS = "pixel_rf"  # the variant that stands for the paper's RF-Pixel
 
@@ -36,36 +40,61 @@ def published_table(grid: AblationGrid) -> Table | None:
 
 
 def table1(tables: Sequence[MeasuredTable]) -> Table:
-    """The paper's comparison of systems, with this suite's own model below it, on its own world and task by task."""
+    """The paper's comparison of systems, with this suite's own model below it, task by task: on its own world, or on photographs
+    at the largest size it draws, with the official and with rewritten prompts."""
     paper = PAPER_TABLES["table1"]
     table = next(table for table in tables if OURS in {row.key for row in table.runs.grid.rows} and table.curves)
-    score = table.scores[GENEVAL.key][OURS]
+    scenes = table.runs.world == "scenes"
     label = scale_label(table.runs.scale, table.runs.configs[table.runs.grid.base])
-    cells, records = [], []
-    for column in paper.columns:
-        tasks = (column,) if column in GENEVAL.tasks else GENEVAL.tasks if column == GENEVAL.key else ()
-        measured = score.interval(tasks) if tasks and score.results else None
-        reason = score.reason if tasks else "no DPG evaluation on procedural scenes"
-        cells.append(show(measured, digits=2) if measured else f"not run: {reason}")
-        notes = "" if measured else reason
-        records.append(
-            {"row": OURS, "column": column, **numbers(measured), "paper": paper.values["rf_pixel"][column], "notes": notes}
+    rows: list[tuple[str, ...]] = [
+        (name, *(_printed(paper, paper.values[key].get(column)) for column in paper.columns))
+        for key, name in paper.labels.items()
+    ]
+    records: list[dict[str, Any]] = []
+    notes: list[str] = []
+    for key, mark, score in _own_rows(table):
+        cells = []
+        for column in paper.columns:
+            tasks = (column,) if column in GENEVAL.tasks else GENEVAL.tasks if column == GENEVAL.key else ()
+            measured = score.interval(tasks) if tasks and score.results else None
+            reason = (
+                score.reason if tasks else "no DPG evaluation on procedural scenes" if scenes else "no DPG evaluation is built in"
+            )
+            cells.append(show(measured, digits=2) if measured else f"not run: {reason}")
+            value = paper.values[key].get(column)
+            records.append(
+                {"row": OURS + mark, "column": column, **numbers(measured), "paper": value, "notes": "" if measured else reason}
+            )
+        rows.append((f"Measured here: {score.variant.label}{mark}", *cells))
+        stated = score.notes if scenes else (*score.notes, *looked_at(score.results.values()))
+        notes += [f"{score.variant.label}{mark}: {note}." for note in stated]
+    comparison = "The last row is no competitor of the others: it draws coloured shapes, they draw photographs."
+    if not scenes:
+        comparison = (
+            f"The last rows are of {label}, at the largest size; models and data differ. † rewritten prompts (bagel-long)."
         )
-    rows = [(name, *(_printed(paper, paper.values[key].get(column)) for column in paper.columns))
-            for key, name in paper.labels.items()]  # fmt: skip
     return Table(
         name="table1",
-        title=f"Table 1, published, and {score.variant.label} at {label}",
-        caption="GenEval by task, overall, and DPG. All rows but the last are the paper's, at 1024 px, as fractions.",
+        title=f"Table 1, published, and {table.scores[GENEVAL.key][OURS].variant.label} at {label}",
+        caption="GenEval by task, overall, and DPG. All rows but the last"
+        f"{'' if scenes else ' two'} are the paper's, at 1024 px, as fractions.",
         header=("Model", *paper.columns.values()),
-        rows=(*rows, (f"Measured here: {score.variant.label}", *cells)),
+        rows=tuple(rows),
         records=tuple(records),
-        notes=(
-            f"Paper: {paper.source}.",
-            "The last row is no competitor of the others: it draws coloured shapes, they draw photographs.",
-            *(f"Last row: {note}." for note in score.notes),
-        ),
+        notes=(f"Paper: {paper.source}.", comparison, *notes),
     )
+
+
+def _own_rows(table: MeasuredTable) -> list[tuple[str, str, RowScores]]:
+    """(the paper's row, a mark behind the name, scores) of each row that is measured here."""
+    if table.runs.world == "scenes":
+        return [("rf_pixel", "", table.scores[GENEVAL.key][OURS])]
+    largest = table.runs.configs[OURS]["model"]["max_image_size"]
+    found = []
+    for key, mark, prompt_set in (("rf_pixel", "", "official"), ("rf_pixel_rewritten", "†", REWRITTEN)):
+        column = replace(GENEVAL, evaluation=geneval_name(largest, largest, largest, prompt_set))
+        found.append((key, mark, collect_scores(table.runs, column, [OURS])[OURS]))
+    return found
 
 
 def _printed(paper: PaperTable, value: float | None) -> str:

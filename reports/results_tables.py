@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from ablations.grid import Column
-from reports.collect import GridRuns, RowScores
+from reports.collect import GridRuns, RowScores, looked_at
 from reports.paper_values import paper_table
 from reports.statistics import RESAMPLES, paired_difference, unique_prompts
 from reports.tables import Footnotes, Table, numbers, scale_label, show
@@ -84,10 +84,21 @@ def results_table(runs: GridRuns, scores: Scores) -> Table:
         notes=(
             *notes.lines(),
             f"Paper: {paper.source}." + (f" It also has rows outside this grid: {', '.join(beyond)}." if beyond else ""),
-            "The worlds differ in images, prompts, model and data, so compare the order of the rows with the paper's, not "
-            "their values.",
+            *_differences(runs, scores),
         ),
     )
+
+
+def _differences(runs: GridRuns, scores: Scores) -> list[str]:
+    """Notes on what keeps measured values from being compared with published ones."""
+    if runs.world == "scenes":
+        return ["The worlds differ in images, prompts, model and data, so compare the order of the rows with the paper's, not "
+                "their values."]  # fmt: skip
+    measured = (result for rows in scores.values() for row in rows.values() for result in row.results.values())
+    return [
+        *(f"Measured: {how}." for how in looked_at(measured)),
+        "Model and data differ from the paper's, so compare the order of the rows before their values.",
+    ]
 
 
 def _chance(rows: Mapping[str, RowScores], column: Column) -> float | None:

@@ -14,13 +14,14 @@ from reports.contact_sheet import read_sheets
 from reports.levels import find_levels
 from rf_repro.core.errors import UserError
 from rf_repro.core.files import write_json, write_jsonl
+from rf_repro.core.geneval_names import is_sized
 from rf_repro.core.run_dir import RunDir
 
 MAX_METRIC_ROWS = 200
 KEPT = ("prompt_id", "sample", "question_id", "tag", "prompt", "reason", "failure", "expected", "answer")
 
 
-def ship_results(runs: Sequence[Path], out: Path, scale: str = "tiny") -> list[Path]:
+def ship_results(runs: Sequence[Path], out: Path, scale: str = "tiny", changes: Mapping[str, Any] | None = None) -> list[Path]:
     """Copies what a report at `scale` reads, from every finished run that belongs to a table, in any world, and
     every stage they share in the scale's own.
 
@@ -30,6 +31,7 @@ def ship_results(runs: Sequence[Path], out: Path, scale: str = "tiny") -> list[P
     Args:
         runs: folders of run directories.
         out: folder to fill, e.g. `reports/results/tiny`.
+        changes: as of `reports.findings.find`.
 
     Returns:
         The shipped run directories, `out/<variant>/<hash12>-s<seed>`.
@@ -39,7 +41,7 @@ def ship_results(runs: Sequence[Path], out: Path, scale: str = "tiny") -> list[P
     """
     chosen: dict[Path, Run] = {}
     loaded = load_runs(runs)
-    tables = [select(grid, scale, loaded) for grid in GRIDS.values()]
+    tables = [select(grid, scale, loaded, changes) for grid in GRIDS.values()]
     of_tables = [run for table in tables for seeds in (table.rows | table.shared).values() for run in seeds.values()]
     in_other_worlds = [run for level in find_levels(tables, loaded) for run in level.runs]
     for run in of_tables + in_other_worlds:
@@ -108,7 +110,7 @@ def _ship_sheets(run: Run, staged: RunDir) -> frozenset[tuple[int, int]]:
 def _is_read(name: str) -> bool:
     """Whether a report reads the items of that evaluation, not its record alone."""
     columns = {column.evaluation for grid in GRIDS.values() for column in grid.columns}
-    return name in columns or any(name.startswith(f"{column}-step") for column in columns)
+    return name in columns or is_sized(name) or any(name.startswith(f"{column}-step") for column in columns)
 
 
 def _outcome(row: Mapping[str, Any], shown: Container[tuple[int, int]]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from ablations.registry import get_grid
 from reports.collect import RowScores, Run
 from reports.paper_values import PAPER_TABLES
 from reports.statistics import ColumnItems, Interval, columns_won, contrast
+from rf_repro.config.overrides import apply_overrides
 from rf_repro.config.scales import get_scale
 from rf_repro.config.shared import shared_runs
 
@@ -75,13 +76,20 @@ class ClaimResult:
         }
 
 
-def judge(claim: Claim, scale: str, scores: Mapping[str, Mapping[str, RowScores]], gates: Gates) -> ClaimResult:
+def judge(
+    claim: Claim,
+    scale: str,
+    scores: Mapping[str, Mapping[str, RowScores]],
+    gates: Gates,
+    changes: Mapping[str, Any] | None = None,
+) -> ClaimResult:
     """The verdict on a claim of any kind.
 
     Args:
         scores: column key -> row key -> scores, of the claim's table at this scale; unused where the claim needs more than
             this suite can run.
         gates: what `gate_values` found in the runs.
+        changes: dotted path -> value, made to the scale before every row.
     """
     if claim.needs:
         return ClaimResult(claim, scale, "not run", None, f"needs {claim.needs}")
@@ -93,7 +101,7 @@ def judge(claim: Claim, scale: str, scores: Mapping[str, Mapping[str, RowScores]
     if reasons:
         return ClaimResult(claim, scale, "not run", None, "; ".join(reasons))
     measured = _measure(claim, grid, scores)
-    barred = [text for gate in claim.gates if (text := _barred(gate, grid, scale, gates))]
+    barred = [text for gate in claim.gates if (text := _barred(gate, grid, scale, gates, changes))]
     if barred:
         return ClaimResult(claim, scale, "inconclusive", measured, "; ".join(barred))
     return ClaimResult(claim, scale, decide(claim.comparison, measured.low, measured.high), measured, "")
@@ -168,10 +176,11 @@ def _measure(claim: Claim, grid: AblationGrid, scores: Mapping[str, Mapping[str,
     return contrast(columns, claim.comparison.weights)
 
 
-def _barred(gate: ClaimGate, grid: AblationGrid, scale: str, gates: Gates) -> str:
+def _barred(gate: ClaimGate, grid: AblationGrid, scale: str, gates: Gates, changes: Mapping[str, Any] | None) -> str:
     """Why the gate keeps the claim from being decided; empty when it does not."""
     row = grid.variant(gate.row)
-    started = {run.name: run.config.result_hash() for run in shared_runs(row.config(get_scale(scale)))}
+    config = row.config(apply_overrides(get_scale(scale), changes or {}))
+    started = {run.name: run.config.result_hash() for run in shared_runs(config)}
     if gate.run not in started:
         return ""
     what = f"gate of {row.label}, {gate.metric} of {gate.evaluation} in its {gate.run}"

@@ -12,22 +12,18 @@ from typing import Literal
 
 import torch
 
-from rf_repro.config.overrides import from_dict
 from rf_repro.config.schema import ExperimentConfig
 from rf_repro.config.shared import SharedRun, shared_runs
 from rf_repro.core.errors import Stopped, UserError
-from rf_repro.core.hashing import content_hash, derive_seed
-from rf_repro.core.image_folder import ImageFolder
+from rf_repro.core.hashing import content_hash
 from rf_repro.core.provenance import code_revision, library_versions, utc_now
 from rf_repro.core.records import ACTIONS, Action, Attempt
 from rf_repro.core.run_dir import RunDir
 from rf_repro.core.run_lock import run_lock
 from rf_repro.data.mixture import SceneMixture
-from rf_repro.data.packing import TextTokens
 from rf_repro.data.scenes.tokenizer import SceneTokenizer
 from rf_repro.data.scenes.world import ScenesWorld
 from rf_repro.evaluation import (
-    Request,
     SceneEvaluation,
     evaluate_curve,
     evaluate_final,
@@ -36,15 +32,13 @@ from rf_repro.evaluation import (
     sample_benchmark,
 )
 from rf_repro.model.latent_cache import CachedAutoencoder
-from rf_repro.model.rf_model import RFModel
 from rf_repro.model.space import ImageSpace, PixelSpace
 from rf_repro.model.vae import KLAutoencoder, LatentSpace, WanAutoencoder
-from rf_repro.sample.sampler import Sampler
-from rf_repro.train.checkpoint import list_checkpoints, load_weights, step_of
+from rf_repro.train.checkpoint import list_checkpoints, step_of
 from rf_repro.train.encoder_pretraining import EncoderPretraining, load_encoder, pretrain_encoder
 from rf_repro.train.loop import never
 from rf_repro.train.ranks import ALONE, Ranks
-from rf_repro.train.trainer import DTYPES, Start, Trainer
+from rf_repro.train.trainer import Start, Trainer
 from rf_repro.train.vae_trainer import VAETrainer, evaluate_reconstruction, load_vae, train_vae
 
 AnyTrainer = Trainer | EncoderPretraining | VAETrainer
@@ -342,43 +336,3 @@ def _record_training(run: RunDir, trainer: AnyTrainer, names: list[str]) -> None
             started_from=names,
         )
     )
-
-
-def sample_prompts(
-    run: RunDir,
-    prompts: Sequence[str],
-    num_samples: int,
-    out: Path,
-    seed: int = 0,
-    device: str = "auto",
-    progress: Callable[[int, int], None] = lambda done, total: None,
-) -> ImageFolder:
-    """Images of free prompts from a run's last checkpoint (averaged weights), into GenEval's folder layout.
-
-    Raises:
-        UserError: no checkpoint, a word the world does not know, or an output folder with other content.
-    """
-    config = from_dict(run.config())
-    torch_device = resolve_device(device)
-    tokenizer = SceneTokenizer(config.data.scenes)
-    folder = ImageFolder(out)
-    if out.exists() and any(out.iterdir()):
-        raise UserError(f"{out}: is not empty; choose another --out")
-    wanted = [
-        Request(i, k, {"tag": "free", "include": [], "prompt": prompt}, derive_seed("sample", seed, i, k))
-        for i, prompt in enumerate(prompts)
-        for k in range(num_samples)
-    ]
-    evaluation = SceneEvaluation(config, ScenesWorld(config.data.scenes), tokenizer)
-    evaluation.text_ids(wanted)  # unknown words are refused before anything is loaded
-    model = RFModel(config, tokenizer.vocab_size)
-    model.load_state_dict(load_weights(last_checkpoint(run), ema=True))
-    model = model.to(torch_device, DTYPES[config.optim.precision]).eval().requires_grad_(False)
-    tokens = TextTokens(tokenizer.pad_id, tokenizer.bos_id, tokenizer.null_id)
-    root = run.path.parents[1]  # of the runs of this scale
-    shared = {name.split("/")[0]: RunDir(root / name) for name in run.record().started_from}
-    space = image_space(config, shared, torch_device)
-    evaluation.sample(
-        Sampler(model, space, config.sampling, tokens), wanted, folder, lambda phase, done, total: progress(done, total)
-    )
-    return folder

@@ -22,7 +22,8 @@ from rf_repro.core.errors import UserError
 
 NUM_PROMPTS, IMAGES_PER_PROMPT = 553, 4  # the benchmark's
 READERS = 8  # threads; hashing and decoding release the interpreter's lock
-_OURS = {"manifest.json", "geneval.json", "geneval.items.jsonl", "results.jsonl"}  # written beside the prompts' folders
+# Written beside the prompts' folders.
+_OURS = {"manifest.json", "origin.json", "geneval.json", "geneval.items.jsonl", "results.jsonl"}
 _PROMPT_FILES = {"metadata.jsonl", "samples", "grid.png"}  # what the official generation script leaves in a prompt's folder
 
 

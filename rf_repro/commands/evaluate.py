@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from rf_repro.commands.geneval import check_models, compare, run_real_images
 from rf_repro.commands.options import Commands, add_command, add_device, progress_bar, writable_folder
+from rf_repro.commands.sampled_run import SampledRun
 from rf_repro.config.overrides import from_dict
 from rf_repro.config.scales import get_scale
 from rf_repro.config.schema import ExperimentConfig
@@ -71,6 +72,11 @@ def _add_geneval(benchmarks: Commands) -> None:
         "--calibrate", type=Path, metavar="FILE", help="write the models' answers as a reference, and stop (default: none)"
     )
     models.add_argument("--scale", metavar="NAME", help="scenes: whose world it is (default: the run's FOLDER is in, or tiny)")
+    geneval.add_argument(
+        "--run", dest="run_dir", type=Path, metavar="RUN",
+        help="also record the result in this run directory, which the images were sampled from, for `rf-repro report` "
+        "(default: do not)",
+    )  # fmt: skip
     which = geneval.add_argument_group("which images")
     which.add_argument("--prompts", metavar="SET", help="prompt set the folder must hold: official, bagel-long (see "
                        "`rf-repro data fetch`) or a file (default: GenEval's 553, by the folder's own metadata)")  # fmt: skip
@@ -109,6 +115,7 @@ def run_scenes(options: argparse.Namespace, rules: "GenEvalOptions") -> int:
     from evaluators.scenes.detector import SceneDetector
 
     folder, out = ImageFolder(options.folder), writable_folder(options.out or options.folder, "--out")
+    sampled = SampledRun.open(options.run_dir, options.folder) if options.run_dir else None
     scenes = _config(options).data.scenes
     with progress_bar("evaluate") as progress:
         result, items = evaluate_folder(
@@ -117,6 +124,9 @@ def run_scenes(options: argparse.Namespace, rules: "GenEvalOptions") -> int:
     write_jsonl(out / "geneval.items.jsonl", items)
     write_official_results(out / "results.jsonl", items, dict(folder.prompts()), folder.image_path)
     write_json(out / "geneval.json", replace(result, items="geneval.items.jsonl").to_dict())
+    if sampled is not None:
+        sampled.require({(entry.prompt_id, entry.sample): entry.sha256 for entry in folder.entries()})
+        sampled.record(result, items, "scenes")
     for name, value in result.metrics.items():
         print(f"{name:<24}{'not measured: ' + result.missing.get(name, '') if value is None else f'{value:.4f}'}")
     print(f"{result.n} of {result.expected_n} images scored, {result.failures} failed; {out / 'geneval.json'}")

@@ -9,7 +9,8 @@ from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rf_repro.commands.options import at_least_one, progress_bar, writable_folder
+from rf_repro.commands.options import at_least_one, progress_bar, share, writable_folder
+from rf_repro.commands.sampled_run import SampledRun
 from rf_repro.core.errors import UserError
 from rf_repro.core.files import read_json, read_jsonl, write_json, write_jsonl, write_text
 from rf_repro.core.records import EvalResult
@@ -36,7 +37,8 @@ def run_real_images(options: argparse.Namespace, rules: "GenEvalOptions") -> int
     out = writable_folder(options.out or options.folder, "--out")
     if options.batch_size is not None:
         at_least_one(options.batch_size, "--batch-size")
-    shard = _shard(options.shard)
+    shard = share(options.shard)
+    sampled = SampledRun.open(options.run_dir, options.folder) if options.run_dir else None
     reference = load(options.prompts) if options.prompts else None
     with progress_bar("read images") as progress:
         found = scan(
@@ -44,6 +46,8 @@ def run_real_images(options: argparse.Namespace, rules: "GenEvalOptions") -> int
             progress=progress,
         )  # fmt: skip
     _tell_problems(found, out, options.partial)
+    if sampled is not None:
+        sampled.require({(image.prompt_id, image.sample): image.sha256 for image in found.images})
     prompt_set = identify([found.prompts[prompt_id] for prompt_id in sorted(found.prompts)])
     cache_root = options.cache or out / "geneval-cache"
     if options.rescore:
@@ -62,7 +66,9 @@ def run_real_images(options: argparse.Namespace, rules: "GenEvalOptions") -> int
     if shard != (0, 1):
         print(f"shard {shard[0] + 1} of {shard[1]} is in {cache.root}; when all are, run this command without --shard to score")
         return 0
-    _score(found, cache, rules, options, out, prompt_set, checked)
+    result, rows = _score(found, cache, rules, options, out, prompt_set, checked)
+    if sampled is not None:
+        print(f"recorded in the run: {sampled.record(result, rows, prompt_set)}")
     return 0
 
 
@@ -74,7 +80,7 @@ def _score(
     out: Path,
     prompt_set: str,
     checked: Mapping[str, str],
-) -> None:
+) -> tuple[EvalResult, list[dict[str, Any]]]:
     from evaluators.geneval.official_results import official_summary, write_official_results
     from evaluators.geneval.score import score_folder
     from reports.folder_insight import color_confusion, failure_table, position_confusion, score_table
@@ -110,6 +116,7 @@ def _score(
     print(f"\n{plain(scores)}\n")
     print("\n".join(_introduction(result)))
     print(f"images, boxes and reasons: {out / 'geneval.html'}")
+    return result, rows
 
 
 def _introduction(result: EvalResult) -> list[str]:
@@ -152,14 +159,6 @@ def _tell_problems(found: "Scan", out: Path, partial: bool) -> None:
             f"{found.root}: {len(found.images)} of {found.expected} images can be scored; complete the folder, or give --partial"
             "; prompts other than GenEval's are named by --prompts"
         )
-
-
-def _shard(text: str) -> tuple[int, int]:
-    """`"2/8"` -> (1, 8)."""
-    first, _, second = text.partition("/")
-    if not (first.isdigit() and second.isdigit() and 1 <= int(first) <= int(second)):
-        raise UserError(f"--shard {text!r}: must be I/N with I from 1 to N, for example 2/8")
-    return int(first) - 1, int(second)
 
 
 def _default_batch_size(device: str) -> int:

@@ -124,6 +124,14 @@ def numbers(text: str, option: str) -> tuple[int, ...]:
     return found
 
 
+def share(text: str) -> tuple[int, int]:
+    """`--shard "2/8"` -> (1, 8)."""
+    first, _, second = text.partition("/")
+    if not (first.isdigit() and second.isdigit() and 1 <= int(first) <= int(second)):
+        raise UserError(f"--shard {text!r}: must be I/N with I from 1 to N, for example 2/8")
+    return int(first) - 1, int(second)
+
+
 def at_least_one(value: int, option: str) -> int:
     if value < 1:
         raise UserError(f"{option} {value}: must be >= 1")

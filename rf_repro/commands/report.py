@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from rf_repro.commands.options import Commands, add_command, add_scale, writable_folder
+from rf_repro.commands.options import Commands, add_command, add_data, add_scale, add_set, all_overrides, writable_folder
 
 
 def add_parser(commands: Commands) -> None:
@@ -26,6 +26,8 @@ def add_parser(commands: Commands) -> None:
         help="also rewrite the scale's table of claims between its two marker comments in FILE (default: do not)",
     )
     add_scale(parser)
+    add_set(parser)
+    add_data(parser)
     parser.set_defaults(run=run)
 
 
@@ -35,12 +37,13 @@ def run(options: argparse.Namespace) -> int:
     from reports.write import write_report
 
     runs = options.runs or [Path("runs")]
-    findings = find(runs, options.scale)
+    changes = all_overrides(options)
+    findings = find(runs, options.scale, changes)
     print(write_report(make_document(findings), writable_folder(options.out, "--out")))
     if options.ship is not None:
         from reports.ship import ship_results
 
-        for path in ship_results(runs, writable_folder(options.ship, "--ship"), options.scale):
+        for path in ship_results(runs, writable_folder(options.ship, "--ship"), options.scale, changes):
             print(path)
     if options.readme is not None:
         from reports.readme import update_readme

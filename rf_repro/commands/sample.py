@@ -1,10 +1,22 @@
-"""`rf-repro sample`: images of a trained run for prompts of one's own."""
+"""`rf-repro sample`: images of a trained run, for prompts of one's own or a published prompt set."""
 
 import argparse
+import re
 from pathlib import Path
+from typing import Any
 
-from rf_repro.commands.options import Commands, add_command, add_device, at_least_one, numbers, progress_bar, writable_folder
+from rf_repro.commands.options import (
+    Commands,
+    add_command,
+    add_device,
+    at_least_one,
+    numbers,
+    progress_bar,
+    share,
+    writable_folder,
+)
 from rf_repro.core.errors import UserError
+from rf_repro.core.image_folder import ImageFolder
 from rf_repro.core.run_dir import RunDir
 
 
@@ -13,16 +25,28 @@ def add_parser(commands: Commands) -> None:
                          'rf-repro sample runs/tiny/pixel_rf/0123456789ab-s0 --prompt "a photo of a red circle" --num 4 '
                          "--out samples")  # fmt: skip
     parser.add_argument("run_dir", type=Path, metavar="RUN", help="run directory, e.g. a path that `rf-repro plan` prints")
-    parser.add_argument(
-        "--prompt",
-        action="append",
-        required=True,
-        metavar="TEXT",
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument(
+        "--prompt", action="append", metavar="TEXT",
         help="what to draw, in the words of the training captions; may be repeated",
-    )
+    )  # fmt: skip
+    which.add_argument(
+        "--prompts", metavar="SET",
+        help="a prompt set: official, bagel-long (see `rf-repro data fetch`), or a file of GenEval metadata",
+    )  # fmt: skip
     parser.add_argument("--num", type=int, default=4, metavar="N", help="images a prompt (default: 4)")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="new folder for the images, in GenEval's layout")
+    parser.add_argument(
+        "--size",
+        metavar="PIXELS",
+        help="side of the images, or HxW, e.g. 768x1024 (default: 256, or less if the run draws less)",
+    )
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR",
+                        help="folder for the images, in GenEval's layout: new, or one to resume")  # fmt: skip
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="sampling seed (default: 0)")
+    parser.add_argument("--batch-size", type=int, metavar="N",
+                        help="images at once (default: the config's, less where images are large)")  # fmt: skip
+    parser.add_argument("--shard", default="1/1", metavar="I/N",
+                        help="draw the I-th of N shares only, one process each (default: 1/1, all)")  # fmt: skip
     add_device(parser)
     parser.set_defaults(run=run)
 
@@ -33,15 +57,44 @@ def run(options: argparse.Namespace) -> int:
         raise UserError(f"{options.run_dir}: is not a run directory (no run.json); `rf-repro plan` prints their paths")
     at_least_one(options.num, "--num")
     (seed,) = numbers(str(options.seed), "--seed")
-    writable_folder(options.out, "--out")
-    if options.out.exists() and any(options.out.iterdir()):
+    size, shard = image_size(options.size), share(options.shard)
+    if options.batch_size is not None:
+        at_least_one(options.batch_size, "--batch-size")
+    folder = ImageFolder(writable_folder(options.out, "--out"))
+    if options.out.exists() and any(options.out.iterdir()) and not folder.origin_path.exists():
         raise UserError(f"--out {options.out}: is not empty; name a new folder")
-    from rf_repro.pipeline import sample_prompts
+    prompts = _prompts(options)
+    from rf_repro.sampling import sample_prompts
 
     with progress_bar("sample") as progress:
         folder = sample_prompts(
-            run_dir, options.prompt, options.num, options.out, seed=seed, device=options.device, progress=progress
-        )
-    for entry in folder.entries():
-        print(folder.image_path(entry.prompt_id, entry.sample))
+            run_dir, prompts, options.num, options.out, seed=seed, device=options.device, progress=progress, size=size,
+            shard=shard, batch_size=options.batch_size,
+        )  # fmt: skip
+    if not folder.is_complete():
+        print(f"share {options.shard} is in {folder.path}; the folder is complete when all shares are")
+    elif options.prompts:
+        print(f"{len(folder.entries()):,} images of {len(prompts)} prompts in {folder.path}")
+    else:
+        for entry in folder.entries():
+            print(folder.image_path(entry.prompt_id, entry.sample))
     return 0
+
+
+def _prompts(options: argparse.Namespace) -> list[str] | list[dict[str, Any]]:
+    if options.prompts is None:
+        found: list[str] = options.prompt
+        return found
+    from evaluators.geneval.prompt_sets import load
+
+    return load(options.prompts)
+
+
+def image_size(text: str | None) -> tuple[int, int] | None:
+    """`"256"` -> (256, 256), `"768x1024"` -> (768, 1024): height, width."""
+    if text is None:
+        return None
+    found = re.fullmatch(r"([0-9]{1,6})(?:x([0-9]{1,6}))?", text)
+    if found is None:
+        raise UserError(f"--size {text!r}: must be a side in pixels, or HxW, for example 256 or 768x1024")
+    return int(found[1]), int(found[2] or found[1])

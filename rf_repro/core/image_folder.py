@@ -1,11 +1,12 @@
 """Samples on disk in GenEval's official layout, with a manifest that says what should be there.
 
 `DIR/00000/metadata.jsonl` holds one JSON object, `DIR/00000/samples/0000.png` and on its images; `DIR/manifest.json`
-is written last, so its existence means that the folder is complete.
+is written last, so its existence means that the folder is complete. Where `rf-repro sample` makes the folder, `DIR/origin.json`
+is written first: a folder is only ever completed with the images it was begun with.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,12 +31,67 @@ class SampleEntry:
 
 
 @dataclass(frozen=True)
+class Origin:
+    """What a folder's images depend on: the run and its checkpoint, the prompts, and how they were sampled.
+
+    Attributes:
+        scale, variant, run_seed, config_hash: of the run.
+        step: of the checkpoint.
+        weights: which of its weights, e.g. `ema`.
+        height, width: of the images, pixels.
+        seed: of the sampling.
+        num_samples: images a prompt.
+        prompts: content hash of all prompts' metadata, in order.
+        batch_size: images at once, at most; it may change the last bits of an image.
+    """
+
+    scale: str
+    variant: str
+    run_seed: int
+    config_hash: str
+    step: int
+    weights: str
+    height: int
+    width: int
+    seed: int
+    num_samples: int
+    prompts: str
+    batch_size: int
+
+
+@dataclass(frozen=True)
 class ImageFolder:
     path: Path
 
     @property
     def manifest_path(self) -> Path:
         return self.path / "manifest.json"
+
+    @property
+    def origin_path(self) -> Path:
+        return self.path / "origin.json"
+
+    def begin(self, origin: Origin) -> None:
+        """Writes where the images to come are from; a folder that was begun so already goes on.
+
+        Raises:
+            UserError: the folder holds something else, or images of another origin.
+        """
+        begun = self.origin()
+        if begun == origin:
+            return
+        if begun is not None:
+            name = next(item.name for item in fields(Origin) if getattr(begun, item.name) != getattr(origin, item.name))
+            other = f"{name.replace('_', ' ')} {getattr(begun, name)}, not {getattr(origin, name)}"
+            raise UserError(f"{self.path}: is not empty, it holds images of {other}; name a new folder")
+        if self.path.exists() and any(self.path.iterdir()):
+            raise UserError(f"{self.path}: is not empty; name a new folder")
+        write_json(self.origin_path, asdict(origin))
+
+    def origin(self) -> Origin | None:
+        """Where the images are from; None where nobody wrote it. Raises UserError when it is not of this version."""
+        where = self.origin_path
+        return strict(Origin, read_json(where), str(where)) if where.exists() else None
 
     def image_path(self, prompt_id: int, sample: int) -> Path:
         return self.path / f"{prompt_id:05d}" / "samples" / f"{sample:04d}.png"

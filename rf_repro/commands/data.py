@@ -1,19 +1,37 @@
-"""`rf-repro data`: prompt sets, fetched and verified, or rewritten by a language model."""
+"""`rf-repro data`: prompt sets, fetched and verified, or rewritten by a language model; the scenes world as shards;
+what shards hold."""
 
 import argparse
+from dataclasses import dataclass
 from pathlib import Path
 
-from rf_repro.commands.options import Commands, add_command, add_device, at_least_one, progress_bar, writable_folder
+from rf_repro.commands.data_inspect import add_inspect
+from rf_repro.commands.options import (
+    Commands,
+    add_command,
+    add_device,
+    add_scale,
+    add_set,
+    at_least_one,
+    overrides,
+    progress_bar,
+    writable_folder,
+)
+from rf_repro.config.schema import DataConfig
 from rf_repro.core.errors import UserError
 
 SETS = ("official", "bagel-long", "all")
 
 
 def add_parser(commands: Commands) -> None:
-    parser = add_command(commands, "data", "fetch or rewrite prompt sets", "rf-repro data fetch geneval")
+    parser = add_command(
+        commands, "data", "fetch or rewrite prompt sets, write scenes as shards, inspect shards", "rf-repro data fetch geneval"
+    )
     actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
     _add_fetch(actions)
     _add_rewrite(actions)
+    _add_scenes(actions)
+    add_inspect(actions)
 
 
 def _add_fetch(actions: Commands) -> None:
@@ -77,3 +95,59 @@ def run_rewrite(options: argparse.Namespace) -> int:
     if rewritten.cut:
         print(f"{rewritten.cut} of them were cut at --max-new-tokens {max_new_tokens}; a larger value lets them end")
     return 0
+
+
+def _add_scenes(actions: Commands) -> None:
+    parser = add_command(actions, "scenes", "write the scenes world as shards of real data's formats; a stopped run resumes",
+                         "rf-repro data scenes --out data/scenes --num 10000 --format parquet")  # fmt: skip
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the shards of one task")
+    parser.add_argument("--num", type=int, required=True, metavar="N", help="samples to write")
+    parser.add_argument("--format", choices=("webdataset", "parquet", "jsonl"), default="webdataset",
+                        help="tar files, Hugging Face's Parquet, or JSON lines beside images (default: webdataset)")  # fmt: skip
+    parser.add_argument("--task", choices=("generation", "understanding", "text"), default="generation",
+                        help="captions with images, questions about images, or captions alone (default: generation)")  # fmt: skip
+    parser.add_argument("--shard-size", type=int, default=1000, metavar="N", help="samples a shard (default: 1000)")
+    parser.add_argument("--start", type=int, default=0, metavar="N", help="index of the first scene (default: 0)")
+    parser.add_argument("--image-size", type=int, default=0, metavar="PIXELS",
+                        help="pixels a side of the stored images (default: as drawn, data.scenes.image_size)")  # fmt: skip
+    add_scale(parser)
+    add_set(parser)
+    parser.set_defaults(run=run_scenes)
+
+
+@dataclass(frozen=True)
+class _Scale:
+    """The part of an experiment that scenes depend on, under the same names."""
+
+    data: DataConfig
+
+
+def run_scenes(options: argparse.Namespace) -> int:
+    from rf_repro.config.overrides import apply_overrides
+    from rf_repro.config.scales import get_scale
+
+    changes = overrides(options.set)
+    if foreign := [path for path in changes if not path.startswith("data.scenes.")]:
+        raise UserError(f"--set {foreign[0]}: has no effect on scenes; only data.scenes.* has")
+    # Not the whole experiment's config: scenes for real data's loaders need not fit the scale's own model.
+    config = apply_overrides(_Scale(get_scale(options.scale).data), changes).data.scenes
+    writable_folder(options.out, "--out")
+    from rf_repro.data.scenes_shards import ScenesExport, export_scenes
+
+    export = ScenesExport(
+        config, options.num, options.start, options.format, options.task, options.shard_size, options.image_size
+    )
+    with progress_bar(options.task) as progress:
+        written = export_scenes(export, options.out, progress)
+    total = len(export.shards(options.out))
+    print(f"# {options.out}  {options.num} samples, {total} shards, {total - written} of them were there already")
+    print(_source_snippet(options.out, options.format, options.task), end="")
+    return 0
+
+
+def _source_snippet(folder: Path, shard_format: str, task: str) -> str:
+    """YAML of the source, as `data.sources` has it."""
+    import yaml
+
+    source = {"name": f"scenes-{task}", "path": str(folder.absolute()), "format": shard_format, "task": task}
+    return yaml.safe_dump({"sources": [source]}, sort_keys=False)

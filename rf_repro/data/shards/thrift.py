@@ -29,12 +29,9 @@ class Reader:
         while head := self._byte():
             delta, kind = head >> 4, head & 15
             number = number + delta if delta else self._zigzag()
-            if kind in (_TRUE, _FALSE):  # the type is the value
-                if number in wanted:
-                    found[number] = kind == _TRUE
-            elif number in wanted:
+            if number in wanted:
                 found[number] = self._value(kind, wanted[number], depth)
-            else:
+            elif kind not in (_TRUE, _FALSE):  # these have no bytes: the type is the value
                 self._skip(kind, depth)
         return found
 

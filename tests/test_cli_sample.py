@@ -12,13 +12,16 @@ import pytest
 from PIL import Image
 
 from ablations.grid import GENEVAL_TASKS
+from evaluators.scenes.detector import SceneDetector
 from reports.build import build_report
 from reports.contact_sheet import read_sheets, show_images
 from rf_repro.cli import main
+from rf_repro.config.overrides import from_dict
 from rf_repro.core.errors import UserError
-from rf_repro.core.files import read_json, write_jsonl
+from rf_repro.core.files import read_json, write_json, write_jsonl
 from rf_repro.core.image_folder import ImageFolder
 from rf_repro.core.run_dir import RunDir
+from rf_repro.data.scenes.world import ScenesWorld
 from tests.reports.runs import make_items, make_result
 from tests.tiny_run import STEP, tiny_changes, write_run
 
@@ -55,7 +58,7 @@ def score(detector: Path, clip: Path, prompts: Path) -> Iterator[Callable[..., i
     def run(folder: Path, out: Path, *rest: str) -> int:
         return main(
             ["evaluate", "geneval", str(folder), "--out", str(out), "--weights", str(detector), "--clip", str(clip), "--device",
-             "cpu", "--prompts", str(prompts), "--images-per-prompt", "2", *rest]
+             "cpu", "--prompts", str(prompts), "--images-per-prompt", "1", *rest]
         )  # fmt: skip
 
     with pytest.MonkeyPatch.context() as patch:
@@ -68,7 +71,7 @@ def scored(root: Path, runs: dict[str, RunDir], prompts: Path, score: Callable[.
     """Folders of images of Pixel+RF in two sizes, of each of which the run has a score."""
     for size in SIZES:
         out = root / f"images-{size}"
-        command = ["sample", str(runs["pixel_rf"].path), "--prompts", str(prompts), "--num", "2", "--size", str(size), "--out",
+        command = ["sample", str(runs["pixel_rf"].path), "--prompts", str(prompts), "--num", "1", "--size", str(size), "--out",
                    str(out), "--device", "cpu"]  # fmt: skip
         assert main(command) == 0
         assert score(out, root / f"score-{size}", "--run", str(runs["pixel_rf"].path)) == 0
@@ -82,17 +85,17 @@ def test_a_run_keeps_what_was_measured_of_it_and_how(scored: Path, runs: dict[st
         result, beside = runs["pixel_rf"].eval_result(name), read_json(scored / f"score-{size}" / "geneval.json")
         assert result is not None
         assert result.protocol == f"{beside['protocol']}, {size}x{size} px"
-        assert (result.metrics, result.evaluator, result.n) == (beside["metrics"], beside["evaluator"], 12)
+        assert (result.metrics, result.evaluator, result.n) == (beside["metrics"], beside["evaluator"], 6)
         assert (result.step, result.weights) == (STEP, "ema")
         folder = ImageFolder(scored / f"images-{size}")
         items = runs["pixel_rf"].eval_items(name)
         assert [row["sha256"] for row in items] == [entry.sha256 for entry in folder.entries()]
         assert Image.open(folder.image_path(0, 0)).size == (size, size)
     sheet = read_sheets(runs["pixel_rf"], runs["pixel_rf"].eval_items("geneval"), GENEVAL_TASKS)["contact_sheet.png"]
-    small = Image.open(scored / f"images-{SIZES[0]}" / "00003" / "samples" / "0001.png").resize(
+    small = Image.open(scored / f"images-{SIZES[0]}" / "00003" / "samples" / "0000.png").resize(
         (128, 128), Image.Resampling.LANCZOS
     )
-    assert np.array_equal(np.asarray(show_images(sheet)[3, 1]), np.asarray(small))
+    assert np.array_equal(np.asarray(show_images(sheet)[3, 0]), np.asarray(small))
 
 
 def test_the_report_of_scored_base_runs_is_built(
@@ -175,16 +178,43 @@ def test_images_of_others_are_refused(
     assert "holds images of base/pixel_rf/" in refused(images, "pixel")
     changed = tmp_path / "changed"
     shutil.copytree(images, changed)
-    shutil.copy(images / "00000" / "samples" / "0001.png", changed / "00000" / "samples" / "0000.png")
+    shutil.copy(images / "00001" / "samples" / "0000.png", changed / "00000" / "samples" / "0000.png")
     assert "0000.png: is not the image that the run made" in refused(changed, "pixel_rf")
     (changed / "manifest.json").unlink()
     assert "is not complete; run `rf-repro sample` again" in refused(changed, "pixel_rf")
     (changed / "origin.json").unlink()
     assert "has no origin.json" in refused(changed, "pixel_rf")
+    shutil.copytree(images, tmp_path / "early")
+    origin = read_json(images / "origin.json")
+    write_json(tmp_path / "early" / "origin.json", {**origin, "step": STEP - 1})
+    assert f"holds images of step {STEP - 1} of {STEP}; a run's record is of its end" in refused(tmp_path / "early", "pixel_rf")
     assert record.read_bytes() == before
     assert not (runs["pixel"].evals / "geneval.json").exists()
     assert score(images, scored / f"score-{SIZES[0]}", "--rescore", "--run", str(runs["pixel_rf"].path)) == 0
     assert record.read_bytes() == before
+
+
+def test_scenes_that_a_base_model_draws_are_scored_by_the_exact_detector(
+    root: Path, changes: dict[str, object], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A run of scale `base` on shards of the scenes world, as the recipe is tried on a CPU."""
+    run = write_run(tmp_path / "runs", "pixel_rf", changes | {"data.scenes.image_size": 64, "data.scenes.radius": 9.0,
+                                                              "data.scenes.min_distance": 22.0})  # fmt: skip
+    world = ScenesWorld(from_dict(run.config()).data.scenes)
+    rows = [prompt.metadata for prompt in world.benchmark(2)]
+    (tmp_path / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    images = tmp_path / "images"
+    command = ["sample", str(run.path), "--prompts", str(tmp_path / "prompts.jsonl"), "--num", "1", "--size", "64", "--out",
+               str(images), "--device", "cpu"]  # fmt: skip
+    assert main(command) == 0
+    assert main(["evaluate", "geneval", str(images), "--detector", "scenes", "--run", str(run.path)]) == 0
+    assert "recorded in the run: " in capsys.readouterr().out
+    assert run.eval_names() == ["geneval-64"]  # not the tables': those are of 256 px
+    result = run.eval_result("geneval-64")
+    assert result is not None
+    assert (result.n, result.expected_n, result.step) == (len(rows), len(rows), STEP)
+    assert result.evaluator["detector_revision"] == SceneDetector(world.config).revision
+    assert main(["evaluate", "geneval", str(images), "--detector", "scenes", "--scale", "tiny"]) == 2
 
 
 def test_sizes_shares_and_prompts_on_the_command_line(

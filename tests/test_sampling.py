@@ -1,6 +1,7 @@
 """Images of a run: those of its own sampler, whatever was asked for with them, whoever made them, and however often killed."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from PIL import Image
 
 from rf_repro.config.overrides import from_dict
@@ -25,7 +27,9 @@ from rf_repro.model.space import PixelSpace
 from rf_repro.pipeline import last_checkpoint
 from rf_repro.sample.sampler import Sampler
 from rf_repro.sampling import TOKENS_AT_ONCE, image_tokens, make_batches, sample_prompts
-from rf_repro.train.checkpoint import load_weights
+from rf_repro.train.checkpoint import is_sharded_checkpoint, load_weights
+from rf_repro.train.ranks import ALONE
+from rf_repro.train.sharded_checkpoint import ShardedSaver
 from tests.tiny_run import STEP, tiny_changes, write_run
 
 PROMPTS = ["a photo of a dog", "a photo of two red circles above a blue square", "a photo of a cat", "dogs", "a photo of a cup"]
@@ -137,6 +141,7 @@ def test_lost_images_are_made_again_bit_by_bit_and_others_are_kept(run: RunDir, 
 KILLED = "import sys; from rf_repro.cli import main; raise SystemExit(main(sys.argv[1:]))"
 
 
+@pytest.mark.slow
 def test_killed_while_it_draws_it_resumes_to_the_same_bytes(run: RunDir, sampled: ImageFolder, root: Path) -> None:
     out = root / "killed"
     options = [text for prompt in PROMPTS for text in ("--prompt", prompt)]
@@ -152,6 +157,27 @@ def test_killed_while_it_draws_it_resumes_to_the_same_bytes(run: RunDir, sampled
     done = sample_prompts(run, PROMPTS, 2, out, device="cpu", size=SIZE, batch_size=3)
     assert done.entries() == sampled.entries()
     assert not [name for _, _, names in os.walk(out) for name in names if name.endswith(".png") and name.startswith(".")]
+
+
+@pytest.mark.dist
+def test_a_checkpoint_of_sharded_training_gives_the_same_images(run: RunDir, root: Path) -> None:
+    """The averages of the run, written as by ranks that hold parts: here by one that holds all."""
+    averages = load_weights(last_checkpoint(run), ema=True)
+    other = RunDir(root / "sharded" / "base" / "pixel_rf" / run.path.name)
+    shutil.copytree(run.path, other.path, ignore=shutil.ignore_patterns("checkpoints"))
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        saver = ShardedSaver(ALONE)
+        saver.save(other.checkpoints, STEP, {"weights": averages, "ema": averages, "optimizer": {"x": torch.zeros(1)}}, {})
+        saver.wait()
+    finally:
+        dist.destroy_process_group()
+    assert is_sharded_checkpoint(last_checkpoint(other))
+    plain, sharded = (
+        sample_prompts(one, PROMPTS[:2], 1, root / name, device="cpu", size=SIZE)
+        for one, name in ((run, "from-plain"), (other, "from-sharded"))
+    )
+    assert sharded.entries() == plain.entries()
 
 
 def test_what_cannot_be_drawn_is_refused_before_anything_is_written(run: RunDir, root: Path, tmp_path: Path) -> None:

@@ -71,7 +71,9 @@ def _add_geneval(benchmarks: Commands) -> None:
     models.add_argument(
         "--calibrate", type=Path, metavar="FILE", help="write the models' answers as a reference, and stop (default: none)"
     )
-    models.add_argument("--scale", metavar="NAME", help="scenes: whose world it is (default: the run's FOLDER is in, or tiny)")
+    models.add_argument(
+        "--scale", metavar="NAME", help="scenes: whose world it is (default: --run's, else the run's FOLDER is in, or tiny)"
+    )
     geneval.add_argument(
         "--run", dest="run_dir", type=Path, metavar="RUN",
         help="also record the result in this run directory, which the images were sampled from, for `rf-repro report` "
@@ -125,8 +127,7 @@ def run_scenes(options: argparse.Namespace, rules: "GenEvalOptions") -> int:
     write_official_results(out / "results.jsonl", items, dict(folder.prompts()), folder.image_path)
     write_json(out / "geneval.json", replace(result, items="geneval.items.jsonl").to_dict())
     if sampled is not None:
-        sampled.require({(entry.prompt_id, entry.sample): entry.sha256 for entry in folder.entries()})
-        sampled.record(result, items, "scenes")
+        print(f"recorded in the run: {sampled.record(result, items, 'scenes')}")
     for name, value in result.metrics.items():
         print(f"{name:<24}{'not measured: ' + result.missing.get(name, '') if value is None else f'{value:.4f}'}")
     print(f"{result.n} of {result.expected_n} images scored, {result.failures} failed; {out / 'geneval.json'}")
@@ -134,7 +135,7 @@ def run_scenes(options: argparse.Namespace, rules: "GenEvalOptions") -> int:
 
 
 def _config(options: argparse.Namespace) -> ExperimentConfig:
-    beside = options.folder.resolve().parent / "config.json"
+    beside = (options.run_dir or options.folder.resolve().parent) / "config.json"
     if options.scale is None and beside.exists():
         return from_dict(read_json(beside))
     return get_scale(options.scale or "tiny")

@@ -28,7 +28,8 @@ class SampledRun:
         run, folder = RunDir(run_path), ImageFolder(images)
         if not run.record_path.exists():
             raise UserError(f"--run {run_path}: is not a run directory (no run.json); `rf-repro plan` prints their paths")
-        if from_dict(run.config()).data.world == "scenes":
+        config = from_dict(run.config())
+        if config.data.world == "scenes":
             raise UserError(f"--run {run_path}: a run of the scenes world has its scores already; leave --run out")
         origin, record = folder.origin(), run.record()
         if origin is None:
@@ -38,6 +39,11 @@ class SampledRun:
             raise UserError(
                 f"{images}: holds images of {origin.scale}/{origin.variant}/{origin.config_hash[:12]}-s{origin.run_seed}, "
                 f"not of --run {run_path}"
+            )
+        if origin.step != config.stages[-1].steps:
+            raise UserError(
+                f"{images}: holds images of step {origin.step} of {config.stages[-1].steps}; a run's record is of its end: train "
+                "it to the end, then sample into a new folder"
             )
         if not folder.is_complete():
             raise UserError(f"{images}: is not complete; run `rf-repro sample` again, then score it")

@@ -93,6 +93,6 @@ def _read(shard: Shard, path: Path, source: SourceConfig, index: int) -> RawSamp
         image = None if source.task == "text" else shard.image(index)
     except CorruptSample as problem:
         return CorruptSample(f"{key}: {problem}")
-    except (OSError, MemoryError, pa.ArrowException) as error:
+    except (OSError, ValueError, MemoryError, pa.ArrowException) as error:  # ValueError: a name in Arrow that is not UTF-8
         return CorruptSample(f"{key}: cannot be read ({shown(error)})")
     return RawSample(key, image, text, turns)

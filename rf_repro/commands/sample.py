@@ -28,11 +28,12 @@ def add_parser(commands: Commands) -> None:
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument(
         "--prompt", action="append", metavar="TEXT",
-        help="what to draw, in the words of the training captions; may be repeated",
+        help="what to draw, in the words of the training captions; may be repeated (default: none, --prompts then)",
     )  # fmt: skip
     which.add_argument(
         "--prompts", metavar="SET",
-        help="a prompt set: official, bagel-long (see `rf-repro data fetch`), or a file of GenEval metadata",
+        help="a prompt set: official, bagel-long (see `rf-repro data fetch`), or a file of GenEval metadata "
+        "(default: none, --prompt then)",
     )  # fmt: skip
     parser.add_argument("--num", type=int, default=4, metavar="N", help="images a prompt (default: 4)")
     parser.add_argument(

@@ -24,7 +24,7 @@ from rf_repro.config.scales import get_scale
 from rf_repro.config.schema import ExperimentConfig
 from rf_repro.data.packer import Pack
 from rf_repro.data.packing import PackedBatch, SampleGroup
-from rf_repro.estimate.gpus import GPUS, GPU
+from rf_repro.estimate.gpus import GPU, GPUS
 from rf_repro.estimate.plan import Cluster, estimate_stage
 from rf_repro.model import attention
 from rf_repro.train import trainer as trainer_module
@@ -39,8 +39,8 @@ SIZES: dict[str, dict[str, Any]] = {
     "toy": {
         "model.decoder.width": 64, "model.decoder.num_layers": 2, "model.decoder.num_heads": 4, "model.decoder.num_kv_heads": 2,
         "model.decoder.head_dim": 16, "model.decoder.ffn_width": 128, "model.decoder.vocab_size": 512, "model.encoder.width": 48,
-        "model.encoder.num_layers": 2, "model.encoder.num_heads": 3, "model.encoder.ffn_width": 96, "representation.codebook_size": 64,
-        "representation.alignment.layer": 1,
+        "model.encoder.num_layers": 2, "model.encoder.num_heads": 3, "model.encoder.ffn_width": 96,
+        "representation.codebook_size": 64, "representation.alignment.layer": 1,
     },
 }  # fmt: skip
 IMAGE, CAPTION, ANSWER = 256, 64, 128  # pixels, tokens, tokens
@@ -117,6 +117,7 @@ def measure(config: ExperimentConfig, device: torch.device, steps: int, profile:
         begin = _now(device)
         logs.append(trainer.train_step())
         seconds.append(_now(device) - begin)
+    tokens = trainer.num_tokens / trainer.step
     if profile is not None:
         from torch.profiler import profile as record
 
@@ -125,7 +126,6 @@ def measure(config: ExperimentConfig, device: torch.device, steps: int, profile:
         table = recorded.key_averages().table(sort_by="self_device_time_total", row_limit=40, max_name_column_width=90)
         profile.write_text(table)
     peak = torch.cuda.max_memory_allocated() if device.type == "cuda" else 0
-    tokens = trainer.num_tokens / (WARM + steps)
     del trainer
     gc.collect()
     if device.type == "cuda":

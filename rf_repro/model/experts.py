@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rf_repro.config.schema import DecoderConfig
+from rf_repro.model.layers import swiglu
 
 
 class FeedForward(nn.Module):
@@ -19,8 +20,7 @@ class FeedForward(nn.Module):
         self.down = nn.Linear(inner, width, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        gate, up = self.gate_up(x).chunk(2, -1)
-        return self.down(F.silu(gate) * up)
+        return self.down(swiglu(self.gate_up(x)))
 
 
 class Experts(nn.Module):
@@ -42,15 +42,15 @@ class Experts(nn.Module):
             grouped: one kernel for all experts, without waiting for the device; else a matrix product an expert.
         """
         if grouped:
-            gate, up = F.grouped_mm(x_RD, self.gate_up.transpose(1, 2), offs=ends_E).chunk(2, -1)
-            return F.grouped_mm(F.silu(gate) * up * weights_R[:, None], self.down.transpose(1, 2), offs=ends_E)
+            inner = swiglu(F.grouped_mm(x_RD, self.gate_up.transpose(1, 2), offs=ends_E))
+            return F.grouped_mm(inner * weights_R[:, None], self.down.transpose(1, 2), offs=ends_E)
         outputs: list[Tensor] = []
         start = 0
         # `unbind` has one backward for all: indexing an expert would fill a gradient of all experts for each.
         for gate_up, down, stop in zip(self.gate_up.unbind(), self.down.unbind(), ends_E.tolist(), strict=True):
             if stop > start or not outputs:  # the first runs even on no rows: gradients are then zero, never absent
-                gate, up = F.linear(x_RD[start:stop], gate_up).chunk(2, -1)
-                outputs.append(F.linear(F.silu(gate) * up * weights_R[start:stop, None], down))
+                inner = swiglu(F.linear(x_RD[start:stop], gate_up))
+                outputs.append(F.linear(inner * weights_R[start:stop, None], down))
             start = stop
         return torch.cat(outputs)
 

@@ -42,11 +42,14 @@ class RepresentationTokens(nn.Module, ABC):
             dropped: bool [B], samples whose whole sequence is the mask.
             grid: rows and columns of the N tokens; None: of the largest image.
         """
-        identity = self.identity(values)
+        return self.place(self.identity(values), dropped, grid)
+
+    def place(self, identity: Tensor, dropped: Tensor | None, grid: Grid | None) -> Tensor:
+        """As `embed`, from identities [B, n, D]."""
         if dropped is not None:
             identity = torch.where(dropped[:, None, None], self.mask, identity)
-        tokens = identity + upper_left(self.position, grid or self.grid)[: values.shape[1]]
-        return torch.cat([self.start.expand(values.shape[0], 1, -1), tokens], 1)
+        tokens = identity + upper_left(self.position, grid or self.grid)[: identity.shape[1]]
+        return torch.cat([self.start.expand(identity.shape[0], 1, -1), tokens], 1)
 
     @abstractmethod
     def predict(self, hidden: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ B samples of a group, N representation tokens, P generation tokens ("pixels", al
 D width, V vocabulary, K codes, F width of the encoder's features, H x W pixels of an image: those of one group are alike.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING
@@ -101,7 +101,11 @@ class PixelTokens(nn.Module):
 
     def embed(self, noisy: Tensor, time_BD: Tensor, grid: Grid | None = None) -> Tensor:
         """[B, P, C] -> [B, P, D]. `grid`: rows and columns of patches; None: of the largest image."""
-        tokens = self.patch_in(noisy.to(self.patch_in.weight.dtype)) + upper_left(self.position, grid or self.grid)
+        return self.place(self.patch_in(noisy.to(self.patch_in.weight.dtype)), time_BD, grid)
+
+    def place(self, patches: Tensor, time_BD: Tensor, grid: Grid | None) -> Tensor:
+        """As `embed`, from embedded patches [B, P, D]."""
+        tokens = patches + upper_left(self.position, grid or self.grid)
         return tokens + time_BD[:, None] if self.additive_time else tokens
 
 
@@ -203,12 +207,14 @@ class RFModel(nn.Module):
     def embed_images(self, images: Sequence[Tensor]) -> list[Tensor]:
         """Batches of understanding images, each [B, 3, H, W], -> [B, N, D]: encoder, final norm, 2x2 pooling (assumed), connector
         MLP. The encoder sees all of them in one pass."""
-        dtype, tokens = self.image_position.dtype, []
-        for batch, features in zip(images, self.encoder.encode([batch.to(dtype) for batch in images]), strict=True):
-            size = (batch.shape[2], batch.shape[3])
-            pooled = pool_2x2(self.encoder.norm(features), _cells(size, self.encoder.patch_size))
-            tokens.append(self.connector(pooled) + upper_left(self.image_position, self.feature_grid(size)))
-        return tokens
+        sizes = [(batch.shape[2], batch.shape[3]) for batch in images]
+        features = self.encoder.encode([batch.to(self.image_position.dtype) for batch in images])
+        pooled = [
+            pool_2x2(self.encoder.norm(own), _cells(size, self.encoder.patch_size))
+            for own, size in zip(features, sizes, strict=True)
+        ]
+        tokens = zip(_at_once(self.connector, pooled), sizes, strict=True)
+        return [own + upper_left(self.image_position, self.feature_grid(size)) for own, size in tokens]
 
     # Forward
 
@@ -218,19 +224,27 @@ class RFModel(nn.Module):
         num_generation, num_understanding = len(generation), len(understanding)
         if torch.is_grad_enabled():
             generation, understanding = self._with_empty_groups(generation, understanding)
-        groups, embeddings, times = [], {}, []
-        for index, sample in enumerate(generation):
+        groups: list[Group] = []
+        embeddings: dict[tuple[int, SpanKind], Tensor] = {}
+        time_BD: Tensor | None = None
+        ids = [sample.text_ids for sample in generation] + [question.text_ids for question in understanding]
+        texts = _at_once(self.text_embedding, ids)
+        if generation:
             assert self.pixels is not None
-            layout = self.generation_layout(sample.text_ids.shape[1], size=sample.size)
-            groups.append(Group(layout, sample.text_ids.shape[0]))
-            times.append(self.pixels.time(sample.t))
-            embeddings[index, "text"] = self.text_embedding(sample.text_ids)
+            dtype = self.pixels.patch_in.weight.dtype
+            time_BD = self.pixels.time(torch.cat([sample.t for sample in generation]))
+            times = time_BD.split([sample.t.shape[0] for sample in generation])
+            patches = _at_once(self.pixels.patch_in, [sample.noisy.to(dtype) for sample in generation])
+            for index, sample in enumerate(generation):
+                layout = self.generation_layout(sample.text_ids.shape[1], size=sample.size)
+                groups.append(Group(layout, sample.text_ids.shape[0]))
+                embeddings[index, "pixel"] = self.pixels.place(patches[index], times[index], self.pixel_grid(sample.size))
             if self.representation is not None:
-                assert sample.representation is not None
-                embeddings[index, "representation"] = self.representation.embed(
-                    sample.representation, sample.representation_dropped, self.feature_grid(sample.size)
-                )
-            embeddings[index, "pixel"] = self.pixels.embed(sample.noisy, times[-1], self.pixel_grid(sample.size))
+                values = [sample.representation for sample in generation if sample.representation is not None]
+                identities = zip(_at_once(self.representation.identity, values), generation, strict=True)
+                for index, (identity, sample) in enumerate(identities):
+                    grid = self.feature_grid(sample.size)
+                    embeddings[index, "representation"] = self.representation.place(identity, sample.representation_dropped, grid)
         seen = [question.images for question in understanding if question.images is not None]
         embedded = iter(self.embed_images(seen) if seen else [])
         for index, question in enumerate(understanding, start=len(groups)):
@@ -239,12 +253,11 @@ class RFModel(nn.Module):
             groups.append(Group(layout, question.text_ids.shape[0]))
             if size is not None:
                 embeddings[index, "image"] = next(embedded)
-            embeddings[index, "text"] = self.text_embedding(question.text_ids)
+        embeddings |= {(index, "text"): text for index, text in enumerate(texts)}
 
         packed = PackedLayout(tuple(groups))
         ordered = [embeddings[index, groups[index].layout.spans[span].kind] for index, span in packed.blocks]
         x_TD = torch.cat([tokens.flatten(0, 1) for tokens in ordered])
-        time_BD = torch.cat(times) if times else None
         tap = self.config.representation.alignment.layer if self.alignment is not None else 0
         hidden_TD, middle_TD, balance = self.decoder(x_TD, packed, time_BD, tap=tap)
 
@@ -252,16 +265,18 @@ class RFModel(nn.Module):
             length = next(span.length for span in groups[index].layout.spans if span.kind == kind)
             return states_TD[packed.rows(kind, index)].view(groups[index].num_samples, length, states_TD.shape[1])
 
-        outputs = []
-        for index in range(num_generation):
-            assert self.pixels is not None
-            predicted = aligned = None
-            if self.representation is not None:
-                predicted = self.representation.predict(part(index, "representation")[:, :-1])
-            if self.alignment is not None:
-                aligned = self.alignment(part(index, "pixel", middle_TD))
-            clean = self.predict_clean(part(index, "pixel"))
-            outputs.append(GenerationOutput(part(index, "text"), predicted, clean, aligned))
+        indices = range(len(generation))
+        clean = _at_once(self.predict_clean, [part(index, "pixel") for index in indices])
+        predicted: list[Tensor | None] = [None for _ in indices]
+        aligned: list[Tensor | None] = [None for _ in indices]
+        if self.representation is not None:
+            predicted = [*_at_once(self.representation.predict, [part(index, "representation")[:, :-1] for index in indices])]
+        if self.alignment is not None:
+            aligned = [*_at_once(self.alignment, [part(index, "pixel", middle_TD) for index in indices])]
+        outputs = [
+            GenerationOutput(part(index, "text"), predicted[index], clean[index], aligned[index])
+            for index in range(num_generation)
+        ]
         answers = [part(index, "text") for index in range(len(generation), len(generation) + num_understanding)]
         return ForwardOutput(outputs, answers, balance)
 
@@ -330,6 +345,17 @@ class RFModel(nn.Module):
         for rows, (first, stop) in blocks:
             result[:, first:stop] = hidden_TD[rows].view(tokens.shape[0], stop - first, -1)
         return result
+
+
+def _at_once(function: Callable[[Tensor], Tensor], parts: Sequence[Tensor]) -> list[Tensor]:
+    """A function of single tokens for several groups [B, L, ...] in one call: on a GPU, dozens of small ones cost more than their
+    work, and each use of an embedding table a gradient of its whole size."""
+    if len(parts) == 1:
+        return [function(parts[0])]
+    if not parts:
+        return []
+    results = function(torch.cat([part.flatten(0, 1) for part in parts])).split([part.shape[:2].numel() for part in parts])
+    return [result.view(*part.shape[:2], *result.shape[1:]) for result, part in zip(results, parts, strict=True)]
 
 
 def _cells(size: Size, patch: int) -> Grid:

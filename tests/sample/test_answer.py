@@ -25,7 +25,7 @@ def model_that_talks(config: ExperimentConfig) -> RFModel:
     """Random weights, large enough that answers differ from image to image and some come to an end."""
     model = RFModel(config, TOKENIZER.vocab_size)
     initialise(model, 0)
-    generator = torch.Generator().manual_seed(5)
+    generator = torch.Generator().manual_seed(9 if config.model.decoder.num_experts else 5)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter += 0.3 * torch.randn(parameter.shape, generator=generator)

@@ -35,7 +35,10 @@ class ArrowShard:
         try:
             self._file.seek(len(_MAGIC) if self._file.read(len(_MAGIC)) == _MAGIC else 0)
             try:
-                self._schema = pa.ipc.read_schema(pa.ipc.read_message(self._file))
+                message = pa.ipc.read_message(self._file)
+                if message.type != "schema":  # pyarrow would read it as one, and crash
+                    raise ValueError(f"it starts with a message of type {message.type}")
+                self._schema = pa.ipc.read_schema(message)
             except READ_ERRORS as error:
                 raise CorruptSample(f"no Arrow file ({shown(error)})") from None
             self._columns = Columns(self._schema, source)

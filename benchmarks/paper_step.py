@@ -103,7 +103,7 @@ def measure(config: ExperimentConfig, device: torch.device, steps: int, profile:
         """On the device: on one core of the CPU, billions of draws take minutes."""
         torch.manual_seed(seed)
         for name, parameter in model.named_parameters():
-            if parameter.ndim > 1 and not name.endswith("position"):
+            if (parameter.ndim > 1 and not name.endswith("position")) or name.endswith((".start", ".mask")):
                 yield name, torch.randn(parameter.shape, device=device) * parameter.shape[-1] ** -0.5
 
     trainer_module.initial_values = drawn_here

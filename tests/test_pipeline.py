@@ -19,7 +19,6 @@ import torch
 from ablations.registry import GRIDS
 from rf_repro.config.overrides import apply_overrides, from_dict
 from rf_repro.config.scales import smoke
-from rf_repro.config.schema import ExperimentConfig
 from rf_repro.config.shared import shared_runs
 from rf_repro.core.errors import Stopped, TrainingDiverged, UserError
 from rf_repro.core.files import read_json

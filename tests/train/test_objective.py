@@ -196,7 +196,9 @@ def test_text_loss_made_some_rows_at_a_time_is_the_whole_one(rows: int, monkeypa
         ),
     ],
 )  # fmt: skip
-def test_a_stage_has_the_same_terms_in_every_step(overrides: dict[str, object], mixture: MixtureConfig, expected: set[str]) -> None:
+def test_a_stage_has_the_same_terms_in_every_step(
+    overrides: dict[str, object], mixture: MixtureConfig, expected: set[str]
+) -> None:
     stage = StageConfig(name="joint", steps=1, learning_rate=1.0, mixture=mixture)
     assert set(term_names(small_config(**overrides), stage)) == expected
 

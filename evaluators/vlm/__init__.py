@@ -1,0 +1,1 @@
+"""Vision-language models as evaluators ask them: answers in words, or probabilities of given words."""

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from rf_repro import __version__
-from rf_repro.commands import config, data, estimate, evaluate, plan, report, reproduce, sample, sweep, train
+from rf_repro.commands import config, data, estimate, evaluate, export, plan, report, reproduce, sample, sweep, train
 from rf_repro.core.errors import Stopped, TrainingDiverged, UserError
 
 MAX_ERROR_LINES = 8
@@ -34,7 +34,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"rf-repro {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=_Parser)
-    for module in (reproduce, plan, estimate, sweep, train, sample, evaluate, report, data, config):
+    for module in (reproduce, plan, estimate, sweep, train, sample, evaluate, report, export, data, config):
         module.add_parser(commands)
     return parser
 

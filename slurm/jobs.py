@@ -7,7 +7,7 @@ from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import submitit
 
@@ -235,11 +235,12 @@ def _last_step(run: RunDir) -> int:
 
 @dataclass(frozen=True)
 class ReportJob:
-    """Builds the report of a grid from whatever its runs have left."""
+    """Builds the report of a grid, trained with `changes` to its scale, from whatever its runs have left."""
 
     runs: Path
     out: Path
     scale: str
+    changes: dict[str, Any]
     snapshot: Path
 
     def checkpoint(self) -> submitit.helpers.DelayedSubmission:
@@ -249,4 +250,4 @@ class ReportJob:
         assert_running_from(self.snapshot)
         from reports.build import build_report
 
-        return str(build_report([self.runs], self.out, self.scale))
+        return str(build_report([self.runs], self.out, self.scale, self.changes))

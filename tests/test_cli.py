@@ -35,6 +35,7 @@ COMMANDS = (
     ["data", "fetch"],
     ["data", "rewrite"],
     ["report"],
+    ["export"],
     ["config"],
 )
 HEAVY = ("torch", "numpy", "pandas", "matplotlib", "submitit", "rich", "transformers", "PIL")
@@ -83,7 +84,7 @@ def test_help_has_an_example_that_parses_and_a_default_for_every_option(command:
     ("arguments", "message"),
     [
         ("reproduce --scale huge", "scale 'huge': unknown; choose one of"),
-        ("reproduce --scale paper", "data.world='image_text' has no loader"),
+        ("reproduce --scale paper", "data.sources=(): name data to train on by --data FILE"),
         ("reproduce --tables table9", "table 'table9': unknown; choose one of"),
         ("reproduce --seeds 0,x", "--seeds '0,x': must be whole numbers"),
         ("reproduce --seeds 1,1", "--seeds '1,1': must be different"),
@@ -129,7 +130,7 @@ def test_a_mistake_is_one_line_and_status_2_and_writes_nothing(
 def test_no_traceback_reaches_the_user(tmp_path: Path) -> None:
     done = rf_repro("plan", "--scale", "huge", folder=tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "rf-repro: error: scale 'huge': unknown; choose one of smoke, tiny, small, paper\n"
+    assert done.stderr == "rf-repro: error: scale 'huge': unknown; choose one of smoke, tiny, small, base, paper\n"
 
 
 def test_a_reader_that_leaves_early_is_no_error(tmp_path: Path) -> None:

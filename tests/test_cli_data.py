@@ -15,7 +15,7 @@ from rf_repro.core.files import read_jsonl
 from tests.evaluators.tiny_chat import save_tiny_chat
 from tests.test_cli import HEAVY, parser_of
 
-COMMANDS = (["data"], ["data", "fetch"], ["data", "rewrite"])
+COMMANDS = (["data"], ["data", "fetch"], ["data", "rewrite"], ["data", "scenes"], ["data", "inspect"])
 ROWS = [{"tag": "counting", "include": [{"class": "cow", "count": n}], "prompt": f"a photo of {n} cows"} for n in range(1, 25)]
 
 

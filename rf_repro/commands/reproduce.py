@@ -12,6 +12,7 @@ from rf_repro.commands.options import (
     add_command,
     add_device,
     add_grid,
+    all_overrides,
     at_least_one,
     default_jobs,
     grid_plan,
@@ -47,7 +48,7 @@ def run(options: argparse.Namespace) -> int:
     from reports.build import build_report
 
     print("building the report", file=sys.stderr)
-    index = build_report([options.runs], options.out, options.scale)
+    index = build_report([options.runs], options.out, options.scale, all_overrides(options))
     names = list(GRIDS) if "all" in options.tables.split(",") else options.tables.split(",")
     _print_results(options, [job.run for job in plan.jobs if job.kind == "variant"], [get_grid(name) for name in names])
     print(f"report: {index}")
@@ -65,9 +66,6 @@ def _print_results(options: argparse.Namespace, runs: Sequence[RunDir], tables: 
                 scores = [score for result in found if result and (score := result.metrics[column.metric]) is not None]
                 text = f"{mean(scores):.3f} ({', '.join(f'{score:.3f}' for score in scores)} by seed)" if scores else "not run"
                 print(f"  {row.label:<16}{column.label:<10}{text}")
-    if options.set:
-        print("the report's tables hold only runs of the plain scale; these have --set")
-        return
     names = {table.name for table in tables}
     for claim in read_json(options.out / "claims.json"):
         if claim["table"] in names:

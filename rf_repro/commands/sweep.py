@@ -180,7 +180,7 @@ def _run_here(ledger: "Ledger", request: "Request", sweep: "Sweep") -> int:
     profile = sweep.profile
     jobs = request.max_parallel or profile.max_parallel or default_jobs()
     done = launch(plan, profile.device, jobs, profile.threads_of("train"))
-    print(f"report: {build_report([ledger.runs], Path(request.out), request.scale)}")
+    print(f"report: {build_report([ledger.runs], Path(request.out), request.scale, request.overrides)}")
     return 0 if done else 1
 
 

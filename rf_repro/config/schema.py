@@ -259,6 +259,8 @@ class VAEConfig:
         for key in ("latent_channels", "width", "steps", "batch_size"):
             _require(getattr(self, key) >= 1, name + key, getattr(self, key), ">= 1")
         _require(self.kl_weight >= 0, name + "kl_weight", self.kl_weight, ">= 0")
+        _require(not self.latent_cache or self.kind == "wan", name + "latent_cache", self.latent_cache,
+                 "unset where model.vae.kind=kl: its latents cost less than reading them")  # fmt: skip
         _require(self.learning_rate > 0, name + "learning_rate", self.learning_rate, "> 0")
 
 
@@ -455,7 +457,7 @@ class SamplingConfig:
     cfg_pixel: float = 3.0  # w_pix
     top_k: int = 50  # assumed: the paper says top-k without k
     shift_base_patches: int = 256  # assumed: timestep shift alpha = sqrt(patches / this)
-    batch_size: int = _runtime(256)  # images; never changes an image
+    batch_size: int = _runtime(256)  # images; changes an image in its last bits at most
 
     def __post_init__(self) -> None:
         _require(self.steps >= 1, "sampling.steps", self.steps, ">= 1")

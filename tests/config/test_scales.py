@@ -76,5 +76,5 @@ def test_small_scales_share_the_papers_objective() -> None:
 
 
 def test_unknown_scale() -> None:
-    with pytest.raises(UserError, match="scale 'huge': unknown; choose one of smoke, tiny, small, paper"):
+    with pytest.raises(UserError, match="scale 'huge': unknown; choose one of smoke, tiny, small, base, paper"):
         get_scale("huge")

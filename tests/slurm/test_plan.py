@@ -65,7 +65,7 @@ def test_overrides_reach_every_run(tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         ({"scale": "huge"}, "scale 'huge': unknown"),
-        ({"scale": "paper"}, "image_text"),
+        ({"scale": "paper"}, "data.sources=\\(\\): name data to train on"),
         ({"tables": ["table9"]}, "table 'table9': unknown"),
         ({"only": ["vae_rf2"]}, "variant 'vae_rf2': not in table3a"),
         ({"overrides": {"model.depth": 3}}, "model.depth: unknown field"),

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from rf_repro.config.schema import SourceConfig
-from rf_repro.data.shards.columns import Columns
+from rf_repro.data.shards.columns import ChooseColumns, choose_columns
 from rf_repro.data.shards.samples import CorruptSample, shown
 
 MAX_MESSAGES = 1_000_000
@@ -24,12 +24,15 @@ _RECORD_BATCH = 3  # header type of a message, as flatbuffers' union counts
 class ArrowShard:
     """One open Arrow file.
 
+    Args:
+        source: whose columns are read, or what chooses columns of a schema.
+
     Raises:
         CorruptSample: not even its schema can be read, or it lacks a column.
         OSError: it cannot be opened.
     """
 
-    def __init__(self, path: Path, source: SourceConfig) -> None:
+    def __init__(self, path: Path, source: SourceConfig | ChooseColumns) -> None:
         self.damage = ""
         self._file = pa.memory_map(str(path), "r")
         try:
@@ -41,7 +44,7 @@ class ArrowShard:
                 self._schema = pa.ipc.read_schema(message)
             except READ_ERRORS as error:
                 raise CorruptSample(f"no Arrow file ({shown(error)})") from None
-            self._columns = Columns(self._schema, source)
+            self._columns = choose_columns(self._schema, source)
             self._offsets, rows = self._find_batches()
         except BaseException:
             self.close()
@@ -59,9 +62,9 @@ class ArrowShard:
         """Text columns of a row. Raises CorruptSample."""
         return self._columns.record(*self._find(index))
 
-    def image(self, index: int) -> bytes:
-        """The encoded image of a row. Raises CorruptSample."""
-        return self._columns.image_bytes(*self._find(index))
+    def image(self, index: int, name: str = "") -> bytes:
+        """The encoded image of a row, of the image column of that name or else of the one there is. Raises CorruptSample."""
+        return self._columns.image_bytes(*self._find(index), name)
 
     def _find_batches(self) -> tuple[list[int], list[int]]:
         """First byte and number of rows of each record batch; sets `damage` where messages end early."""

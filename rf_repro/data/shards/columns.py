@@ -4,7 +4,7 @@ A dictionary column may name one large value millions of times, and Arrow's `as_
 unwrapped here one by one, against a budget of bytes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -39,7 +39,7 @@ class Columns:
         for name in self.needed:
             if schema.names.count(name) > 1:
                 raise CorruptSample(f"has the column {shown(name)} {schema.names.count(name)} times")
-            problem = _image_problem(schema.field(name).type) if name == self.image else _text_problem(schema.field(name).type)
+            problem = image_problem(schema.field(name).type) if name == self.image else text_problem(schema.field(name).type)
             if problem:
                 raise CorruptSample(f"column {shown(name)} is {problem}")
 
@@ -54,15 +54,28 @@ class Columns:
             found[name], _ = _plain(columns[name][row], shown(name), MAX_RECORD_BYTES)
         return found
 
-    def image_bytes(self, columns: "pa.Table | pa.RecordBatch", row: int) -> bytes:
-        """The encoded image of a row. Raises CorruptSample."""
-        scalar = columns[self.image][row]
+    def needs(self, path: tuple[str, ...]) -> bool:
+        """Whether a leaf column is read: of an image's struct only `bytes`, of texts and conversations everything."""
+        return path[1:] in ((), ("bytes",)) if path[0] == self.image else path[0] in self.texts
+
+    def image_bytes(self, columns: "pa.Table | pa.RecordBatch", row: int, name: str = "") -> bytes:
+        """The encoded image of a row, in the column `name` or else `image`. Raises CorruptSample."""
+        name = name or self.image
+        scalar = columns[name][row]
         if isinstance(scalar, pa.StructScalar) and scalar.is_valid:
             scalar = scalar["bytes"]
-        value, _ = _plain(scalar, shown(self.image), MAX_IMAGE_BYTES)
+        value, _ = _plain(scalar, shown(name), MAX_IMAGE_BYTES)
         if value is None:
-            raise CorruptSample(f"{shown(self.image)} is null or a path; images must be stored as bytes")
+            raise CorruptSample(f"{shown(name)} is null or a path; images must be stored as bytes")
         return value
+
+
+ChooseColumns = Callable[[pa.Schema], Columns]
+
+
+def choose_columns(schema: pa.Schema, source: SourceConfig | ChooseColumns) -> Columns:
+    """Raises CorruptSample when a column that is needed is not there or cannot be read."""
+    return Columns(schema, source) if isinstance(source, SourceConfig) else source(schema)
 
 
 def _list(names: Sequence[str]) -> str:
@@ -81,7 +94,7 @@ def _is_list(kind: pa.DataType) -> bool:
     return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind))
 
 
-def _image_problem(kind: pa.DataType) -> str:
+def image_problem(kind: pa.DataType) -> str:
     """What is wrong with an image column's type; "" if nothing."""
     if pa.types.is_struct(kind):
         if kind.get_field_index("bytes") < 0:
@@ -92,7 +105,7 @@ def _image_problem(kind: pa.DataType) -> str:
     return "" if _is_binary(kind) else f"{shown(kind)}; images are binary, or struct<bytes: binary, path: string>"
 
 
-def _text_problem(kind: pa.DataType, depth: int = 0) -> str:
+def text_problem(kind: pa.DataType, depth: int = 0) -> str:
     """What is wrong with the type of a text or conversation column; "" if nothing."""
     if isinstance(kind, pa.BaseExtensionType):
         return f"of the extension type {shown(kind.extension_name)}; stored objects are never unpickled"
@@ -101,11 +114,11 @@ def _text_problem(kind: pa.DataType, depth: int = 0) -> str:
     if depth > 6:
         return "nested too deeply"
     if pa.types.is_dictionary(kind):
-        return _text_problem(kind.value_type, depth + 1)
+        return text_problem(kind.value_type, depth + 1)
     if _is_list(kind):
-        return _text_problem(kind.value_type, depth + 1)
+        return text_problem(kind.value_type, depth + 1)
     if pa.types.is_struct(kind):
-        return next(filter(None, (_text_problem(kind.field(i).type, depth + 1) for i in range(kind.num_fields))), "")
+        return next(filter(None, (text_problem(kind.field(i).type, depth + 1) for i in range(kind.num_fields))), "")
     is_plain = _is_text(kind) or pa.types.is_primitive(kind) or pa.types.is_null(kind)
     return "" if is_plain else f"{shown(kind)}; texts, and lists of messages are read"
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rf_repro.config.schema import SourceConfig
-from rf_repro.data.shards.columns import Columns
+from rf_repro.data.shards.columns import ChooseColumns, choose_columns
 from rf_repro.data.shards.parquet_pages import BYTE_ARRAY, check_pages, read_footer
 from rf_repro.data.shards.samples import CorruptSample, shown
 
@@ -25,6 +25,9 @@ READ_ERRORS = (pa.ArrowException, OSError, ValueError, KeyError, MemoryError)
 class ParquetShard:
     """One open Parquet file.
 
+    Args:
+        source: whose columns are read, or what chooses columns of a schema.
+
     Raises:
         CorruptSample: it is damaged, or lacks a column.
         OSError: it cannot be opened.
@@ -32,7 +35,7 @@ class ParquetShard:
 
     damage = ""
 
-    def __init__(self, path: Path, source: SourceConfig) -> None:
+    def __init__(self, path: Path, source: SourceConfig | ChooseColumns) -> None:
         self.path = path
         try:
             self._footer = read_footer(path)
@@ -44,16 +47,12 @@ class ParquetShard:
         self._starts = np.cumsum([0, *self._footer.rows])
         with pq.ParquetFile(path) as file:
             self._metadata = file.metadata
-            self._columns = Columns(file.schema_arrow, source)
+            self._columns = choose_columns(file.schema_arrow, source)
         for name in self._columns.needed:
             if "." in name:
                 raise CorruptSample(f"column {shown(name)}: a dot in a name cannot be told from nesting; rename it")
-        self._leaves = [number for number, leaf in enumerate(self._footer.leaves) if self._is_needed(leaf.path)]
+        self._leaves = [number for number, leaf in enumerate(self._footer.leaves) if self._columns.needs(leaf.path)]
         self._kept: OrderedDict[int, pa.Table | CorruptSample] = OrderedDict()
-
-    def _is_needed(self, path: tuple[str, ...]) -> bool:
-        """Whether a leaf column is read: of an image's struct only `bytes`, of texts and conversations everything."""
-        return path[1:] in ((), ("bytes",)) if path[0] == self._columns.image else path[0] in self._columns.texts
 
     def __len__(self) -> int:
         return int(self._starts[-1])
@@ -65,9 +64,9 @@ class ParquetShard:
         """Text columns of a row. Raises CorruptSample."""
         return self._columns.record(*self._find(index))
 
-    def image(self, index: int) -> bytes:
-        """The encoded image of a row. Raises CorruptSample."""
-        return self._columns.image_bytes(*self._find(index))
+    def image(self, index: int, name: str = "") -> bytes:
+        """The encoded image of a row, of the image column of that name or else of the one there is. Raises CorruptSample."""
+        return self._columns.image_bytes(*self._find(index), name)
 
     def _find(self, index: int) -> tuple[pa.Table, int]:
         group = int(np.searchsorted(self._starts, index, side="right")) - 1

@@ -1,0 +1,39 @@
+"""`rf-repro export`: the language model inside a trained run, as a checkpoint that `transformers` loads."""
+
+import argparse
+from pathlib import Path
+
+from rf_repro.commands.options import Commands, add_command, writable_folder
+from rf_repro.core.errors import UserError
+from rf_repro.core.run_dir import RunDir
+
+
+def add_parser(commands: Commands) -> None:
+    parser = add_command(commands, "export", "write the language model inside a run as a Qwen3 checkpoint",
+                         "rf-repro export runs/base/pixel_rf/0123456789ab-s0 --out qwen3-rf")  # fmt: skip
+    parser.add_argument("run_dir", type=Path, metavar="RUN", help="run directory, e.g. a path that `rf-repro plan` prints")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="new folder for weights, config and tokenizer")
+    parser.add_argument("--raw", action="store_true", help="the weights of the last step (default: their moving averages)")
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    writable_folder(options.out, "--out")
+    if not RunDir(options.run_dir).record_path.exists():
+        raise UserError(f"{options.run_dir}: is not a run directory (no run.json)")
+    from rf_repro.config.overrides import from_dict
+    from rf_repro.core.files import write_text
+    from rf_repro.model.hf_export import export_backbone
+    from rf_repro.pipeline import last_checkpoint
+    from rf_repro.train.checkpoint import load_weights
+
+    run_dir = RunDir(options.run_dir)
+    config = from_dict(run_dir.config())
+    weights = load_weights(last_checkpoint(run_dir), ema=not options.raw)
+    export_backbone(weights, config.model.decoder, options.out)
+    if config.data.world != "scenes":
+        from rf_repro.data.text_tokenizer import ImageTextTokenizer
+
+        write_text(options.out / "tokenizer.json", ImageTextTokenizer.from_config(config).to_json())
+    print(options.out)
+    return 0

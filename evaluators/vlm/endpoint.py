@@ -1,0 +1,152 @@
+"""A model behind an OpenAI-compatible server, such as vLLM's on another node."""
+
+import base64
+import json
+import math
+import os
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from PIL import Image
+
+from evaluators.vlm.http import Client, Patience, RequestFailed
+from evaluators.vlm.protocol import Parts, SomeFailed
+from rf_repro.core.errors import UserError
+from rf_repro.core.files import read_json, write_text
+from rf_repro.core.hashing import content_hash
+
+OWN_KEY, OPENAI_KEY = "RF_REPRO_API_KEY", "OPENAI_API_KEY"
+TOP = 20  # tokens whose probabilities a server lists: OpenAI's limit, and vLLM's default
+
+
+class Endpoint:
+    """Chat completions, one user message a question, images as PNG in data URLs, temperature 0.
+
+    Its revision is the model's name, not the address: a server may come up on another node, and its work goes on. A name should
+    therefore stand for one set of weights. Answers of a server are not promised to be the same for the same question; with
+    `cache` they are.
+
+    Args:
+        name: of the model, as the server knows it.
+        url: its API's root, e.g. `http://node7:8000/v1`.
+        concurrency: requests at the same time.
+        cache: folder of replies, by the hash of model and request; None: none is kept.
+        patience: timeouts and tries.
+
+    Raises:
+        UserError: the address is unfit.
+    """
+
+    def __init__(
+        self, name: str, url: str, *, concurrency: int = 8, cache: Path | None = None, patience: Patience | None = None
+    ) -> None:
+        self.name, self.cache, self._concurrency = name, cache, concurrency
+        self._client = Client(f"{url.rstrip('/')}/chat/completions", api_key(url), patience or Patience())
+        self.revision = f"openai:{name}"
+        self.settings = {
+            "decoding": "temperature 0",
+            "images": "png",
+            "choices": f"tokens that are a spelling, among the {TOP} likeliest",
+        }
+
+    def answer(self, batch: Sequence[Parts], max_new_tokens: int) -> list[str]:
+        """As of `VisionLanguageModel`."""
+        return self._all(batch, {"max_tokens": max_new_tokens}, _content)
+
+    def choice_probabilities(self, batch: Sequence[Parts], choices: Sequence[Sequence[Sequence[str]]]) -> list[list[float]]:
+        """As of `VisionLanguageModel`, as far as a server tells: of its `TOP` likeliest tokens, those that are equal to one of the
+        group's spellings. A spelling of several tokens, and what is less likely, count as 0."""
+        asked = {"max_tokens": 1, "logprobs": True, "top_logprobs": TOP}
+        rows = []
+        try:
+            listed, failed = self._all(batch, asked, _top_tokens), None
+        except SomeFailed as some:
+            listed, failed = some.replies, some
+        for tokens, groups in zip(listed, choices, strict=True):
+            rows.append(None if tokens is None else [_mass(tokens, group) for group in groups])
+        if failed is not None:
+            raise SomeFailed(rows, failed.reasons)
+        return [row for row in rows if row is not None]
+
+    def _all(self, batch: Sequence[Parts], settings: Mapping[str, Any], check: Callable[[Any], Any]) -> list[Any]:
+        replies: list[Any] = [None] * len(batch)
+        reasons: dict[int, str] = {}
+        self._client.resume()
+        with ThreadPoolExecutor(min(self._concurrency, max(len(batch), 1)), "endpoint") as pool:
+            pending = [pool.submit(self._one, parts, settings, check) for parts in batch]
+            try:
+                for index, future in enumerate(pending):
+                    try:
+                        replies[index] = future.result()
+                    except RequestFailed as error:
+                        reasons[index] = str(error)
+            except BaseException:  # Ctrl-C, or an error that all would have: no request is waited for
+                pool.shutdown(wait=False, cancel_futures=True)
+                self._client.stop()
+                raise
+        if reasons:
+            raise SomeFailed(replies, reasons)
+        return replies
+
+    def _one(self, parts: Parts, settings: Mapping[str, Any], check: Callable[[Any], Any]) -> Any:
+        message = {"role": "user", "content": [_content_part(part) for part in parts]}
+        body = {"model": self.name, "messages": [message], "temperature": 0, **settings}
+        path = None
+        if self.cache is not None:
+            key = content_hash(body)
+            path = self.cache / key[:2] / f"{key}.json"
+            if path.exists():
+                return read_json(path)
+        reply = self._client.post(json.dumps(body).encode(), check)
+        if path is not None:
+            write_text(path, json.dumps(reply), durable=False)
+        return reply
+
+
+def api_key(url: str) -> str | None:
+    """From the environment: RF_REPRO_API_KEY for any server; OPENAI_API_KEY, where that is not set, only over https or to this
+    machine, so that it does not cross a network in the clear because it happened to be set."""
+    if own := os.environ.get(OWN_KEY, "").strip():
+        return own
+    parts = urlsplit(url)
+    if parts.scheme == "https" or parts.hostname in ("localhost", "127.0.0.1", "::1"):
+        return os.environ.get(OPENAI_KEY, "").strip() or None
+    return None
+
+
+def _content_part(part: str | Image.Image) -> dict[str, Any]:
+    if isinstance(part, str):
+        return {"type": "text", "text": part}
+    buffer = BytesIO()
+    part.save(buffer, "PNG")
+    return {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"}}
+
+
+def _content(reply: Any) -> str:
+    text = reply["choices"][0]["message"]["content"]
+    if not isinstance(text, str):
+        raise TypeError(f"its content is {type(text).__name__}, not text")
+    return text
+
+
+def _top_tokens(reply: Any) -> dict[str, float]:
+    """Token -> its probability. Raises UserError when the server does not tell any."""
+    choice = reply["choices"][0]
+    if choice.get("logprobs") is None:
+        raise UserError("the endpoint returns no logprobs, which this benchmark needs; serve the model with vLLM, for example")
+    listed = choice["logprobs"]["content"][0]["top_logprobs"]
+    found = {}
+    for item in listed:
+        token, value = item["token"], item["logprob"]
+        if not isinstance(token, str) or not isinstance(value, (int, float)) or math.isnan(value) or value > 1e-3:
+            raise ValueError("not a list of tokens with log-probabilities")
+        found[token] = max(found.get(token, 0.0), min(1.0, math.exp(value)))
+    return found
+
+
+def _mass(tokens: Mapping[str, float], spellings: Sequence[str]) -> float:
+    return sum(tokens.get(spelling, 0.0) for spelling in dict.fromkeys(spellings))

@@ -113,7 +113,7 @@ def scan(
 
     images: list[ImageFile] = []
     with ThreadPoolExecutor(READERS) as pool:
-        for done, (item, read) in enumerate(zip(found, pool.map(lambda item: _read(item[2]), found), strict=True), start=1):
+        for done, (item, read) in enumerate(zip(found, pool.map(lambda item: read_image(item[2]), found), strict=True), start=1):
             if isinstance(read, str):
                 problems.append(Problem("damaged image", _relative(item[2], root), read))
             else:
@@ -187,7 +187,7 @@ def _samples(folder: Path, wanted: int, problems: list[Problem]) -> Iterator[tup
     yield from chosen
 
 
-def _read(path: Path) -> tuple[str, tuple[int, int]] | str:
+def read_image(path: Path) -> tuple[str, tuple[int, int]] | str:
     """(digest, upright size), or why it is no image. It is decoded whole: damage is known before any model is loaded."""
     try:
         data = path.read_bytes()

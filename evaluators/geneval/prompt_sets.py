@@ -32,7 +32,7 @@ Progress = Callable[[int, int], None]  # (bytes read, bytes in all)
 
 @dataclass(frozen=True)
 class PromptSet:
-    """A published file: `size` in bytes, `sha256` of them, and `about` for the help."""
+    """A published file: `size` in bytes, or the most that it may have; `sha256` of them, and `about` for the help."""
 
     name: str
     file: str
@@ -164,7 +164,7 @@ def _download(url: str, prompt_set: PromptSet, progress: Progress) -> bytes:
             announced = response.length  # None: the server does not say
             while len(data) <= prompt_set.size and (block := response.read(min(BLOCK, prompt_set.size + 1 - len(data)))):
                 data += block
-                progress(len(data), prompt_set.size)
+                progress(len(data), min(announced or prompt_set.size, prompt_set.size))
     except urllib.error.HTTPError as error:
         raise UserError(f"{url}: the server answers {error.code} {error.reason}; {remedy}") from None
     except (OSError, http.client.HTTPException) as error:  # URLError and time-outs are OSErrors

@@ -37,17 +37,25 @@ def add_parser(commands: Commands) -> None:
 def _add_fetch(actions: Commands) -> None:
     parser = add_command(actions, "fetch", "download a benchmark's prompts and verify their SHA-256",
                          "rf-repro data fetch geneval --set official")  # fmt: skip
-    parser.add_argument("benchmark", choices=("geneval",), help="geneval: its own 553 prompts, and BAGEL's rewritten ones")
-    parser.add_argument("--set", dest="prompt_set", choices=SETS, default="all", help="which of them (default: all)")
+    parser.add_argument(
+        "benchmark", choices=("geneval", "geneval2", "dpg"),
+        help="geneval: its own 553 prompts, and BAGEL's rewritten ones; geneval2: GenEval 2's 800 prompts with their questions "
+        "(CC BY-NC 4.0); dpg: DPG-Bench's 1,065 prompts with their questions (Apache-2.0)",
+    )  # fmt: skip
+    parser.add_argument("--set", dest="prompt_set", choices=SETS, default="all", help="which of geneval's (default: all)")
     parser.add_argument(
         "--from", dest="source", metavar="SOURCE",
         help="a file, or a folder with the files under their own names, or an address (default: the published addresses)",
     )  # fmt: skip
-    parser.add_argument("--out", type=Path, metavar="DIR", help="folder to put them in (default: ~/.cache/rf_repro/geneval)")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="folder to put them in (default: ~/.cache/rf_repro/BENCHMARK)")
     parser.set_defaults(run=run_fetch)
 
 
 def run_fetch(options: argparse.Namespace) -> int:
+    if options.benchmark == "geneval2":
+        return _fetch_geneval2(options)
+    if options.benchmark == "dpg":
+        return _fetch_dpg(options)
     from evaluators.geneval.prompt_sets import PROMPT_SETS, default_folder, fetch
 
     folder = writable_folder(options.out or default_folder(), "--out")
@@ -58,6 +66,33 @@ def run_fetch(options: argparse.Namespace) -> int:
         with progress_bar(name) as progress:
             path = fetch(PROMPT_SETS[name], folder, options.source, progress)
         print(f"{name:<12}{path}  SHA-256 verified")
+    return 0
+
+
+def _fetch_geneval2(options: argparse.Namespace) -> int:
+    from evaluators.geneval2.data import NAME, data_folder, fetch
+
+    if options.prompt_set != "all":
+        raise UserError(f"--set {options.prompt_set}: is a set of geneval's; leave it out")
+    folder = writable_folder(options.out or data_folder(), "--out")
+    with progress_bar(NAME) as progress:
+        path = fetch(folder, options.source, progress)
+    print(f"{NAME:<12}{path}  SHA-256 verified")
+    return 0
+
+
+def _fetch_dpg(options: argparse.Namespace) -> int:
+    from evaluators.dpg.data import compare_prompts, default_folder, fetch, load
+
+    if options.prompt_set != "all":
+        raise UserError(f"--set {options.prompt_set}: is a set of geneval's; leave it out")
+    with progress_bar("dpg") as progress:
+        path = fetch(writable_folder(options.out or default_folder(), "--out"), options.source, progress)
+    benchmark = load(path)
+    print(f"{'dpg':<12}{path}  git's hash verified, {len(benchmark.items):,} prompts, {len(benchmark.rows):,} questions")
+    for folder in (Path(options.source or ".") / "prompts", Path(options.source or ".") / "dpg_bench" / "prompts"):
+        if options.source and folder.is_dir() and (other := compare_prompts(benchmark, folder)):
+            print(f"{folder}: {len(other):,} prompts are not as in the CSV, whose texts are used; first {other[0]}")
     return 0
 
 

@@ -5,7 +5,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rf_repro.commands.dpg import add_dpg
 from rf_repro.commands.geneval import check_models, compare, run_real_images
+from rf_repro.commands.geneval2 import add_geneval2, add_geneval_vlm
 from rf_repro.commands.options import Commands, add_command, add_device, progress_bar, writable_folder
 from rf_repro.commands.sampled_run import SampledRun
 from rf_repro.config.overrides import from_dict
@@ -23,6 +25,9 @@ def add_parser(commands: Commands) -> None:
     parser = add_command(commands, "evaluate", "score a folder of images", "rf-repro evaluate geneval images --out results")
     benchmarks = parser.add_subparsers(title="benchmarks", metavar="BENCHMARK", required=True)
     _add_geneval(benchmarks)
+    add_geneval2(benchmarks)
+    add_geneval_vlm(benchmarks)
+    add_dpg(benchmarks)
     both = add_command(benchmarks, "compare", "compare two scored folders on the same prompts",
                        "rf-repro evaluate compare results-a results-b")  # fmt: skip
     both.add_argument("first", type=Path, metavar="DIR", help="--out of one `evaluate geneval`")

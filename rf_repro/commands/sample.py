@@ -32,8 +32,8 @@ def add_parser(commands: Commands) -> None:
     )  # fmt: skip
     which.add_argument(
         "--prompts", metavar="SET",
-        help="a prompt set: official, bagel-long (see `rf-repro data fetch`), or a file of GenEval metadata "
-        "(default: none, --prompt then)",
+        help="a prompt set: official, bagel-long, geneval2, dpg (see `rf-repro data fetch`), or a file of GenEval metadata or of "
+        "GenEval 2's schema (default: none, --prompt then)",
     )  # fmt: skip
     parser.add_argument("--num", type=int, default=4, metavar="N", help="images a prompt (default: 4)")
     parser.add_argument(
@@ -87,8 +87,13 @@ def _prompts(options: argparse.Namespace) -> list[str] | list[dict[str, Any]]:
         found: list[str] = options.prompt
         return found
     from evaluators.geneval.prompt_sets import load
+    if options.prompts == "dpg":
+        from evaluators.dpg import data
 
-    return load(options.prompts)
+        return data.prompt_rows(data.load())
+    from evaluators.geneval2.data import sampling_rows
+
+    return sampling_rows(options.prompts) or load(options.prompts)
 
 
 def image_size(text: str | None) -> tuple[int, int] | None:

@@ -9,6 +9,7 @@ from rf_repro.config.overrides import from_dict
 from rf_repro.core.errors import UserError
 from rf_repro.core.files import write_jsonl
 from rf_repro.core.geneval_names import geneval_name
+from rf_repro.core.hashing import content_hash
 from rf_repro.core.image_folder import ImageFolder, Origin
 from rf_repro.core.records import EvalResult
 from rf_repro.core.run_dir import RunDir
@@ -78,6 +79,20 @@ class SampledRun:
                 else:
                     sheet.save(self.run.path / file)
         protocol = f"{result.protocol}, {size[0]}x{size[1]} px"
+        marked = replace(result, protocol=protocol, step=self.origin.step, weights=self.origin.weights, items=items)
+        self.run.write_eval(name, marked)
+        return self.run.evals / f"{name}.json"
+
+    def record_judged(self, result: EvalResult, rows: Sequence[Mapping[str, Any]]) -> Path:
+        """Writes a result of any benchmark that a model judges, and its items, into the run; returns the record's path.
+
+        The name holds 8 hex digits of protocol, images' size and judge: a run keeps the results of several judges.
+        """
+        protocol = f"{result.protocol}, {self.origin.height}x{self.origin.width} px"
+        judge = {name: value for name, value in result.evaluator.items() if name != "batch_size"}
+        name = f"{result.benchmark}-{content_hash([protocol, judge])[:8]}"
+        items = f"{name}.items.jsonl"
+        write_jsonl(self.run.evals / items, [dict(row) for row in rows])
         marked = replace(result, protocol=protocol, step=self.origin.step, weights=self.origin.weights, items=items)
         self.run.write_eval(name, marked)
         return self.run.evals / f"{name}.json"

@@ -141,7 +141,7 @@ def fetch(prompt_set: PromptSet, folder: Path, source: str | None = None, progre
         return target
     source = source or prompt_set.url
     if source.startswith(("http://", "https://")):
-        data = _download(source, prompt_set, progress)
+        data = download(source, prompt_set.size, progress)
     else:
         path = Path(source) / prompt_set.file if Path(source).is_dir() else Path(source)
         try:
@@ -155,21 +155,25 @@ def fetch(prompt_set: PromptSet, folder: Path, source: str | None = None, progre
     return target
 
 
-def _download(url: str, prompt_set: PromptSet, progress: Progress) -> bytes:
-    """The address's bytes; no more than one beyond the set's size, which is enough to tell that they are others."""
+def download(url: str, most: int, progress: Progress) -> bytes:
+    """The address's bytes; no more than one beyond `most`, which is enough to tell that they are others.
+
+    Raises:
+        UserError: it cannot be downloaded, or not to its end.
+    """
     remedy = "try again, or download it elsewhere and give the file by --from"
     data = b""
     try:
         with urllib.request.urlopen(url, timeout=TIMEOUT) as response:
             announced = response.length  # None: the server does not say
-            while len(data) <= prompt_set.size and (block := response.read(min(BLOCK, prompt_set.size + 1 - len(data)))):
+            while len(data) <= most and (block := response.read(min(BLOCK, most + 1 - len(data)))):
                 data += block
-                progress(len(data), min(announced or prompt_set.size, prompt_set.size))
+                progress(len(data), min(announced or most, most))
     except urllib.error.HTTPError as error:
         raise UserError(f"{url}: the server answers {error.code} {error.reason}; {remedy}") from None
     except (OSError, http.client.HTTPException) as error:  # URLError and time-outs are OSErrors
         raise UserError(f"{url}: cannot be downloaded ({getattr(error, 'reason', error)}); {remedy}") from None
-    if announced is not None and len(data) < min(announced, prompt_set.size):
+    if announced is not None and len(data) < min(announced, most):
         raise UserError(f"{url}: the connection ended after {len(data)} of {announced} bytes; {remedy}")
     return data
 

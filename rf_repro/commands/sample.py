@@ -86,11 +86,11 @@ def _prompts(options: argparse.Namespace) -> list[str] | list[dict[str, Any]]:
     if options.prompts is None:
         found: list[str] = options.prompt
         return found
-    from evaluators.geneval.prompt_sets import load
     if options.prompts == "dpg":
         from evaluators.dpg import data
 
         return data.prompt_rows(data.load())
+    from evaluators.geneval.prompt_sets import load
     from evaluators.geneval2.data import sampling_rows
 
     return sampling_rows(options.prompts) or load(options.prompts)

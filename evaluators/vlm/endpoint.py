@@ -58,8 +58,8 @@ class Endpoint:
         return self._all(batch, {"max_tokens": max_new_tokens}, _content)
 
     def choice_probabilities(self, batch: Sequence[Parts], choices: Sequence[Sequence[Sequence[str]]]) -> list[list[float]]:
-        """As of `VisionLanguageModel`, as far as a server tells: of its `TOP` likeliest tokens, those that are equal to one of the
-        group's spellings. A spelling of several tokens, and what is less likely, count as 0."""
+        """As of `VisionLanguageModel`, as far as a server tells: of its `TOP` likeliest tokens, those that equal a spelling of
+        the group. A spelling of several tokens, and what is less likely, count as 0."""
         asked = {"max_tokens": 1, "logprobs": True, "top_logprobs": TOP}
         rows = []
         try:
@@ -139,7 +139,7 @@ def _top_tokens(reply: Any) -> dict[str, float]:
     if choice.get("logprobs") is None:
         raise UserError("the endpoint returns no logprobs, which this benchmark needs; serve the model with vLLM, for example")
     listed = choice["logprobs"]["content"][0]["top_logprobs"]
-    found = {}
+    found: dict[str, float] = {}
     for item in listed:
         token, value = item["token"], item["logprob"]
         if not isinstance(token, str) or not isinstance(value, (int, float)) or math.isnan(value) or value > 1e-3:

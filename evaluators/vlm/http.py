@@ -1,5 +1,6 @@
-"""JSON posted to a server that may be busy, slow, broken or hostile: tries again, never waits for ever, reads no endless reply."""
+"""JSON posted to a server that may be busy, slow, broken or hostile: tried again, without waiting or reading for ever."""
 
+import contextlib
 import http.client
 import json
 import random
@@ -11,7 +12,7 @@ import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
 from email.message import Message
-from typing import IO, Any
+from typing import Any
 from urllib.parse import urlsplit
 
 from rf_repro.core.errors import UserError
@@ -42,6 +43,14 @@ class Patience:
     tries: int = 8
     first_pause: float = 1.0
     longest_pause: float = 60.0
+
+
+class _Refused(Exception):
+    """A status that is not success; `wait`: seconds that the server asks to wait."""
+
+    def __init__(self, code: int, said: str, wait: float) -> None:
+        super().__init__(code)
+        self.code, self.said, self.wait = code, said, wait
 
 
 class Client:
@@ -96,8 +105,10 @@ class Client:
             wait = 0.0
             try:
                 return check(json.loads(self._once(body, min(self.patience.request, left))))
-            except urllib.error.HTTPError as error:
-                last, wait = self._refused(error), _retry_after(error.headers)
+            except _Refused as refused:
+                last, wait = self._worth_another_try(refused), refused.wait
+            except UserError:
+                raise
             except TimeoutError:
                 last = f"no whole reply within {self.patience.request:g} s"
             except (OSError, http.client.HTTPException) as error:
@@ -121,19 +132,15 @@ class Client:
                 raise RequestFailed("stopped")
         raise RequestFailed(f"no reply in {number} tries: {last}")
 
-    def _refused(self, error: urllib.error.HTTPError) -> str:
-        """Why, where it is worth another try."""
-        said = f"HTTP {error.code} {self._clean(_read(error, 2000).decode(errors='replace'))}".strip()
-        if error.code in HOPELESS:
-            raise UserError(
-                f"{self.url}: {said}; check the address, the model's name and the API key in the environment"
-            ) from None
-        if 300 <= error.code < 400:
-            raise UserError(
-                f"{self.url}: redirects (HTTP {error.code}), which is not followed with a key; give its final address"
-            )
-        if error.code < 500 and error.code not in RETRIED:
-            raise RequestFailed(said) from None
+    def _worth_another_try(self, refused: "_Refused") -> str:
+        """Why the server refused, where it may not do so again."""
+        code, said = refused.code, f"HTTP {refused.code} {self._clean(refused.said)}".strip()
+        if 300 <= code < 400:
+            raise UserError(f"{self.url}: redirects (HTTP {code}), which is not followed with a key; give its final address")
+        if code in HOPELESS:
+            raise UserError(f"{self.url}: {said}; check the address, the model's name and the API key in the environment")
+        if code < 500 and code not in RETRIED:
+            raise RequestFailed(said)
         return said
 
     def _once(self, body: bytes, seconds: float) -> bytes:
@@ -144,10 +151,14 @@ class Client:
         with _Watch(seconds) as watch:
             self._live.add(watch)
             try:
+                if self._stop.is_set():
+                    raise RequestFailed("stopped")
                 with self._opener.open(request, timeout=seconds) as response:
-                    reply = _read(response, MAX_REPLY + 1)
-            except urllib.error.HTTPError:
-                raise
+                    reply = response.read(MAX_REPLY + 1)  # not the whole: it may have no end
+            except urllib.error.HTTPError as error:
+                with error, contextlib.suppress(OSError, http.client.HTTPException):
+                    raise _Refused(error.code, error.read(2000).decode(errors="replace"), _retry_after(error.headers)) from None
+                raise _Refused(error.code, "", _retry_after(error.headers)) from None
             except Exception:
                 if watch.ran_out:
                     raise TimeoutError from None
@@ -168,14 +179,6 @@ class Client:
         return line if len(line) <= 200 else f"{line[:200]}..."
 
 
-def _read(response: IO[bytes], limit: int) -> bytes:
-    """At most `limit` bytes: a reply may have no end."""
-    try:
-        return response.read(limit)
-    except http.client.IncompleteRead as error:
-        raise http.client.HTTPException(f"the reply broke off after {len(error.partial)} bytes") from None
-
-
 def _retry_after(headers: Message) -> float:
     try:
         return max(0.0, float(headers.get("Retry-After", "0")))
@@ -189,7 +192,7 @@ class _Watch:
     current = threading.local()
 
     def __init__(self, seconds: float) -> None:
-        self.ran_out = False
+        self.ran_out = self._is_cut = False
         self._connection: socket.socket | None = None
         self._timer = threading.Timer(seconds, self._run_out)
         self._timer.daemon = True
@@ -205,7 +208,7 @@ class _Watch:
 
     def sees(self, connection: socket.socket) -> None:
         self._connection = connection
-        if self.ran_out:
+        if self._is_cut:
             self.cut()
 
     def _run_out(self) -> None:
@@ -213,11 +216,10 @@ class _Watch:
         self.cut()
 
     def cut(self) -> None:
+        self._is_cut = True
         if self._connection is not None:
-            try:
+            with contextlib.suppress(OSError):  # it has ended already
                 socket.socket.shutdown(self._connection, socket.SHUT_RDWR)  # TLS's own would wait for the other side
-            except OSError:
-                pass  # it has ended already
 
 
 class _NoRedirects(urllib.request.HTTPRedirectHandler):

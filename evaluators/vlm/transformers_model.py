@@ -188,7 +188,7 @@ def load_transformers_vlm(name: str, device: "torch.device") -> TransformersVLM:
         logging.disable_progress_bar()
     try:
         config = AutoConfig.from_pretrained(name)
-        if type(config) not in AutoModelForImageTextToText._model_mapping:  # type: ignore[attr-defined]
+        if type(config) not in AutoModelForImageTextToText._model_mapping:
             raise UserError(f"--model {name}: a {config.model_type} answers no questions about images; name one that does")
         processor = AutoProcessor.from_pretrained(name)
         model: Any = AutoModelForImageTextToText.from_pretrained(name, config=config, dtype="auto")

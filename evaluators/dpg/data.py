@@ -101,11 +101,13 @@ def load(path: Path | None = None) -> Benchmark:
     digest = git_blob_hash(data)
     if path is None and digest != BLOB:
         raise UserError(f"{where}: not DPG-Bench's file: its git hash is {digest}, not {BLOB}; delete it and fetch it again")
-    return parse(data, str(where), "dpg-bench" if digest == BLOB else f"custom-{digest[:8]}")
+    benchmark = parse(data, str(where), "dpg-bench" if digest == BLOB else f"custom-{digest[:8]}")
+    _check_parents(benchmark, str(where))
+    return benchmark
 
 
 def parse(data: bytes, where: str, name: str) -> Benchmark:
-    """Raises UserError, which names the row, when a value is missing or a parent unknown."""
+    """The CSV's rows. Raises UserError, which names the row, when a value is missing or no number."""
     try:
         reader = csv.DictReader(io.StringIO(data.decode("utf-8-sig"), newline=""))
         lines = list(reader)
@@ -116,13 +118,15 @@ def parse(data: bytes, where: str, name: str) -> Benchmark:
     rows = tuple(_question(line, f"{where}: row {number}") for number, line in enumerate(lines, start=1))
     if not rows:
         raise UserError(f"{where}: holds no question")
-    benchmark = Benchmark(name, rows)
+    return Benchmark(name, rows)
+
+
+def _check_parents(benchmark: Benchmark, where: str) -> None:
     for item_id, questions in benchmark.items.items():
         known = {question.id for question in questions}
         for question in questions:
             if unknown := [parent for parent in question.parents if parent not in known]:
                 raise UserError(f"{where}: {item_id}: question {question.id} depends on {unknown[0]}, which is not there")
-    return benchmark
 
 
 def _question(line: dict[str, Any], where: str) -> Question:

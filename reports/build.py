@@ -11,6 +11,7 @@ from reports.document import Document, Figure, Section
 from reports.findings import Findings, find
 from reports.gates import gates_table, measure_gates
 from reports.grid_sections import grid_sections, samples_section
+from reports.judged import judged_section
 from reports.measured import MeasuredTable
 from reports.paper_tables import table1
 from reports.provenance import runs_table, sources_table
@@ -46,6 +47,7 @@ def make_document(findings: Findings) -> Document:
         claims=tuple(findings.claims),
         sections=(
             *_table_sections(findings),
+            *judged_section(rows, findings.label),
             dependence_section(findings),
             *samples_section(findings.tables),
             *_training_sections(rows, findings.label),

@@ -30,6 +30,8 @@ COMMANDS = (
     ["sample"],
     ["evaluate"],
     ["evaluate", "geneval"],
+    ["evaluate", "geneval2"],
+    ["evaluate", "geneval-vlm"],
     ["evaluate", "compare"],
     ["data"],
     ["data", "fetch"],

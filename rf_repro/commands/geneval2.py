@@ -24,11 +24,16 @@ SHOWN_PROBLEMS = 5  # on the screen; the file holds all
 def add_geneval2(benchmarks: Commands) -> None:
     parser = add_command(
         benchmarks, "geneval2", "score images of GenEval 2's 800 prompts by Soft-TIFA, with a vision-language model as the judge",
-        "rf-repro data fetch geneval2\n"
-        "         rf-repro sample RUN --prompts geneval2 --num 1 --out images\n"
-        "         rf-repro evaluate geneval2 images --model Qwen/Qwen3-VL-8B-Instruct --out results --run RUN\n"
-        "         rf-repro evaluate geneval2 images.json --model openai:Qwen3-VL@http://node:8000/v1 --out results",
+        "rf-repro evaluate geneval2 images --model Qwen/Qwen3-VL-8B-Instruct --out results",
     )  # fmt: skip
+    parser.description = f"""{parser.description}
+
+The prompts with their questions are fetched once, then a run draws an image of each:
+  rf-repro data fetch geneval2
+  rf-repro sample RUN --prompts geneval2 --num 1 --out images
+  rf-repro evaluate geneval2 images --model Qwen/Qwen3-VL-8B-Instruct --run RUN --out results
+Images of any other model, and a judge that runs elsewhere:
+  rf-repro evaluate geneval2 images.json --model openai:Qwen3-VL@http://node:8000/v1 --out results"""
     parser.add_argument("images", type=Path, metavar="IMAGES",
                         help="a JSON file of {prompt: image path}, or a folder that `rf-repro sample` made")  # fmt: skip
     parser.add_argument(
@@ -43,9 +48,13 @@ def add_geneval_vlm(benchmarks: Commands) -> None:
     parser = add_command(
         benchmarks, "geneval-vlm",
         "score images of GenEval's prompts by questions to a vision-language model; the result is not GenEval's score",
-        "rf-repro evaluate geneval-vlm images --prompts official --model Qwen/Qwen3-VL-8B-Instruct --out results\n"
-        "         rf-repro evaluate geneval-vlm images --model runs/base/pixel_rf/0123456789ab-s0 --shard 1/8 --out results",
+        "rf-repro evaluate geneval-vlm images --prompts official --model Qwen/Qwen3-VL-8B-Instruct --out results",
     )  # fmt: skip
+    parser.description = f"""{parser.description}
+
+Eight processes that share the work, then the score:
+  rf-repro evaluate geneval-vlm images --model Qwen/Qwen3-VL-8B-Instruct --out results --shard 1/8   (to 8/8)
+  rf-repro evaluate geneval-vlm images --model Qwen/Qwen3-VL-8B-Instruct --out results"""
     parser.add_argument("images", type=Path, metavar="IMAGES",
                         help="a folder in GenEval's layout: 00000/metadata.jsonl, 00000/samples/0000.png and on")  # fmt: skip
     parser.add_argument("--prompts", metavar="SET",

@@ -5,7 +5,7 @@ The published numbers behind it are those of `reports.paper_values`; a test asse
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ablations.questions import MIRRORS
 from ablations.table3e import TABLE3E
@@ -113,6 +113,13 @@ class Claim:
     gates: tuple[ClaimGate, ...] = ()
     needs: str = ""
 
+    def in_world(self, world: str) -> "Claim":
+        """The claim about the columns that are measured in a world, a value of `data.world`."""
+        if world == "scenes" or not set(self.columns) <= set(MIRRORS):
+            return self
+        unit = MEAN_OF_BENCHMARKS if self.unit == MEAN else self.unit
+        return replace(self, columns=tuple(MIRRORS[column] for column in self.columns), unit=unit)
+
     @property
     def rows(self) -> tuple[str, ...]:
         """Keys of the variants involved, in the order in which the sentence names them."""
@@ -122,6 +129,7 @@ class Claim:
 SCORE = ("geneval",)
 TYPES = tuple(MIRRORS)
 MEAN = "mean over question types"
+MEAN_OF_BENCHMARKS = "mean over benchmarks"
 WON = "columns won"
 SYSTEMS = "images of the systems compared, and RF-Pixel trained at scale paper, 1024 px"
 

@@ -62,7 +62,11 @@ GENEVAL = Column("geneval", "GenEval", "geneval", "overall", GENEVAL_TASKS, clus
 
 @dataclass(frozen=True)
 class AblationGrid:
-    """A table: `name` is its command-line name, `title` the paper's, `base` the row that the others are diffs of."""
+    """A table: `name` is its command-line name, `title` the paper's, `base` the row that the others are diffs of.
+
+    `columns` are those of the scenes world; `real_columns` those on photographs, where they are others: the same number, in the
+    same order.
+    """
 
     name: str
     title: str
@@ -72,11 +76,17 @@ class AblationGrid:
     rows: tuple[Variant, ...]
     columns: tuple[Column, ...]
     seeds: tuple[int, ...]
+    real_columns: tuple[Column, ...] = ()
 
     def __post_init__(self) -> None:
         keys = [row.key for row in self.rows]
         assert len(set(keys)) == len(keys), f"{self.name}: rows {keys}"
         assert self.base in keys, f"{self.name}: base {self.base}"
+        assert len(self.real_columns) in (0, len(self.columns)), f"{self.name}: {len(self.real_columns)} columns on photographs"
+
+    def in_world(self, world: str) -> "AblationGrid":
+        """The table with the columns that are measured in a world, a value of `data.world`."""
+        return replace(self, columns=self.real_columns) if self.real_columns and world != "scenes" else self
 
     def variant(self, key: str) -> Variant:
         """The row of that key. Raises UserError when the table has none."""

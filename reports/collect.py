@@ -129,6 +129,7 @@ def select(grid: AblationGrid, scale: str, runs: Sequence[Run], changes: Mapping
     A run found in several folders (say, a local one and its shipped copy) counts once, from the folder named first.
     """
     configs = grid.configs(scale, changes)
+    grid = grid.in_world(configs[grid.base].data.world)
     rows = {key: (key, config.result_hash()) for key, config in configs.items()}
     shared = list(grid.shared(scale, changes))
     chosen: dict[tuple[str, str], dict[int, Run]] = {identity: {} for identity in (*rows.values(), *shared)}
@@ -191,11 +192,14 @@ def require_one_protocol(grid: AblationGrid, what: str, by_protocol: Mapping[str
 
 def looked_at(results: Iterable[EvalResult]) -> list[str]:
     """How results were measured, in short and each once; the revisions of models are in the section on provenance."""
-    texts = (
-        f"{result.protocol}, by {result.evaluator.get('detector')}, colours by {result.evaluator.get('color_classifier')}"
-        for result in results
-    )
-    return list(dict.fromkeys(texts))
+    return list(dict.fromkeys(map(_how, results)))
+
+
+def _how(result: EvalResult) -> str:
+    seen = result.evaluator
+    if "detector" in seen:
+        return f"{result.protocol}, by {seen['detector']}, colours by {seen.get('color_classifier')}"
+    return f"{result.protocol}; {seen['paper']}" if "paper" in seen else result.protocol
 
 
 def machine(attempt: Attempt) -> str:
@@ -221,7 +225,8 @@ def _row_scores(runs: GridRuns, row: Variant, column: Column, expected_seeds: Se
             results[seed], items[seed] = result, run.items(column.evaluation)
             _check_items(run, column, result, items[seed])
             if result.n < result.expected_n:
-                notes.append(f"seed {seed}: {result.n:,} of {result.expected_n:,} images scored")
+                what = "images" if column.cluster == "prompt" else "questions"
+                notes.append(f"seed {seed}: {result.n:,} of {result.expected_n:,} {what} scored")
     if results:
         left_out = [f"{text}; not in the mean" for text in absent]
         first = runs.rows[row.key][min(results)]
@@ -242,7 +247,7 @@ def _progress(run: Run, evaluation: str) -> str:
             return "not evaluated"
         if evaluation.startswith(GENEVAL.evaluation):
             return "not scored (`rf-repro sample`, then `rf-repro evaluate geneval --run`)"
-        return "not asked: the question suite is the scenes world's, and no benchmark on photographs is built in"
+        return "not asked (`rf-repro evaluate understanding --run`)"
     rows = run.metrics
     state = "not started" if not run.record.attempts else "failed" if run.record.status == "failed" else "unfinished"
     step = f" at step {rows[-1]['step']}" if rows else ""
@@ -257,8 +262,8 @@ def _check_items(run: Run, column: Column, result: EvalResult, items: Sequence[d
     if len(scored) != result.n:
         raise UserError(f"{where}: {len(scored)} scored images, but the record beside it says n={result.n}; evaluate again")
     for task in column.tasks:
-        verdicts = [bool(row["correct"]) for row in scored if row["tag"] == task]
-        stated = result.metrics.get(task)
+        verdicts = [float(row["correct"]) for row in scored if row["tag"] == task]
+        stated = result.metrics.get(task if task in result.metrics else column.metric)
         share = sum(verdicts) / len(verdicts) if verdicts else None
         if (share is None) != (stated is None) or (share is not None and not math.isclose(share, stated or 0, abs_tol=1e-4)):
             raise UserError(f"{where}: {task} is {share} over the items, but the record says {stated}; evaluate again")

@@ -8,7 +8,11 @@ from reports.paper_values import paper_table
 from reports.statistics import RESAMPLES, paired_difference, unique_prompts
 from reports.tables import Footnotes, Table, numbers, scale_label, show
 
-CLUSTERS = {"prompt": ("unique prompts within each task", "prompts"), "question_id": ("the questions of each type", "questions")}
+CLUSTERS = {  # what is drawn, and what intervals then cover
+    "prompt": ("unique prompts within each task", "prompts"),
+    "question_id": ("the questions of each type", "questions"),
+    "cluster": ("the questions of each benchmark, those about one image or page together", "questions"),
+}
 GUESS = "Best guess without the image"
 Scores = Mapping[str, Mapping[str, RowScores]]  # column key -> row key
 

@@ -18,7 +18,7 @@ from rf_repro.core.geneval_names import is_sized
 from rf_repro.core.run_dir import RunDir
 
 MAX_METRIC_ROWS = 200
-KEPT = ("prompt_id", "sample", "question_id", "tag", "prompt", "reason", "failure", "expected", "answer")
+KEPT = ("prompt_id", "sample", "question_id", "key", "cluster", "tag", "prompt", "reason", "failure", "expected", "answer")
 
 
 def ship_results(runs: Sequence[Path], out: Path, scale: str = "tiny", changes: Mapping[str, Any] | None = None) -> list[Path]:
@@ -109,7 +109,7 @@ def _ship_sheets(run: Run, staged: RunDir) -> frozenset[tuple[int, int]]:
 
 def _is_read(name: str) -> bool:
     """Whether a report reads the items of that evaluation, not its record alone."""
-    columns = {column.evaluation for grid in GRIDS.values() for column in grid.columns}
+    columns = {column.evaluation for grid in GRIDS.values() for column in (*grid.columns, *grid.real_columns)}
     return name in columns or is_sized(name) or any(name.startswith(f"{column}-step") for column in columns)
 
 

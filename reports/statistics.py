@@ -22,7 +22,7 @@ from rf_repro.core.hashing import derive_seed
 
 RESAMPLES = 10_000
 TAIL = 0.025  # probability on each side of an interval
-Items = Sequence[Mapping[str, Any]]  # rows with tag, correct (None: could not be scored) and the field to cluster by
+Items = Sequence[Mapping[str, Any]]  # rows with tag, correct (a share of 1; None: not scored) and the field to cluster by
 
 
 @dataclass(frozen=True)
@@ -156,7 +156,7 @@ def _bootstrap(columns: Sequence[ColumnItems], weights: Mapping[str, float]) -> 
 def _count(
     sides: Sequence[Mapping[int, Items]], seeds: Sequence[int], task: str, cluster: str
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """(correct items, scored items), both [V, S, P]; clusters in sorted order, so results don't depend on files'."""
+    """(sum of correct, scored items), both [V, S, P]; clusters in sorted order, so results don't depend on files'."""
     cells = {
         (v, s): [row for row in side[seed] if row["tag"] == task and row["correct"] is not None]
         for v, side in enumerate(sides)
@@ -170,6 +170,6 @@ def _count(
     for (v, s), rows in cells.items():
         for row in rows:
             p = index[row[cluster]]
-            counts[0, v, s, p] += bool(row["correct"])
+            counts[0, v, s, p] += float(row["correct"])
             counts[1, v, s, p] += 1
     return counts[0], counts[1]

@@ -93,7 +93,8 @@ def judge(
     """
     if claim.needs:
         return ClaimResult(claim, scale, "not run", None, f"needs {claim.needs}")
-    grid = get_grid(claim.table)
+    world = apply_overrides(get_scale(scale), changes or {}).data.world
+    claim, grid = claim.in_world(world), get_grid(claim.table).in_world(world)
     sides = [scores[column][row] for column in claim.columns for row in claim.rows]
     reasons = list(dict.fromkeys(f"{side.variant.label}: {side.reason}" for side in sides if side.reason))
     if not reasons and not set.intersection(*(set(side.results) for side in sides)):

@@ -10,6 +10,7 @@ from rf_repro.commands.geneval import check_models, compare, run_real_images
 from rf_repro.commands.geneval2 import add_geneval2, add_geneval_vlm
 from rf_repro.commands.options import Commands, add_command, add_device, progress_bar, writable_folder
 from rf_repro.commands.sampled_run import SampledRun
+from rf_repro.commands.understanding import add_understanding
 from rf_repro.config.overrides import from_dict
 from rf_repro.config.scales import get_scale
 from rf_repro.config.schema import ExperimentConfig
@@ -28,6 +29,7 @@ def add_parser(commands: Commands) -> None:
     add_geneval2(benchmarks)
     add_geneval_vlm(benchmarks)
     add_dpg(benchmarks)
+    add_understanding(benchmarks)
     both = add_command(benchmarks, "compare", "compare two scored folders on the same prompts",
                        "rf-repro evaluate compare results-a results-b")  # fmt: skip
     both.add_argument("first", type=Path, metavar="DIR", help="--out of one `evaluate geneval`")

@@ -19,6 +19,8 @@ from rf_repro.commands.options import (
     launch,
     writable_folder,
 )
+from rf_repro.config.overrides import apply_overrides
+from rf_repro.config.scales import get_scale
 from rf_repro.core.files import read_json
 from rf_repro.core.run_dir import RunDir
 
@@ -50,7 +52,9 @@ def run(options: argparse.Namespace) -> int:
     print("building the report", file=sys.stderr)
     index = build_report([options.runs], options.out, options.scale, all_overrides(options))
     names = list(GRIDS) if "all" in options.tables.split(",") else options.tables.split(",")
-    _print_results(options, [job.run for job in plan.jobs if job.kind == "variant"], [get_grid(name) for name in names])
+    world = apply_overrides(get_scale(options.scale), all_overrides(options)).data.world
+    grids = [get_grid(name).in_world(world) for name in names]
+    _print_results(options, [job.run for job in plan.jobs if job.kind == "variant"], grids)
     print(f"report: {index}")
     return 0 if done else 1
 

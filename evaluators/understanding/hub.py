@@ -1,0 +1,54 @@
+"""Benchmarks as data sets of the Hugging Face hub, through the package `datasets`."""
+
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+from evaluators.understanding.benchmark import Benchmark
+from evaluators.understanding.columns import number_images
+from evaluators.understanding.record import Record
+from rf_repro.core.errors import UserError
+from rf_repro.data.shards.samples import CorruptSample
+
+
+def read_hub(benchmark: Benchmark, name: str) -> Iterator[Record]:
+    """The rows of the benchmark's split, of all its configurations one after another. Images stay encoded.
+
+    Args:
+        name: a hub id, or a folder of files as a hub id holds them.
+
+    Raises:
+        UserError: the package is missing, or the data set cannot be had.
+    """
+    try:
+        from datasets import Image, load_dataset  # type: ignore[import-untyped]
+    except ImportError:
+        raise UserError("--data hub: needs the package datasets; pip install -e '.[hub]', or name a folder of files") from None
+    configs: tuple[str | None, ...] = (benchmark.configs if name in benchmark.hub else ()) or (None,)
+    for config in configs:
+        try:
+            table = load_dataset(name, config, split=benchmark.split)
+        except Exception as error:  # of the network, the hub, the disk or the files: many kinds
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            others = ", ".join(f"hub:{other}" for other in benchmark.hub if other != name)
+            raise UserError(
+                f"--data hub: {name}: {reason}; name a folder of files" + (f", or one of {others}" if others else "")
+            ) from None
+        images = [column for column, kind in table.features.items() if isinstance(kind, Image)]
+        for column in images:
+            table = table.cast_column(column, Image(decode=False))
+        texts = table.remove_columns(images)
+        for index in range(len(table)):
+            where = f"{name}/{config}:{index}" if config else f"{name}:{index}"
+            yield Record(where, "columns", texts[index], partial(_load, table, index, images))
+
+
+def _load(table: Any, index: int, images: list[str]) -> dict[int, bytes]:
+    row, found = table[index], {}
+    for number, name in number_images(images).items():
+        if row[name] is None:
+            continue
+        if row[name]["bytes"] is None:
+            raise CorruptSample(f"{name} is a path; images must be stored as bytes")
+        found[number] = row[name]["bytes"]
+    return found

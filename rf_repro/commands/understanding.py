@@ -1,0 +1,158 @@
+"""`rf-repro evaluate understanding`: the eight understanding benchmarks of the paper's Tables 2 and 3e."""
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rf_repro.commands.options import Commands, add_command, at_least_one, progress_bar, share, writable_folder
+from rf_repro.commands.vlm_options import add_vlm, check_vlm, load_vlm, vlm_batch_size
+from rf_repro.core.errors import UserError
+from rf_repro.core.files import write_jsonl
+from rf_repro.core.run_dir import RunDir
+
+if TYPE_CHECKING:
+    from evaluators.understanding.benchmark import Benchmark
+    from evaluators.understanding.data import Questions
+    from evaluators.understanding.run import Outcome
+
+NAMES = "mmmu, hallusionbench, mme, blink, realworldqa, ai2d, docvqa, chartqa"
+EXAMPLE = """rf-repro evaluate understanding --benchmarks mmmu,mme --model Qwen/Qwen3-VL-8B-Instruct --data hub --out results
+  rf-repro evaluate understanding --benchmarks all --model runs/base/pixel_rf/HASH-s0 --data benchmarks --out results --run \
+runs/base/pixel_rf/HASH-s0
+  rf-repro evaluate understanding --benchmarks chartqa --model openai:NAME@http://localhost:8000/v1 --data ChartQA_TEST.tsv \
+--protocol vlmevalkit --out results"""
+
+
+def add_understanding(benchmarks: Commands) -> None:
+    parser = add_command(
+        benchmarks, "understanding", "ask a vision-language model the understanding benchmarks of Table 2", EXAMPLE
+    )
+    parser.add_argument(
+        "--benchmarks", required=True, metavar="NAMES",
+        help=f"by comma: {NAMES}; or all, which are these; or ai2d_mask, AI2D with its labels covered",
+    )  # fmt: skip
+    add_vlm(parser)
+    parser.add_argument(
+        "--data", required=True, metavar="WHERE",
+        help="a folder with a folder of .parquet or .arrow files, or a file, for each benchmark, by its name or VLMEvalKit's "
+        "(mmmu/, mmmu.parquet, MMMU_DEV_VAL.tsv); of one benchmark, its own folder or file; hub, to download; or hub:ID",
+    )  # fmt: skip
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="DIR", help="folder for replies, items and results; an interrupted run resumes"
+    )
+    parser.add_argument(
+        "--protocol", default="lmms-eval", metavar="NAME",
+        help="whose prompts: lmms-eval, vlmevalkit, or bagel for mmmu and mme (default: lmms-eval); replies are scored by every "
+        "harness's rules whatever it is",
+    )  # fmt: skip
+    parser.add_argument(
+        "--max-new-tokens", type=int, metavar="N", help="tokens an answer may have (default: the protocol's for the benchmark)"
+    )
+    parser.add_argument(
+        "--shard", default="1/1", metavar="I/N",
+        help="ask the I-th of N shares of the questions only; when all are done, a run without it scores (default: 1/1, all)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--limit",
+        type=int,
+        metavar="N",
+        help="ask the first N questions only: a trial, not the benchmark's number (default: all)",
+    )
+    parser.add_argument(
+        "--run", dest="run_dir", type=Path, metavar="RUN",
+        help="also record the results in this run directory, which --model names too, for `rf-repro report` (default: do not)",
+    )  # fmt: skip
+    parser.set_defaults(run=run_understanding)
+
+
+def run_understanding(options: argparse.Namespace) -> int:
+    from evaluators.understanding.benchmarks import named
+    from evaluators.understanding.data import load_questions
+    from evaluators.understanding.run import run_benchmark, template_of
+
+    out, shard = writable_folder(options.out, "--out"), share(options.shard)
+    check_vlm(options)
+    if options.limit is not None:
+        at_least_one(options.limit, "--limit")
+    run = _run(options) if options.run_dir else None
+    wanted = named(options.benchmarks)
+    asked: list[tuple[Benchmark, Questions]] = []
+    for benchmark in wanted:  # a mistake is found before a model is loaded
+        questions = load_questions(benchmark, options.data, alone=len(wanted) == 1, limit=options.limit)
+        template_of(benchmark, options.protocol, questions.rows[0])
+        asked.append((benchmark, questions))
+    model = load_vlm(options)
+    outcomes = []
+    for benchmark, questions in asked:
+        with progress_bar(benchmark.name) as progress:
+            outcome = run_benchmark(
+                benchmark, questions, model, out, protocol=options.protocol, shard=shard, batch_size=vlm_batch_size(options),
+                max_new_tokens=options.max_new_tokens, progress=progress,
+            )  # fmt: skip
+        if outcome is None:
+            print(f"{benchmark.name}: share {shard[0] + 1} of {shard[1]} is in {out}; when all are, run without --shard to score")
+            continue
+        outcomes.append(outcome)
+        _tell(benchmark, outcome, out)
+        if run is not None:
+            print(f"recorded in the run: {record(run, outcome)}")
+    if len(outcomes) > 1:
+        _summary(outcomes)
+    return 0
+
+
+def record(run: RunDir, outcome: "Outcome") -> Path:
+    """Writes a benchmark's result and items into the run's evaluations; returns the record's path."""
+    from ablations.questions import benchmark_evaluation
+
+    name = benchmark_evaluation(outcome.result.benchmark)
+    items = f"{name}.items.jsonl"
+    write_jsonl(run.evals / items, outcome.items)
+    run.write_eval(name, replace(outcome.result, step=run.record().steps, items=items))
+    return run.evals / f"{name}.json"
+
+
+def _run(options: argparse.Namespace) -> RunDir:
+    """The run to record in. Raises UserError when it is none, not trained to its end, or not the model."""
+    from rf_repro.config.overrides import from_dict
+
+    run = RunDir(options.run_dir)
+    if not run.record_path.exists():
+        raise UserError(f"--run {options.run_dir}: is not a run directory (no run.json); `rf-repro plan` prints their paths")
+    if Path(options.model).resolve() != options.run_dir.resolve():
+        raise UserError(f"--run {options.run_dir}: --model names another model, {options.model}; name the run by both")
+    config = from_dict(run.config())
+    if config.data.world == "scenes":
+        raise UserError(f"--run {options.run_dir}: a run of the scenes world has its question suite; leave --run out")
+    if options.limit is not None:
+        raise UserError(f"--limit {options.limit}: is a trial, and a run's record is of whole benchmarks; leave out one of "
+                        "--limit and --run")  # fmt: skip
+    if (steps := run.record().steps) != config.stages[-1].steps:
+        raise UserError(
+            f"--run {options.run_dir}: is at step {steps} of {config.stages[-1].steps}; a record is of its end: train it first"
+        )
+    return run
+
+
+def _tell(benchmark: "Benchmark", outcome: "Outcome", out: Path) -> None:
+    """Every variant of every metric, and what is amiss."""
+    result = outcome.result
+    partial = "" if result.metrics["paper"] is not None else "INCOMPLETE: "
+    print(f"{benchmark.title}: {partial}{result.n:,} of {result.expected_n:,} questions scored; protocol {result.protocol}")
+    for name, value in result.metrics.items():
+        print(f"  {name:<44}{'not measured: ' + result.missing.get(name, '') if value is None else f'{value:.4f}'}")
+    print(f"  paper is {result.evaluator['paper']}")
+    for problem in outcome.problems[:5]:
+        print(f"  problem: {problem}")
+    print(f"  {out / f'{benchmark.name}.json'}, a row a question in {out / f'{benchmark.name}.items.jsonl'}")
+
+
+def _summary(outcomes: Sequence["Outcome"]) -> None:
+    """The number for the paper's column of each benchmark."""
+    print(f"{'benchmark':<18}{'questions':>16}  for the paper's column")
+    for result in (outcome.result for outcome in outcomes):
+        value = result.metrics["paper"]
+        shown = f"{value:.4f}" if value is not None else result.missing["paper"]
+        print(f"{result.benchmark:<18}{f'{result.n:,} of {result.expected_n:,}':>16}  {shown}")

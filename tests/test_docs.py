@@ -44,8 +44,8 @@ ROOT = DOCS.parent
 COMMANDS = [
     (path.name, line.removeprefix("$ "))
     for path in (ROOT / "README.md", *sorted(DOCS.glob("*.md")))
-    for block in re.findall(r"^```\n(.*?)^```", path.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
-    for line in block.splitlines()
+    for language, block in re.findall(r"^```(\w*)\n(.*?)^```", path.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+    for line in ("" if language else block).splitlines()
     if re.match(r"(\$ )?rf-repro ", line)
 ]
 
@@ -58,4 +58,4 @@ def test_commands_in_documents_parse(where: str, line: str) -> None:
 
 
 def test_there_are_commands_to_check() -> None:
-    assert {where for where, _ in COMMANDS} >= {"README.md", "geneval.md", "slurm.md"}
+    assert {where for where, _ in COMMANDS} >= {"README.md", "base.md", "geneval.md", "slurm.md"}

@@ -149,8 +149,10 @@ def joined_ranks(device: str = "cpu") -> Iterator[Ranks]:
         dist.init_process_group(backend, init_method="env://", timeout=PATIENCE)
     else:
         raise UserError(f"WORLD_SIZE={size}: set RF_RENDEZVOUS to a new file that all ranks can read, or start with torchrun")
+    ranks = Ranks(rank, size)
     try:
-        yield Ranks(rank, size)
+        ranks.barrier()  # a rank that ends while another one still connects takes that one down
+        yield ranks
     finally:
         dist.destroy_process_group()
 

@@ -1,0 +1,109 @@
+"""The commands of docs/base.md, in its order, on tiny random models of the same classes and on scenes in real data's formats."""
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from rf_repro.config.schema import ScenesConfig
+from rf_repro.core.files import write_jsonl
+from rf_repro.core.run_dir import RunDir
+from rf_repro.data.scenes.world import ScenesWorld
+from tests.base_world import base_overrides, write_models
+
+PAGE = (Path(__file__).parents[1] / "docs" / "base.md").read_text(encoding="utf-8")
+LINES = [line.removeprefix("$ ") for line in PAGE.splitlines() if line.startswith("$ ")]
+SIZES = {"256": "64", "1024": "96"}  # what the tiny models are trained at
+SCALED = ("estimate", "data inspect", "sweep plan", "train", "report")  # commands that take --scale
+
+
+def smaller(words: list[str], changes: list[str], run: str) -> list[str] | None:
+    """The page's command for the tiny world; None: not run here."""
+    name = " ".join(words[:2]) if words[0] in ("data", "sweep") else words[0]
+    if name in ("data fetch", "data scenes", "sweep submit"):
+        return None  # needs the internet; was run before; has a SLURM in its own tests
+    words = [SIZES.get(word, word) if words[index - 1] == "--size" else word for index, word in enumerate(words)]
+    words = [run if word == "RUN" else "prompts.jsonl" if word == "official" else word for word in words]
+    words = [re.sub(r"^(images|geneval)-(\d+)$", lambda m: f"{m[1]}-{SIZES[m[2]]}", word) for word in words]
+    if name in SCALED:
+        words += changes
+    if name == "estimate":
+        words[words.index("8")] = "2"  # two packs a step
+    if name == "sample":
+        words += ["--num", "2", "--device", "cpu"]
+    if name == "train":
+        words += ["--device", "cpu"]
+    if name == "evaluate":
+        if "images-96" in words:
+            return None  # the scenes' detector knows images of one size
+        at = words.index("--weights")
+        words[at : at + 2] = ["--detector", "scenes"]
+    return words
+
+
+@pytest.mark.slow
+@pytest.mark.dist
+def test_the_pages_commands_run_in_its_order(tmp_path: Path) -> None:
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+
+    def execute(*command: str) -> str:
+        without_slurm = {"PATH": "/nowhere"} if "plan" in command else {}  # a queue that is there would be asked
+        done = subprocess.run(command, cwd=tmp_path, env=environment | without_slurm, capture_output=True, text=True)
+        assert done.returncode == 0, f"{shlex.join(command)}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
+        return done.stdout
+
+    cli = (sys.executable, "-m", "rf_repro.cli")
+    write_models(tmp_path)
+    for line in LINES:  # the shards, fewer than the page's
+        if line.startswith("rf-repro data scenes"):
+            execute(*cli, *re.sub(r"--num \d+", "--num 60", line).split()[1:], "--shard-size", "20")
+    sources = {"gen": ("generation", "webdataset"), "und": ("understanding", "parquet"), "txt": ("text", "jsonl")}
+    rows = [f"- {{name: {n}, path: scenes/{n}, task: {t}, format: {f}}}" for n, (t, f) in sources.items()]
+    (tmp_path / "my-data.yaml").write_text("\n".join(rows) + "\n")
+    overrides = base_overrides(tmp_path) | {"data.scenes.image_size": 64, "data.workers": 1}
+    del overrides["parallel.sharding"]  # as the page: sharded where there are several ranks
+    changes = [word for path, value in overrides.items() for word in ("--set", f"{path}={json.dumps(value)}")]
+    prompts = ScenesWorld(ScenesConfig(image_size=64)).benchmark(2)
+    write_jsonl(tmp_path / "prompts.jsonl", [prompt.metadata for prompt in prompts][:4])
+
+    run, seen = "", set()
+    for line in LINES:
+        words = shlex.split(line)
+        output = words[words.index(">") + 1] if ">" in words else None
+        words = words[: words.index(">")] if ">" in words else words
+        if words[0] == "torchrun":  # finds the run done; that it trains as one process would is tested elsewhere
+            at = words.index("train")
+            execute(sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", *words[3:at],
+                    *(smaller(words[at:], changes, run) or ()))  # fmt: skip
+            continue
+        command = smaller(words[1:], changes, run)
+        if command is None:
+            continue
+        printed = execute(*cli, *command)
+        seen.add(words[1])
+        if output is not None:
+            (tmp_path / output).write_text(printed)
+        if words[1] == "train":
+            run = printed.strip().splitlines()[-1]
+    assert seen == {"estimate", "data", "sweep", "train", "sample", "evaluate", "report", "export"}
+
+    record = RunDir(tmp_path / run).record()
+    assert record.status == "done"
+    assert [name.split("/")[0] for name in record.started_from] == ["stage-alignment", "stage-joint"]
+    assert (tmp_path / "inspected").is_dir()
+    for size in SIZES.values():
+        assert len(list((tmp_path / f"images-{size}").rglob("*.png"))) == 8
+    result = RunDir(tmp_path / run).eval_result("geneval-64")
+    assert result is not None
+    assert result.n == result.expected_n == 8
+    report = (tmp_path / "report" / "report.md").read_text(encoding="utf-8")
+    assert "Table 3a at scale base" in report
+    import transformers
+
+    exported = transformers.Qwen3ForCausalLM.from_pretrained(tmp_path / "qwen3-rf")
+    assert exported.config.hidden_size == overrides["model.decoder.width"]

@@ -46,6 +46,6 @@ def interval(groups: Sequence[Sequence[float]]) -> tuple[float, float]:
     for group in groups:
         scores_P = np.asarray(group, np.float64)
         drawn_BP = rng.multinomial(len(scores_P), np.full(len(scores_P), 1 / len(scores_P)), size=RESAMPLES)
-        means_B += drawn_BP @ scores_P / len(scores_P) / len(groups)
-    low, high = np.quantile(means_B, [TAIL, 1 - TAIL])
+        means_B += drawn_BP @ scores_P / len(scores_P)
+    low, high = np.quantile(means_B / len(groups), [TAIL, 1 - TAIL])
     return float(low), float(high)

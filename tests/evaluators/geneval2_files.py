@@ -20,7 +20,8 @@ BICYCLES: dict[str, Any] = {
     "vqa_list": [
         ["How many bicycles are in the image?", "four"], ["Are the bicycles white?", "Yes"],
         ["Are there any bicycles in the image?", "Yes"], ["Are the bicycles in front of the cows?", "Yes"],
-        ["How many cows are in the image?", "three"], ["Are the cows plastic?", "Yes"], ["Are there any cows in the image?", "Yes"],
+        ["How many cows are in the image?", "three"], ["Are the cows plastic?", "Yes"],
+        ["Are there any cows in the image?", "Yes"],
     ],
     "skills": ["count", "attribute", "object", "position", "count", "attribute", "object"],
 }  # fmt: skip

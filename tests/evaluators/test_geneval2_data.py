@@ -48,13 +48,13 @@ def test_a_file_of_ones_own_is_never_the_official_one(file: Path) -> None:
 
 
 def test_under_the_official_name_only_the_published_bytes_pass(file: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="own.jsonl: not the prompt set 'geneval2': its SHA-256 begins .*, not 09233adbc9f8"):
+    with pytest.raises(UserError, match=r"own\.jsonl: not the prompt set 'geneval2': its SHA-256 begins .*, not 09233adbc9f8"):
         fetch(tmp_path / "kept", str(file))
     assert not (tmp_path / "kept").exists()
     with pytest.raises(UserError, match=r"geneval2_data\.jsonl: cannot be read .*`rf-repro data fetch geneval2`"):
         load("geneval2", tmp_path)
     (tmp_path / DATA.file).write_bytes(file.read_bytes())
-    with pytest.raises(UserError, match="is not GenEval 2's file: its SHA-256 begins .*; delete it, then `rf-repro data fetch"):
+    with pytest.raises(UserError, match=r"is not GenEval 2's file: its SHA-256 begins .*; delete it, then `rf-repro data fetch"):
         load("geneval2", tmp_path)
 
 
@@ -118,7 +118,7 @@ def test_what_holds_no_prompts_or_one_twice_is_refused(tmp_path: Path) -> None:
         (tmp_path / "bad.jsonl").write_text(text)
         with pytest.raises(UserError, match=message):
             load(str(tmp_path / "bad.jsonl"))
-    with pytest.raises(UserError, match="the prompt 'four white bicycles .*' occurs twice"):
+    with pytest.raises(UserError, match=r"the prompt 'four white bicycles .*' occurs twice"):
         load(str(write_rows(tmp_path / "twice.jsonl", [BICYCLES, BICYCLES])))
     with pytest.raises(UserError, match="name a file in GenEval 2's schema, or geneval2"):
         load(str(tmp_path / "nowhere"))

@@ -49,7 +49,9 @@ def brute_force(items: Sequence[Item]) -> dict[str, float]:
     """The official analysis, written out: sums and counts by skill, geometric means by atomicity."""
     spelt = {**{answer: number(answer) for answer in ("one", "two", "three", "four", "five", "six", "seven")},
              "Yes": ("Yes", "yes", " yes", " Yes")}  # fmt: skip
-    am, gm, skills, atomicities = [], [], {}, {}
+    am, gm = [], []
+    skills: dict[str, list[float]] = {}
+    atomicities: dict[int, list[float]] = {}
     for index, item in enumerate(items):
         scores = []
         for question in item.questions:
@@ -77,7 +79,8 @@ def test_scores_by_skill_and_atomicity_equal_brute_force(files: Files) -> None:
     assert result.protocol == "geneval2-v1 distinct-tokens custom"
     for name in ("soft_tifa_am", "soft_tifa_gm"):
         low, high = result.metrics[f"{name}_low"], result.metrics[f"{name}_high"]
-        assert low is not None and high is not None
+        assert low is not None
+        assert high is not None
         assert low < expected[name] < high
     lists = score_lists(rows)
     assert [len(scores) for scores in lists] == [len(item.questions) for item in files.items]
@@ -86,10 +89,10 @@ def test_scores_by_skill_and_atomicity_equal_brute_force(files: Files) -> None:
 
 def test_judges_whose_scores_are_known(files: Files) -> None:
     right, _ = files.evaluate(perfect(files.rows))
-    assert {value for value in right.metrics.values()} == {1.0}
+    assert set(right.metrics.values()) == {1.0}
     files.store.unlink()
     wrong, _ = files.evaluate(Scripted(lambda parts: "No", "wrong"))
-    assert {value for value in wrong.metrics.values()} == {0.0}
+    assert set(wrong.metrics.values()) == {0.0}
 
 
 def test_one_wrong_answer_annihilates_the_geometric_mean_alone(files: Files) -> None:

@@ -131,6 +131,10 @@ class ImageTextTokenizer:
         asked = [self.bos_id, *self._encode("user\n" + question.strip()), self.eos_id, *self._encode("\n"), *self._assistant()]
         return np.array([*head, *asked], np.int64)
 
+    def answer(self, text: str) -> list[int]:
+        """The tokens of an answer as `conversation` has them, but for the white space around it, which this keeps."""
+        return self._encode(text)
+
     def _assistant(self) -> list[int]:
         return [self.bos_id, *self._encode("assistant\n")]
 

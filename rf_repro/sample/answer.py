@@ -1,7 +1,11 @@
-"""Answers to questions about images: greedy, token by token, with the prefix computed once (paper: understanding samples)."""
+"""Answers to questions about images: greedy, token by token, with the prefix computed once (paper: understanding samples).
+
+A prompt is what comes before an answer, as segments of B samples of one layout: images float32 [B, 3, H, W] in [-1, 1], and ids
+int64 [B, T]; ids come last. Training has one image, in front; the layouts allow others.
+"""
 
 from collections.abc import Sequence
-from dataclasses import replace
+from math import prod
 
 import numpy as np
 import torch
@@ -9,6 +13,8 @@ from torch import Tensor
 
 from rf_repro.data.packing import to_images
 from rf_repro.data.scenes.tokenizer import SceneTokenizer
+from rf_repro.model.attention import KVCache
+from rf_repro.model.layout import SampleLayout, Span
 from rf_repro.model.rf_model import RFModel
 
 
@@ -47,32 +53,53 @@ def answer_questions(
             rows = same[first : first + batch_size]
             pixels = to_images(torch.from_numpy(images[rows])).to(device)
             ids = torch.tensor([prompts[row] for row in rows], device=device)
-            generated = _generate(model, pixels, ids, tokenizer.eos_id, max_new_tokens)
+            generated = generate(model, [pixels, ids], tokenizer.eos_id, max_new_tokens)
             for row, answer in zip(rows, tokenizer.decode_answers(generated.tolist()), strict=True):
                 answers[row] = answer
     return answers
 
 
 @torch.no_grad()
-def _generate(model: RFModel, images: Tensor, ids: Tensor, eos_id: int, max_new_tokens: int) -> Tensor:
-    """The most likely next tokens after `[image features | ids]`, until every row has had its eos.
-
-    Args:
-        images: float32 [B, 3, H, W] in [-1, 1].
-        ids: int64 [B, T].
+def generate(model: RFModel, prompt: Sequence[Tensor], eos_id: int, max_new_tokens: int) -> Tensor:
+    """The most likely next tokens after a prompt, until every row has had its eos.
 
     Returns:
         int64 [B, n], n <= max_new_tokens; what follows a row's eos means nothing.
     """
-    caches = model.decoder.new_caches(ids.shape[0])
-    size = (images.shape[2], images.shape[3])
-    layout = model.understanding_layout(ids.shape[1], size=size)
-    hidden = model.extend(caches, layout, torch.cat([model.embed_images([images])[0], model.text_embedding(ids)], 1))
-    generated = ids[:, :0]
+    caches, layout, hidden = _read(model, prompt)
+    generated = prompt[-1][:, :0]
     while True:
         token = model.text_logits(hidden[:, -1:]).argmax(-1)
         generated = torch.cat([generated, token], 1)
         if generated.shape[1] == max_new_tokens or bool((generated == eos_id).any(1).all()):
             return generated
-        layout = replace(model.understanding_layout(ids.shape[1] + generated.shape[1], size=size), num_cached=layout.length)
+        spans = (*layout.spans[:-1], Span("text", layout.spans[-1].length + 1))
+        layout = SampleLayout(spans, num_cached=layout.length)
         hidden = model.extend(caches, layout, model.text_embedding(token))
+
+
+@torch.no_grad()
+def next_token_logits(model: RFModel, prompt: Sequence[Tensor]) -> Tensor:
+    """Of the first token of an answer, [B, V]."""
+    _, _, hidden = _read(model, prompt)
+    return model.text_logits(hidden[:, -1])
+
+
+def _read(model: RFModel, prompt: Sequence[Tensor]) -> tuple[list[KVCache], SampleLayout, Tensor]:
+    """Runs a prompt through the decoder: the caches that hold it, its layout, and its hidden states [B, S, D]."""
+    if prompt[-1].is_floating_point():
+        raise ValueError("a prompt must end with text")
+    images = [segment for segment in prompt if segment.is_floating_point()]
+    features = iter(model.embed_images(images) if images else [])
+    spans, tokens = [], []
+    for segment in prompt:
+        if segment.is_floating_point():
+            grid = model.feature_grid((segment.shape[2], segment.shape[3]))
+            spans.append(Span("image", prod(grid), grid))
+            tokens.append(next(features))
+        else:
+            spans.append(Span("text", segment.shape[1]))
+            tokens.append(model.text_embedding(segment))
+    layout = SampleLayout(tuple(spans))
+    caches = model.decoder.new_caches(prompt[-1].shape[0])
+    return caches, layout, model.extend(caches, layout, torch.cat(tokens, 1))

@@ -9,12 +9,13 @@ from typing import Any
 
 from ablations.grid import GENEVAL, AblationGrid, Column, Variant
 from reports.statistics import Interval, interval
+from rf_repro.core.dpg_names import is_dpg
 from rf_repro.core.errors import UserError
 from rf_repro.core.records import Attempt, EvalResult, RunRecord
 from rf_repro.core.run_dir import RunDir
 
 # What of an evaluator makes a difference; a batch size, say, makes none.
-LOOKED = ("detector", "detector_revision", "color_classifier", "color_classifier_revision")
+LOOKED = ("detector", "detector_revision", "color_classifier", "color_classifier_revision", "judge", "judge_revision")
 
 
 @dataclass(frozen=True)
@@ -247,6 +248,8 @@ def _progress(run: Run, evaluation: str) -> str:
             return "not evaluated"
         if evaluation.startswith(GENEVAL.evaluation):
             return "not scored (`rf-repro sample`, then `rf-repro evaluate geneval --run`)"
+        if is_dpg(evaluation):
+            return "not scored (`rf-repro sample --prompts dpg`, then `rf-repro evaluate dpg --run`)"
         return "not asked (`rf-repro evaluate understanding --run`)"
     rows = run.metrics
     state = "not started" if not run.record.attempts else "failed" if run.record.status == "failed" else "unfinished"

@@ -7,6 +7,7 @@ from typing import Any
 from ablations.grid import GENEVAL, AblationGrid
 from ablations.questions import MIRRORS
 from reports.collect import RowScores, collect_scores, looked_at
+from reports.dpg_column import DpgCell, dpg_cell
 from reports.measured import MeasuredTable
 from reports.paper_values import PAPER_TABLES, PaperTable, paper_table
 from reports.tables import Table, numbers, scale_label, show
@@ -55,16 +56,16 @@ def table1(tables: Sequence[MeasuredTable]) -> Table:
     for key, mark, score in _own_rows(table):
         cells = []
         for column in paper.columns:
-            tasks = (column,) if column in GENEVAL.tasks else GENEVAL.tasks if column == GENEVAL.key else ()
-            measured = score.interval(tasks) if tasks and score.results else None
-            reason = (
-                score.reason if tasks else "no DPG evaluation on procedural scenes" if scenes else "no DPG evaluation is built in"
-            )
-            cells.append(show(measured, digits=2) if measured else f"not run: {reason}")
             value = paper.values[key].get(column)
-            records.append(
-                {"row": OURS + mark, "column": column, **numbers(measured), "paper": value, "notes": "" if measured else reason}
-            )
+            if column == "dpg":
+                dpg = _dpg(table, mark, value)
+                cells.append(dpg.text)
+                records += [{"row": OURS + mark, **record} for record in dpg.records]
+                notes += [f"{score.variant.label}{mark}: {note}." for note in dpg.notes]
+                continue
+            measured = score.interval((column,) if column in GENEVAL.tasks else GENEVAL.tasks) if score.results else None
+            cells.append(show(measured, digits=2) if measured else f"not run: {score.reason}")
+            records.append({"row": OURS + mark, "column": column, **numbers(measured), "paper": value, "notes": score.reason})
         rows.append((f"Measured here: {score.variant.label}{mark}", *cells))
         stated = score.notes if scenes else (*score.notes, *looked_at(score.results.values()))
         notes += [f"{score.variant.label}{mark}: {note}." for note in stated]
@@ -83,6 +84,15 @@ def table1(tables: Sequence[MeasuredTable]) -> Table:
         records=tuple(records),
         notes=(f"Paper: {paper.source}.", comparison, *notes),
     )
+
+
+def _dpg(table: MeasuredTable, mark: str, published: float | None) -> DpgCell:
+    """Of a row that is measured here."""
+    if table.runs.world != "scenes" and not mark:
+        return dpg_cell(table, OURS, published)
+    reason = "no DPG evaluation on procedural scenes" if not mark else "DPG-Bench has no rewritten prompts"
+    record = {"column": "dpg", **numbers(None), "paper": published, "notes": reason}
+    return DpgCell("–" if mark else f"not run: {reason}", (record,), ())
 
 
 def _own_rows(table: MeasuredTable) -> list[tuple[str, str, RowScores]]:

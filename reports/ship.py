@@ -12,6 +12,7 @@ from ablations.registry import GRIDS
 from reports.collect import Run, load_runs, select
 from reports.contact_sheet import read_sheets
 from reports.levels import find_levels
+from rf_repro.core.dpg_names import is_dpg
 from rf_repro.core.errors import UserError
 from rf_repro.core.files import write_json, write_jsonl
 from rf_repro.core.geneval_names import is_sized
@@ -110,7 +111,7 @@ def _ship_sheets(run: Run, staged: RunDir) -> frozenset[tuple[int, int]]:
 def _is_read(name: str) -> bool:
     """Whether a report reads the items of that evaluation, not its record alone."""
     columns = {column.evaluation for grid in GRIDS.values() for column in (*grid.columns, *grid.real_columns)}
-    return name in columns or is_sized(name) or any(name.startswith(f"{column}-step") for column in columns)
+    return name in columns or is_sized(name) or is_dpg(name) or any(name.startswith(f"{column}-step") for column in columns)
 
 
 def _outcome(row: Mapping[str, Any], shown: Container[tuple[int, int]]) -> dict[str, Any]:

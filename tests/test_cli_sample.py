@@ -139,7 +139,8 @@ def test_measured_stands_beside_published_or_a_reason_does(changes: dict[str, ob
     systems = first_rows(page, "Table 1, published")
     assert systems["Measured here: Pixel+RF"].count("0.50 [") == 7
     assert systems["Measured here: Pixel+RF†"].count("not run: seed 0 not scored (") == 7
-    assert "not run: no DPG evaluation is built in" in systems["Measured here: Pixel+RF"]
+    assert "rf-repro evaluate dpg --run" in systems["Measured here: Pixel+RF"]
+    assert systems["Measured here: Pixel+RF†"].endswith("| – |")
     assert first_rows(page, "Table 2 at scale base")["Pixel+RF"].count("not run: seed 0 not asked (") == 8
     claims = {claim["id"]: claim for claim in read_json(tmp_path / "out" / "claims.json")}
     assert claims["rf_beats_pixel"]["verdict"] == "reproduced"

@@ -44,10 +44,10 @@ class Outcome:
 def require_complete(found: Scan, compat: Compat) -> None:
     """Raises UserError unless each item has exactly one whole file of the right size; the official script takes what it finds."""
     if compat != "official" and found.blocking:
-        first = found.blocking[0]
+        count = len(found.blocking)
         raise UserError(
-            f"{found.root}: {len(found.blocking)} problems, first {first}; complete the folder, or give --compat official, "
-            "which scores what it finds"
+            f"{found.root}: {count} problem{'' if count == 1 else 's'}, first {found.blocking[0]}; "
+            "complete the folder, or give --compat official, which scores what it finds"
         )
 
 

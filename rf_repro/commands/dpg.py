@@ -150,7 +150,9 @@ def _tell_problems(found: "Scan", out: Path) -> None:
         lines = [str(problem) for problem in found.problems]
         write_text(path, "\n".join(lines) + "\n")
         counts = Counter(problem.kind for problem in found.problems)
-        print(f"{len(lines)} problems ({', '.join(f'{kind}: {number}' for kind, number in counts.most_common())}), all in {path}")
+        print(
+            f"problems: {len(lines)} ({', '.join(f'{kind}: {number}' for kind, number in counts.most_common())}), all in {path}"
+        )
         print("\n".join(f"  {line}" for line in lines[:SHOWN_PROBLEMS]))
 
 

@@ -202,8 +202,8 @@ def test_a_yes_never_lowers_and_a_second_walk_changes_nothing() -> None:
 
 
 def test_zeroes_cascade_downwards_in_the_files_order_only() -> None:
-    rows = [("a", 1, "0", "entity - whole", "one"), ("a", 2, "1", "entity - whole", "two"), ("a", 3, "0, 2", "entity - part", "three"),
-            ("a", 4, "5", "entity - part", "four"), ("a", 5, "1", "entity - part", "five")]  # fmt: skip
+    rows = [("a", number, parents, "entity - whole", f"question {number}")
+            for number, parents in ((1, "0"), (2, "1"), (3, "0, 2"), (4, "5"), (5, "1"))]  # fmt: skip
     questions = parse(csv_text(rows).encode(), "made", "made").items["a"]
     assert zero_children(questions, [0, 1, 1, 1, 1]) == [0, 0, 0, 1, 0]  # four was walked before its parent was zeroed
     assert zero_children(questions, [1, 0, 1, 1, 1]) == [1, 0, 0, 1, 1]

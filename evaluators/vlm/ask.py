@@ -24,7 +24,7 @@ from rf_repro.core.errors import UserError
 from rf_repro.core.files import read_jsonl, write_jsonl
 
 GIVE_UP = 50  # failures in a row after which the fault is not the questions'
-_KINDS = ("answer", "probabilities", "failure")
+_KINDS: dict[str, type] = {"answer": str, "probabilities": list, "failure": str}
 
 
 @dataclass(frozen=True)
@@ -172,15 +172,18 @@ def _read(path: Path, identity: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     if not rows:
         return {}
     first, *rows = rows
+    if not isinstance(first, dict):
+        raise UserError(f"{path}: holds no replies; name another --out, or delete this file")
     for name in identity:
         if first.get(name) != identity[name]:
             problem = f"its replies are of another {name}, {first.get(name)!r}, not {identity[name]!r}"
             raise UserError(f"{path}: {problem}; name another --out, or delete this file")
     known = {}
     for number, row in enumerate(rows, start=2):
-        if "key" not in row or sum(kind in row for kind in _KINDS) != 1:
+        kinds = [kind for kind in _KINDS if kind in row] if isinstance(row, dict) else []
+        if len(kinds) != 1 or not isinstance(row.get("key"), str) or not isinstance(row[kinds[0]], _KINDS[kinds[0]]):
             raise UserError(f"{path}:{number}: not a reply; delete the line")
-        if "failure" not in row:
+        if kinds != ["failure"]:
             known[row["key"]] = row
     return known
 

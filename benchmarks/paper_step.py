@@ -99,7 +99,7 @@ def config_of(size: str, tokens: int, checkpointing: bool) -> ExperimentConfig:
 def measure(config: ExperimentConfig, device: torch.device, steps: int, profile: Path | None = None) -> dict[str, float]:
     """Median seconds of a step, its tokens, the peak of allocated bytes, and the loss."""
 
-    def drawn_here(model: torch.nn.Module, seed: int) -> Iterator[tuple[str, torch.Tensor]]:
+    def drawn_here(model: torch.nn.Module, seed: int, given: set[str]) -> Iterator[tuple[str, torch.Tensor]]:
         """On the device: on one core of the CPU, billions of draws take minutes."""
         torch.manual_seed(seed)
         for name, parameter in model.named_parameters():

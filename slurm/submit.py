@@ -67,6 +67,7 @@ def group_rows(rows: Sequence[Row], profile: Profile, max_array: int, again: boo
     reach: dict[tuple[Path, str], bool] = {}
     grouped: dict[tuple[object, ...], list[tuple[Job, tuple[tuple[Path, str], ...]]]] = {}
     unfinished = {row.job.run.path for row in rows if row.state != "done"}
+    own = {row.job.run.path for row in rows if row.job.kind == "own stage"}
     for row in rows:
         job, wanted = row.job, _open_actions(row, reach, again)
         for action, one in row.actions.items():
@@ -78,9 +79,10 @@ def group_rows(rows: Sequence[Row], profile: Profile, max_array: int, again: boo
         if first and row.actions[job.actions[first - 1]].job is not None:
             after = (*after, (job.run.path, job.actions[first - 1]))
         resources = tuple(profile.resources(action, single=job.single) for action in wanted)
-        depth = 2 if job.kind == "variant" else min(len(job.after), 1)
-        # without its seed: the arrays of a stage hold all seeds, and those of what follows too
-        shape = tuple((action, path.parent.name, path.name.rpartition("-s")[0]) for path, action in after)
+        depth = 10**6 if job.kind == "variant" else len(job.after)  # a stage comes after all that it names
+        # Without its seed: the arrays of a stage hold all seeds, and those of what follows too. A variant's own stages differ
+        # from row to row, and stand in their array as the rows do in theirs.
+        shape = tuple((action, path.parent.name, "" if path in own else path.name.rpartition("-s")[0]) for path, action in after)
         grouped.setdefault((depth, wanted, shape, resources), []).append((job, after))
     return [
         Group(tuple(job for job, _ in chunk), key[1], tuple(after for _, after in chunk), key[3])  # type: ignore[arg-type]

@@ -1,7 +1,7 @@
 """All initialisation, in one place. Every parameter draws from a generator of its own name, so that what two variants
 share starts from the same values, whatever else they contain."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -33,8 +33,9 @@ def initialise(model: nn.Module, seed: int) -> None:
         own[name].copy_(tensor)
 
 
-def initial_values(model: nn.Module, seed: int) -> Iterator[tuple[str, Tensor]]:
+def initial_values(model: nn.Module, seed: int, given: Container[str] = ()) -> Iterator[tuple[str, Tensor]]:
     """Each parameter's name and first value, whole, float32, on the CPU, one by one: of the model only names and shapes matter.
+    Those in `given` are left out: billions of draws that nobody needs take minutes.
 
     Matrices: normal, std 1/sqrt(fan in), halved where they write to the residual stream. Embeddings and tokens: std 0.02.
     Zero: biases, adaLN modulations and the pixel head, so that a fresh generation pathway changes nothing at first.
@@ -43,6 +44,8 @@ def initial_values(model: nn.Module, seed: int) -> Iterator[tuple[str, Tensor]]:
     for module_name, module in model.named_modules():
         for name, parameter in module.named_parameters(recurse=False):
             path = f"{module_name}.{name}".lstrip(".")
+            if path in given:
+                continue
             generator = torch.Generator().manual_seed(derive_seed("init", seed, path))
             if isinstance(module, nn.LayerNorm | RMSNorm) or name in ("position", "lambda1") or name.endswith("_position"):
                 continue

@@ -129,7 +129,8 @@ class Trainer(TrainingLoop):
                 raise UserError(f"stages.{stage.name}.mixture.masked_image: cannot be sharded; use parallel.sharding=none")
             shard(self.model, make_mesh(config.parallel, ranks, device.type), dtype)
         materialise(self.model, device)
-        fill(self.model, self._first_values(start, encoder))
+        given = fill(self.model, self._given_values(start, encoder))
+        fill(self.model, initial_values(self.model, seed, given))
 
         named = {
             name if prefix == "model" else f"{prefix}.{name}": parameter
@@ -166,10 +167,9 @@ class Trainer(TrainingLoop):
         if start is not None and start.continues:
             self._continue(start.checkpoint)
 
-    def _first_values(self, start: Start | None, encoder: dict[str, Tensor] | None) -> Iterator[tuple[str, Tensor]]:
-        """Values of the model's parameters by name, later ones over earlier ones."""
+    def _given_values(self, start: Start | None, encoder: dict[str, Tensor] | None) -> Iterator[tuple[str, Tensor]]:
+        """Parameters that do not start from the seed, by name, later ones over earlier ones."""
         config = self.config
-        yield from initial_values(self.model, self.seed)
         if encoder is not None:
             yield from ((f"encoder.{name}", tensor) for name, tensor in encoder.items())
         if start is not None:

@@ -67,6 +67,24 @@ def test_a_new_grid_is_chained_action_by_action_and_ends_in_one_report(tmp_path:
     assert not any(tmp_path.iterdir())
 
 
+def test_stages_in_a_row_are_chained_element_by_element_in_a_bounded_number_of_calls(tmp_path: Path) -> None:
+    """On real data every variant has a second stage of its own before its last, and training is all there is to a run."""
+    asked = request(seeds=[0, 1], scale="base", overrides={"data.sources": [{"name": "photos", "path": "/photos"}]})
+    texts = calls(look(Ledger(tmp_path), asked))
+    got = [(flag(text, "job-name"), flag(text, "array"), flag(text, "dependency")) for text in texts]
+    assert got == [
+        ("rf-train", None, None),  # the alignment, once
+        ("rf-train", "0-7%8", "afterok:<1:train>"),  # joint, of four rows and two seeds
+        ("rf-train", "0-7%8", "afterok:<1:train>,aftercorr:<2:train>"),  # continued
+        ("rf-report", None, "afterany:<1:train>:<2:train>:<3:train>"),
+    ]
+    names = [
+        [row.job.name for row in look(Ledger(tmp_path), asked).rows if row.job.kind == kind] for kind in ("own stage", "variant")
+    ]
+    assert names[0] == [f"stage-joint s{seed}" for seed in (0, 1) for _ in range(4)]
+    assert names[1] == [f"{key} s{seed}" for seed in (0, 1) for key in ("pixel", "pixel_rf", "vae", "vae_rf")]
+
+
 def test_what_a_batch_script_says(tmp_path: Path) -> None:
     text = calls(look(Ledger(tmp_path), request(seeds=[0, 1], max_parallel=2)))[1]
     assert flag(text, "array") == "0-3%2"

@@ -25,9 +25,8 @@ class TextColumns(Columns):
     """All columns of texts, numbers, lists and mappings; others are not needed."""
 
     def __init__(self, schema: pa.Schema) -> None:
-        self.texts = [name for name in dict.fromkeys(schema.names) if not text_problem(schema.field(name).type)]
+        self.texts = _distinct([field.name for field in schema if not text_problem(field.type)])
         self.image = ""
-        _check_single(schema, self.texts)
 
 
 class ImageColumns(Columns):
@@ -35,9 +34,8 @@ class ImageColumns(Columns):
 
     def __init__(self, schema: pa.Schema) -> None:
         self.texts = []
-        self.images = [name for name in dict.fromkeys(schema.names) if not image_problem(schema.field(name).type)]
+        self.images = _distinct([field.name for field in schema if not image_problem(field.type)])
         self.image = self.images[0] if self.images else ""
-        _check_single(schema, self.images)
 
     @property
     def needed(self) -> list[str]:
@@ -51,10 +49,12 @@ class ImageColumns(Columns):
         return super().image_bytes(columns, row, name) if columns[name or self.image][row].is_valid else b""
 
 
-def _check_single(schema: pa.Schema, names: list[str]) -> None:
+def _distinct(names: list[str]) -> list[str]:
+    """The names. Raises CorruptSample when one is there twice."""
     for name in names:
-        if schema.names.count(name) > 1:
-            raise CorruptSample(f"has the column {shown(name)} {schema.names.count(name)} times")
+        if names.count(name) > 1:
+            raise CorruptSample(f"has the column {shown(name)} {names.count(name)} times")
+    return names
 
 
 def read_columns(path: Path, problems: list[str]) -> Iterator[Record]:

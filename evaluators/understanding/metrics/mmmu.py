@@ -35,8 +35,18 @@ import re
 from collections.abc import Callable, Sequence
 
 from evaluators.understanding.metrics import Item, Scored
-from evaluators.understanding.metrics.common import accuracies, field_of, mean, options_of, paired, scored, seeded_choice
+from evaluators.understanding.metrics.common import (
+    accuracies,
+    field_of,
+    gold_letter,
+    mean,
+    options_of,
+    paired,
+    scored,
+    seeded_choice,
+)
 from evaluators.understanding.metrics.mcq import vlmevalkit_letter
+from rf_repro.core.errors import UserError
 
 VARIANTS = (
     "official",
@@ -105,7 +115,9 @@ def is_multiple_choice(item: Item) -> bool:
 
 
 def _score_letters(item: Item) -> dict[str, tuple[bool, str | None]]:
-    options, gold = options_of(item), str(item.answer).strip()
+    options, gold = options_of(item), gold_letter(item)
+    if not options:
+        raise UserError(f"{item.key}: a multiple-choice question without options")
     guess = seeded_choice(item.key, list(options))
     results: dict[str, tuple[bool, str | None]] = {}
     lmms_eval = letter(item.reply, options, loose=True)

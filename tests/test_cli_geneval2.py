@@ -2,6 +2,7 @@
 are known."""
 
 import json
+import math
 import signal
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from rf_repro.commands import geneval2
 from rf_repro.core.files import read_json, read_jsonl
 from rf_repro.core.image_folder import ImageFolder
 from rf_repro.core.run_dir import RunDir
+from tests.evaluators.chat_server import chat_server
 from tests.evaluators.drawn import PROMPTS, RED_COW_BLUE_DOG, TWO_COWS, write_folder
 from tests.evaluators.geneval2_files import make_rows, perfect, write_images, write_rows
 
@@ -97,6 +99,26 @@ def test_a_tiny_model_judges_every_question(
     printed = capsys.readouterr().out
     assert f"soft_tifa_gm            {record['metrics']['soft_tifa_gm']:.4f}  [" in printed
     assert "GenEval 2, judged by tiny-judge (files " in printed
+
+
+def test_a_judge_on_another_machine_tells_its_likeliest_tokens(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokens = {" Yes": 0.5, "Yes": 0.25, "4": 0.1, "four": 0.05, "no": 0.05}
+    top = [{"token": token, "logprob": math.log(value)} for token, value in tokens.items()]
+    reply = {"choices": [{"message": {"content": "x"}, "logprobs": {"content": [{**top[0], "top_logprobs": top}]}}]}
+    monkeypatch.delenv("RF_REPRO_API_KEY", raising=False)
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    with chat_server(lambda handler, _: handler.reply(reply)) as server:
+        assert main(on_prompts(images, tmp_path, model=f"openai:judge@{server.url}")) == 0
+        asked = [part["text"] for body in server.bodies for part in body["messages"][-1]["content"] if part["type"] == "text"]
+    questions = [question for row in make_rows(NUM) for question, _ in row["vqa_list"]]
+    assert sorted(asked) == sorted(f"{question} Answer in one word." for question in questions)
+    known = {"Yes": 0.75, "four": 0.15}
+    means = [sum(known.get(answer, 0.0) for _, answer in row["vqa_list"]) / len(row["vqa_list"]) for row in make_rows(NUM)]
+    record = read_json(tmp_path / "geneval2.json")
+    assert record["metrics"]["soft_tifa_am"] == pytest.approx(sum(means) / NUM, abs=1e-12)
+    assert record["evaluator"]["judge"] == "judge"
 
 
 def test_geneval_s_prompts_judged_by_a_tiny_model(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -32,7 +32,8 @@ The prompts with their questions are fetched once, then a run draws an image of 
   rf-repro data fetch geneval2
   rf-repro sample RUN --prompts geneval2 --num 1 --out images
   rf-repro evaluate geneval2 images --model Qwen/Qwen3-VL-8B-Instruct --run RUN --out results
-Images of any other model, and a judge that runs elsewhere:
+Images of any other model, and a judge that runs elsewhere, of whose answers the 20 likeliest tokens are known and others count
+as 0, which makes a GM 0:
   rf-repro evaluate geneval2 images.json --model openai:Qwen3-VL@http://node:8000/v1 --out results"""
     parser.add_argument("images", type=Path, metavar="IMAGES",
                         help="a JSON file of {prompt: image path}, or a folder that `rf-repro sample` made")  # fmt: skip

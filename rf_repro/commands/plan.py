@@ -17,12 +17,12 @@ def run(options: argparse.Namespace) -> int:
 
     plan = grid_plan(options)
     states = []
-    print(f"{'state':<11}{'phase':<22}{'kind':<9}run")
+    print(f"{'state':<11}{'phase':<22}{'kind':<11}run")
     for job in plan.jobs:
         state = job.state
         progress = read_progress(job)
         phase = f"{progress.phase} {progress.done}/{progress.total}" if state in ("resumable", "failed", "running") else "-"
-        print(f"{state:<11}{phase:<22}{job.kind:<9}{job.run.path}")
+        print(f"{state:<11}{phase:<22}{job.kind:<11}{job.run.path}")
         states.append(state)
     left = len(states) - states.count("done")
     counts = ", ".join(f"{states.count(kind)} {kind}" for kind in dict.fromkeys(states))

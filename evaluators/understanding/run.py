@@ -39,7 +39,7 @@ def metrics_of(benchmark: Benchmark) -> Metrics:
 
 @dataclass(frozen=True)
 class Outcome:
-    """The result, its rows, and what is amiss, a line each."""
+    """The result, its rows, and the data's rows that could not be read, a line each."""
 
     result: EvalResult
     items: list[dict[str, Any]]
@@ -131,7 +131,7 @@ def score_replies(benchmark: Benchmark, questions: Questions, replies: Replies, 
         evaluator={"model": revision, "data": questions.source, "scoring": "rules, no judge", PAPER: stands_for},
         items=f"{benchmark.name}.items.jsonl",
     )
-    return Outcome(result, rows, (*questions.problems, *([missing[PAPER]] if why else [])))
+    return Outcome(result, rows, questions.problems)
 
 
 def template_of(benchmark: Benchmark, protocol: str, row: Row) -> Template:

@@ -1,7 +1,7 @@
 """`rf-repro evaluate understanding`: the eight understanding benchmarks of the paper's Tables 2 and 3e."""
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from evaluators.understanding.run import Outcome
 
 NAMES = "mmmu, hallusionbench, mme, blink, realworldqa, ai2d, docvqa, chartqa"
+SHOWN_PROBLEMS = 5  # on the screen
 EXAMPLE = """rf-repro evaluate understanding --benchmarks mmmu,mme --model Qwen/Qwen3-VL-8B-Instruct --data hub --out results
   rf-repro evaluate understanding --benchmarks all --model runs/base/pixel_rf/HASH-s0 --data benchmarks --out results --run \
 runs/base/pixel_rf/HASH-s0
@@ -141,12 +142,27 @@ def _tell(benchmark: "Benchmark", outcome: "Outcome", out: Path) -> None:
     result = outcome.result
     partial = "" if result.metrics["paper"] is not None else "INCOMPLETE: "
     print(f"{benchmark.title}: {partial}{result.n:,} of {result.expected_n:,} questions scored; protocol {result.protocol}")
-    for name, value in result.metrics.items():
-        print(f"  {name:<44}{'not measured: ' + result.missing.get(name, '') if value is None else f'{value:.4f}'}")
+    for variant, values in by_variant(result.metrics).items():
+        shown = ", ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in values.items() if value is not None)
+        print(f"  {variant:<23} {shown or 'not measured'}")
+    paper = result.metrics["paper"]
+    print(f"  {'paper':<23} {result.missing['paper'] if paper is None else f'{paper:.4f}'}")
     print(f"  paper is {result.evaluator['paper']}")
-    for problem in outcome.problems[:5]:
+    for problem in outcome.problems[:SHOWN_PROBLEMS]:
         print(f"  problem: {problem}")
     print(f"  {out / f'{benchmark.name}.json'}, a row a question in {out / f'{benchmark.name}.items.jsonl'}")
+
+
+def by_variant(metrics: Mapping[str, float | None]) -> dict[str, dict[str, float | None]]:
+    """Variant -> metric -> value, of metrics named `variant/metric` or `parse_failure_rate/variant`."""
+    found: dict[str, dict[str, float | None]] = {}
+    for name, value in metrics.items():
+        variant, _, metric = name.partition("/")
+        if variant == "parse_failure_rate":
+            found.setdefault(metric, {})[variant] = value
+        elif metric:
+            found.setdefault(variant, {})[metric] = value
+    return found
 
 
 def _summary(outcomes: Sequence["Outcome"]) -> None:

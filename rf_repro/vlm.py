@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
@@ -24,7 +25,7 @@ from rf_repro.data.shards.images import resize
 from rf_repro.data.text_tokenizer import ImageTextTokenizer
 from rf_repro.model.rf_model import RFModel
 from rf_repro.pipeline import last_checkpoint
-from rf_repro.sample.answer import generate, next_token_logits
+from rf_repro.sample.answer import answer_logits, generate, next_token_logits
 from rf_repro.sampling import load_model
 from rf_repro.train.checkpoint import step_of
 
@@ -44,8 +45,8 @@ class PromptReader(Protocol):
         """An answer up to its eos."""
         ...
 
-    def first_token(self, spelling: str) -> int | None:
-        """Of an answer; None where it tells nothing: a word that the model lacks, or white space alone."""
+    def answer(self, text: str) -> list[int]:
+        """The ids of an answer, without its eos, cut as in training. Raises UserError when the model cannot say it."""
         ...
 
 
@@ -68,11 +69,8 @@ class SceneReader:
     def decode(self, ids: Sequence[int]) -> str:
         return self._words.decode_answers([ids])[0]
 
-    def first_token(self, spelling: str) -> int | None:
-        try:
-            return ([*self._words.encode_prompts([spelling])[0], None])[1]
-        except UserError:  # not a word of this world: never said
-            return None
+    def answer(self, text: str) -> list[int]:
+        return self._words.encode_prompts([text])[0][1:]
 
 
 class ImageTextReader:
@@ -81,8 +79,8 @@ class ImageTextReader:
     An image keeps its aspect ratio up to rounding; its sides are multiples of `config.image_stride`, and the longer one is the
     image's own within what the last stage trained on: the size that training gives it where it draws the largest.
 
-    Several images are assumed, training has one a question: all in front, each followed by `<|vision_end|>`, and `<image 1>`,
-    `<image 2>`, ... in the question where they stood.
+    Several images are assumed, training has one a question: all in front, each followed by `<|vision_end|>`; where they stood
+    elsewhere in the question, it has `<image 1>`, `<image 2>`, ... in their places.
     """
 
     def __init__(self, config: ExperimentConfig) -> None:
@@ -109,10 +107,8 @@ class ImageTextReader:
     def decode(self, ids: Sequence[int]) -> str:
         return self._words.decode_answer(ids)
 
-    def first_token(self, spelling: str) -> int | None:
-        """Of the answer alone, as training cuts it: what stands before it changes nothing."""
-        ids = self._words.answer(spelling)
-        return ids[0] if ids and (self._words.decode(ids[:1]).strip() or not spelling.strip()) else None
+    def answer(self, text: str) -> list[int]:
+        return self._words.answer(text)  # by itself, as in training: what stands before it changes nothing
 
 
 class RFVisionLanguageModel:
@@ -146,8 +142,11 @@ class RFVisionLanguageModel:
         return self._reply(batch, run)
 
     def choice_probabilities(self, batch: Sequence[Parts], choices: Sequence[Sequence[Sequence[str]]]) -> list[list[float]]:
-        """As of `VisionLanguageModel`: softmax in float32 over all rows of the embedding table. A spelling without a first token
-        (`PromptReader.first_token`) has no probability."""
+        """As of `VisionLanguageModel`: softmax in float32 over all rows of the embedding table.
+
+        A spelling that the model cannot say, such as a word that its world lacks, has no probability; nor has one whose first
+        token is white space alone, as of " 4", which tells nothing of what follows.
+        """
 
         def run(prompt: list[Tensor], rows: Sequence[int]) -> list[list[float]]:
             found = next_token_logits(self._model, prompt).float().softmax(-1).cpu()
@@ -155,9 +154,32 @@ class RFVisionLanguageModel:
 
         return self._reply(batch, run)
 
+    def continuation_loss(self, parts: Parts, continuation: str) -> tuple[float, bool]:
+        """Mean cross-entropy, nats a token, of an answer that is `continuation` without its outer white space (training strips
+        answers) and goes on from there; and whether greedy decoding says it.
+
+        Raises:
+            UserError: the model cannot be asked this, cannot say it, or it is empty.
+        """
+        ids = self._reader.answer(continuation.strip())
+        if not ids:
+            raise UserError(f"continuation {continuation!r}: must not be empty")
+        prompt = [segment[None].to(self._device) for segment in self._reader.prompt(parts)]
+        answer = torch.tensor([ids], device=self._device)
+        logits = answer_logits(self._model, prompt, answer)[0, :-1].float()
+        return float(F.cross_entropy(logits, answer[0])), bool((logits.argmax(-1) == answer[0]).all())
+
     def _tokens(self, spellings: Sequence[str]) -> list[int]:
-        tokens = dict.fromkeys(self._reader.first_token(spelling) for spelling in spellings)
-        return [token for token in tokens if token is not None]
+        """The distinct first tokens of a group."""
+        found = []
+        for spelling in spellings:
+            try:
+                ids = self._reader.answer(spelling)[:1]
+            except UserError:
+                continue
+            if ids and (self._reader.decode(ids) or not spelling.strip()):
+                found += ids
+        return list(dict.fromkeys(found))
 
     def _reply(self, batch: Sequence[Parts], run: Callable[[list[Tensor], Sequence[int]], list[Any]]) -> list[Any]:
         prompts: dict[int, list[Tensor]] = {}
@@ -198,16 +220,14 @@ def load_rf_vlm(run: RunDir, device: torch.device) -> RFVisionLanguageModel:
 
 
 def _question(parts: Parts) -> str:
-    """The text; with several images, numbers where they stand."""
-    if len(images_of(parts)) < 2:
+    """The text; where several images do not all stand in front of it, with their numbers in their places."""
+    images = images_of(parts)
+    if len(images) < 2 or not any(isinstance(part, str) and part for part in parts[: len(images)]):
         return text_of(parts)
     words, number = [], 0
     for part in parts:
-        if isinstance(part, str):
-            words.append(part)
-        else:
-            number += 1
-            words.append(f"<image {number}>")
+        number += not isinstance(part, str)
+        words.append(part if isinstance(part, str) else f"<image {number}>")
     return "".join(words)
 
 

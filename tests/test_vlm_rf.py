@@ -133,6 +133,24 @@ def test_probabilities_are_of_the_distinct_first_tokens(
     assert expected[-1][-1] == 0.0
 
 
+def test_continuations_are_scored_by_full_forwards(vlm: RFVisionLanguageModel, plain: tuple[RFModel, ImageTextTokenizer]) -> None:
+    words = plain[1]
+    for parts, size in BATCH:
+        said: list[int] = []
+        for _ in range(3):
+            said.append(int(logits_after(plain, parts, size, said).argmax()))
+        for text in (" red circle", "two", words.decode(said)):
+            ids = words.answer(text.strip())
+            logits = torch.stack([logits_after(plain, parts, size, ids[:count]) for count in range(len(ids))]).double()
+            loss = -logits.log_softmax(-1)[range(len(ids)), ids].mean()
+            found, is_greedy = vlm.continuation_loss(parts, text)
+            assert found == pytest.approx(float(loss), rel=1e-5)
+            assert is_greedy == (logits.argmax(-1).tolist() == ids)
+    assert vlm.continuation_loss(BATCH[0][0], "two")[1] is False
+    with pytest.raises(UserError, match="continuation ' ': must not be empty"):
+        vlm.continuation_loss(BATCH[0][0], " ")
+
+
 def test_several_images_stand_in_front(vlm: RFVisionLanguageModel, plain: tuple[RFModel, ImageTextTokenizer]) -> None:
     """Against the decoder fed span by span, where nothing later can have been seen."""
     model, words = plain
@@ -156,6 +174,8 @@ def test_several_images_stand_in_front(vlm: RFVisionLanguageModel, plain: tuple[
     prompt = [segment[None] for segment in ImageTextReader(model.config).prompt(parts)]
     assert [tuple(segment.shape) for segment in prompt] == [(1, 3, 64, 96), (1, 1), (1, 3, 64, 64), tuple(ids.shape)]
     torch.testing.assert_close(next_token_logits(model, prompt).softmax(-1), expected, rtol=1e-4, atol=1e-7)
+    in_front = ImageTextReader(model.config).prompt((first, second, "compare <image 1> with <image 2>."))
+    assert all(torch.equal(one, other[0]) for one, other in zip(in_front, prompt, strict=True))
     swapped: Parts = ("compare ", second, " with ", first, ".")
     rows = vlm.choice_probabilities([parts, swapped], [(("yes",),)] * 2)
     assert rows[0][0] == pytest.approx(float(expected[0, words.answer("yes")[0]]), rel=1e-4)

@@ -78,11 +78,16 @@ def generate(model: RFModel, prompt: Sequence[Tensor], eos_id: int, max_new_toke
         hidden = model.extend(caches, layout, model.text_embedding(token))
 
 
-@torch.no_grad()
 def next_token_logits(model: RFModel, prompt: Sequence[Tensor]) -> Tensor:
     """Of the first token of an answer, [B, V]."""
-    _, _, hidden = _read(model, prompt)
-    return model.text_logits(hidden[:, -1])
+    return answer_logits(model, prompt, prompt[-1][:, :0])[:, 0]
+
+
+@torch.no_grad()
+def answer_logits(model: RFModel, prompt: Sequence[Tensor], answer: Tensor) -> Tensor:
+    """Of each token of given answers int64 [B, n], and of the one after them: [B, n + 1, V]."""
+    _, _, hidden = _read(model, [*prompt[:-1], torch.cat([prompt[-1], answer], 1)])
+    return model.text_logits(hidden[:, -1 - answer.shape[1] :])
 
 
 def _read(model: RFModel, prompt: Sequence[Tensor]) -> tuple[list[KVCache], SampleLayout, Tensor]:

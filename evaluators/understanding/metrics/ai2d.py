@@ -20,7 +20,7 @@ import string
 from collections.abc import Sequence
 
 from evaluators.understanding.metrics import Item, Scored
-from evaluators.understanding.metrics.common import accuracies, gold_letter, options_of, scored
+from evaluators.understanding.metrics.common import accuracies, gold_letter, options_of, paired, scored
 from evaluators.understanding.metrics.mcq import vlmevalkit_letter
 
 VARIANTS = ("lmms-eval", "vlmevalkit")
@@ -44,6 +44,7 @@ def score(item: Item) -> Scored:
 
 def aggregate(scores: Sequence[Scored], items: Sequence[Item]) -> dict[str, float | None]:
     """`VARIANT/accuracy`."""
+    paired(scores, items)
     return accuracies(scores, VARIANTS)
 
 

@@ -20,7 +20,7 @@ import ast
 from collections.abc import Sequence
 
 from evaluators.understanding.metrics import Item, Scored
-from evaluators.understanding.metrics.common import accuracies, scored
+from evaluators.understanding.metrics.common import accuracies, paired, scored
 
 VARIANTS = ("lmms-eval", "vlmevalkit", "vlmevalkit-0a04a1d")
 PAPER_VARIANT = "lmms-eval"  # inferred: validation split
@@ -40,6 +40,7 @@ def score(item: Item) -> Scored:
 
 def aggregate(scores: Sequence[Scored], items: Sequence[Item]) -> dict[str, float | None]:
     """`VARIANT/anls`."""
+    paired(scores, items)
     return accuracies(scores, VARIANTS, "anls")
 
 

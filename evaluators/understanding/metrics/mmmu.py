@@ -15,7 +15,8 @@ Variants:
                         Open questions as official, but a gold list's literal stays one text
     lmms-eval-seeded    the same with a seeded choice
     lmms-eval-0.7.2     as lmms-eval, but all open questions are wrong: candidates' characters are compared one by one (issue
-                        #1436, mended by PR #1471). A `-seeded` one too
+                        #1436, mended by PR #1471)
+    lmms-eval-0.7.2-seeded  the same with a seeded choice
     vlmevalkit          letters by mcq.py's rules. Open questions become two options, A = the gold answer and B = "Other
                         Answers" (issues #110, #1617): right where the gold text is in a reply of at most twice their length
     bagel               the reply's first character if it is an option's letter; then an option's text, case kept; of an

@@ -4,15 +4,12 @@ import hashlib
 import signal
 import subprocess
 import sys
-import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from PIL import Image
 
-from evaluators.dpg import mplug
 from evaluators.dpg.calibrate import calibrate
 from evaluators.dpg.data import Benchmark, parse
 from evaluators.dpg.evaluate import Outcome, evaluate
@@ -259,51 +256,6 @@ def test_an_incomplete_folder_is_refused_unless_scored_as_the_script_does(grids:
     }
     assert outcome.result.missing["dpg"].startswith("--compat official alone")
     assert (outcome.fixed, outcome.result.n, outcome.result.expected_n) == (None, 1, 3)
-
-
-def test_mplug_is_asked_through_modelscope(monkeypatch: pytest.MonkeyPatch, grids: Path, tmp_path: Path) -> None:
-    """The pipeline's own contract (modelscope 1.40): a mapping of image and question in, a mapping with `text` out."""
-    weights = tmp_path / "weights"
-    weights.mkdir()
-    (weights / "pytorch_model.bin").write_bytes(b"weights")
-    calls: list[tuple[str, str, str]] = []
-
-    def make(task: str, model: str, device: str) -> Any:
-        calls.append((task, model, device))
-
-        def answer(asked: dict[str, Any]) -> dict[str, str]:
-            assert isinstance(asked["image"], Image.Image)
-            assert set(asked) == {"image", "question"}
-            return {"text": "yes" if "1" in asked["question"] else "yes it is"}
-
-        answer.model = types.SimpleNamespace(model_dir=str(weights))  # type: ignore[attr-defined]
-        return answer
-
-    modules = {name: types.ModuleType(name) for name in ("modelscope", "modelscope.pipelines", "modelscope.utils.constant")}
-    modules["modelscope"].__version__ = "1.40"  # type: ignore[attr-defined]
-    modules["modelscope.pipelines"].pipeline = make  # type: ignore[attr-defined]
-    modules["modelscope.utils.constant"].Tasks = types.SimpleNamespace(  # type: ignore[attr-defined]
-        visual_question_answering="visual-question-answering"
-    )
-    for name, module in modules.items():
-        monkeypatch.setitem(sys.modules, name, module)
-    monkeypatch.setitem(sys.modules, "modelscope.utils", types.ModuleType("modelscope.utils"))
-    model = mplug.load(device="cuda:0")
-    assert calls == [("visual-question-answering", "damo/mplug_visual-question-answering_coco_large_en", "cuda:0")]
-    outcome = judged(grids, Judge("mPLUG", model, is_mplug=True), tmp_path / "replies.jsonl")
-    assert outcome.result.metrics["dpg"] == pytest.approx((1 / 3 + 1 / 3 + 1) / 3)  # "drawtext1" is in its questions
-    assert outcome.result.evaluator["judge"] == "mPLUG"
-    other = mplug.load(device="cuda:0").revision
-    (weights / "pytorch_model.bin").write_bytes(b"others")
-    assert model.revision == other != mplug.load(device="cuda:0").revision
-    with pytest.raises(UserError, match="gives no probabilities"):
-        model.choice_probabilities([], [])
-
-
-def test_without_modelscope_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "modelscope", None)
-    with pytest.raises(UserError, match=r"--model mplug: modelscope cannot be loaded .*`pip install -e '\.\[mplug\]'`"):
-        mplug.load()
 
 
 def test_two_judges_are_compared_on_the_same_images(grids: Path, tmp_path: Path) -> None:

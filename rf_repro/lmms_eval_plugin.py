@@ -83,7 +83,8 @@ def _make_class() -> type:
 
         def loglikelihood(self, requests: Sequence[Any]) -> list[tuple[float, bool]]:
             """(mean loss of the continuation, whether it is the greedy answer). The loss, not the likelihood that the harness's
-            base class speaks of: its multiple choice takes the smallest, and its own models return losses."""
+            base class speaks of: its multiple choice takes the smallest, and its own models return losses. (In 0.7.3 such tasks
+            fail with every model: the harness turns the pairs into text before it scores them.)"""
             found = []
             for request in requests:
                 context, target, *where = request.args

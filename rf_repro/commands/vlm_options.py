@@ -60,10 +60,10 @@ def load_vlm(options: argparse.Namespace) -> "VisionLanguageModel":
     if spec.startswith(ENDPOINT):
         from evaluators.vlm.endpoint import Endpoint
 
-        name, _, url = spec.removeprefix(ENDPOINT).rpartition("@")
-        if not name or not url.startswith(("http://", "https://")):
-            raise UserError(f"--model {spec}: must be openai:NAME@http://HOST:PORT/v1")
-        return Endpoint(name, url, concurrency=options.concurrency, cache=options.reply_cache)
+        name, _, rest = spec.removeprefix(ENDPOINT).partition("@http")
+        if not name or not rest.startswith(("://", "s://")):
+            raise UserError("--model openai:...: must be openai:NAME@http://HOST:PORT/v1, the model's name and the API's address")
+        return Endpoint(name, f"http{rest}", concurrency=options.concurrency, cache=options.reply_cache)
     from rf_repro.core.run_dir import RunDir
     from rf_repro.pipeline import resolve_device
 

@@ -1,4 +1,8 @@
-"""Our parsers and metrics give what lmms-eval's own functions give: live where it is installed, else by recorded vectors."""
+"""Our parsers and metrics give what lmms-eval's own functions give: by recorded vectors, and live where it is installed:
+
+    pip install --no-deps lmms-eval==0.7.3 accelerate evaluate loguru lxml portalocker pytz sacrebleu sqlitedict tabulate \\
+        tenacity colorama regex
+"""
 
 import importlib
 import json

@@ -140,6 +140,9 @@ def test_hallusionbench_replies() -> None:
     assert read("*Yes*") == ("yes", None)
     assert read("no-one") == ("no", "no")
     assert read("no-one paid 1,000") == ("no", None)  # the comma between digits makes dashes vanish
+    assert read("no-one knows - yes") == ("yes", "yes")  # and so does a dash beside a space
+    assert read(". " * 31 + "yes.") == ("yes", "yes")
+    assert read(". " * 32 + "yes.") == ("yes", None)  # only 32 periods are dropped
 
 
 def test_hallusionbench_judge_and_questions_without_a_figure() -> None:
@@ -169,6 +172,8 @@ def test_hallusionbench_judge_and_questions_without_a_figure() -> None:
         ("Xylophone", None, "X", None),  # only the question's letters count from 0.7.3 on
         ("My answer: A or B", "A", "M", None),
         ("I answer a question", "A", "I", None),
+        ("(b).\nThe answer is C, (C)", "B", "B", "C"),
+        ("(b)..\nThe answer is C, (C)", "C", "B", "C"),  # the first line is too long to be terse
         ("", None, None, None),
         ("42", None, None, None),
     ],
@@ -191,6 +196,8 @@ QUESTION = "Where is it?\nA. Left\nB. Right\nPlease answer directly with only th
         ("The answer is B, not A", "B", 0, 0, 1),  # lmms-eval trusts a closing letter more than one after "the answer is"
         ("Right", "B", 0, 0, 1),
         ("Blue", "B", 1, 0, 0),  # any letter, as a last resort
+        ("I see B on Cars", "B", 1, 0, 1),  # ... but one before a space is trusted more
+        ("answer is B for Cars, my answer is B here", "B", 1, 0, 1),  # each phrase counts from where it first stands
         ("Three.", "three", 1, 1, 0),  # open: VLMEvalKit has no options to match
         ("3", "three", 0, 0, 0),
         ("It is three", "three", 0, 0, 0),
@@ -230,6 +237,7 @@ def test_vlmevalkit_refusals_and_double_matches() -> None:
     assert read("Failed to obtain answer via API B y", "x", "yoghurt y") is None  # longer than twice the options
     assert read("Failed to obtain answer via API yoghurt", "x" * 20, "yoghurt") == "B"
     assert read("Z", "x", "Zoo z") is None
+    assert read("A, B or Z: the answer is B", "x", "y") == "B"  # a Z is a refusal only without letters
     assert read("unequal", "equal", "unequal") is None  # both texts are part of it
     assert read("equal", "equal", "unequal") == "A"
     assert read("the answer is blue", "red", "blue") == "B"  # "answer is b"

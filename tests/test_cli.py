@@ -32,6 +32,7 @@ COMMANDS = (
     ["evaluate", "geneval"],
     ["evaluate", "geneval2"],
     ["evaluate", "geneval-vlm"],
+    ["evaluate", "understanding"],
     ["evaluate", "compare"],
     ["data"],
     ["data", "fetch"],
@@ -231,7 +232,7 @@ def test_runs_that_diverge_fail_by_name_and_the_report_is_still_built(smoke: Pat
     for name in ("pixel s0", "pixel_rf s0", "vae s0", "vae_rf s0"):
         assert re.search(rf"^{name}: failed: rf_repro\.core\.errors\.TrainingDiverged: step \d+", done.stderr, re.MULTILINE)
     assert "Traceback" not in done.stderr
-    assert done.stdout.count("not run") == 4
+    assert done.stdout.count("not run") == 4 + 6  # rows, and claims about them
     assert (smoke / "diverged" / "report.html").exists()
 
 

@@ -1,6 +1,5 @@
 """`rf-repro evaluate understanding` from files to the report's Tables 2 and 3e, with tiny random models."""
 
-import json
 import re
 from collections.abc import Callable
 from dataclasses import replace
@@ -124,7 +123,7 @@ def test_runs_are_asked_and_the_report_reads_them(
     assert "recorded in the run: " in capsys.readouterr().out
     own = runs["pixel"].eval_result("understanding-mmmu")
     assert own is not None
-    assert (own.step, own.n, own.items) == (3, 4, "understanding-mmmu.items.jsonl")
+    assert (own.step, own.weights, own.n, own.items) == (3, "ema", 4, "understanding-mmmu.items.jsonl")
 
     def invent(name: str, right: Callable[[str], bool], protocol: str = "lmms-eval") -> None:
         path = runs["pixel_rf"].path
@@ -203,4 +202,4 @@ def test_help_has_examples(capsys: pytest.CaptureFixture[str]) -> None:
         main(["evaluate", "understanding", "--help"])
     said = capsys.readouterr().out
     assert "example: rf-repro evaluate understanding --benchmarks mmmu,mme --model Qwen/Qwen3-VL-8B-Instruct --data hub" in said
-    assert json.dumps(said).count("rf-repro evaluate understanding --benchmarks") == 3
+    assert said.count("rf-repro evaluate understanding --benchmarks") == 3

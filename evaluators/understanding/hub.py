@@ -23,7 +23,7 @@ def read_hub(benchmark: Benchmark, name: str) -> Iterator[Record]:
     try:
         from datasets import Image, load_dataset  # type: ignore[import-untyped]
     except ImportError:
-        raise UserError("--data hub: needs the package datasets; pip install -e '.[hub]', or name a folder of files") from None
+        raise UserError("--data hub: needs the package datasets; pip install -e '.[vlm]', or name a folder of files") from None
     configs: tuple[str | None, ...] = (benchmark.configs if name in benchmark.hub else ()) or (None,)
     for config in configs:
         try:

@@ -22,7 +22,10 @@ def rgb_image(data: bytes) -> Image.Image:
     Raises:
         CorruptSample: it is no JPEG, PNG, WebP or GIF, has too many pixels, or is damaged.
     """
-    image_size(data, MAX_PIXELS)
+    try:
+        image_size(data, MAX_PIXELS)
+    except CorruptSample as problem:  # it names a setting of the training data
+        raise CorruptSample(str(problem).replace("data.filters.max_pixels=", "pixels decoded at most: ")) from None
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

@@ -19,17 +19,20 @@ if TYPE_CHECKING:
 
 NAMES = "mmmu, hallusionbench, mme, blink, realworldqa, ai2d, docvqa, chartqa"
 SHOWN_PROBLEMS = 5  # on the screen
-EXAMPLE = """rf-repro evaluate understanding --benchmarks mmmu,mme --model Qwen/Qwen3-VL-8B-Instruct --data hub --out results
-  rf-repro evaluate understanding --benchmarks all --model runs/base/pixel_rf/HASH-s0 --data benchmarks --out results --run \
-runs/base/pixel_rf/HASH-s0
-  rf-repro evaluate understanding --benchmarks chartqa --model openai:NAME@http://localhost:8000/v1 --data ChartQA_TEST.tsv \
---protocol vlmevalkit --out results"""
+EXAMPLE = "rf-repro evaluate understanding --benchmarks mmmu,mme --model Qwen/Qwen3-VL-8B-Instruct --data hub --out results"
+OTHERS = """
+
+A run of this project, recorded for its report, and a model behind an endpoint:
+  rf-repro evaluate understanding --benchmarks all --model RUN --data DATA --out results --run RUN
+  rf-repro evaluate understanding --benchmarks chartqa --model openai:NAME@http://HOST:PORT/v1 --data ChartQA_TEST.tsv \\
+      --protocol vlmevalkit --out results"""
 
 
 def add_understanding(benchmarks: Commands) -> None:
     parser = add_command(
         benchmarks, "understanding", "ask a vision-language model the understanding benchmarks of Table 2", EXAMPLE
     )
+    parser.description = f"{parser.description}{OTHERS}"
     parser.add_argument(
         "--benchmarks", required=True, metavar="NAMES",
         help=f"by comma: {NAMES}; or all, which are these; or ai2d_mask, AI2D with its labels covered",
@@ -111,7 +114,7 @@ def record(run: RunDir, outcome: "Outcome") -> Path:
     name = benchmark_evaluation(outcome.result.benchmark)
     items = f"{name}.items.jsonl"
     write_jsonl(run.evals / items, outcome.items)
-    run.write_eval(name, replace(outcome.result, step=run.record().steps, items=items))
+    run.write_eval(name, replace(outcome.result, step=run.record().steps, weights="ema", items=items))
     return run.evals / f"{name}.json"
 
 

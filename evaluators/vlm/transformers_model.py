@@ -70,8 +70,8 @@ class TransformersVLM:
 
         A spelling's first token is the one that follows the prompt's in the tokenisation of both together, so that what the
         prompt ends with may change it. Special tokens in a spelling are plain text. A first token of white space alone is left
-        out: it would stand for every spelling that begins so. Tokenizers that take digits one by one have it in " 4"; counting
-        it gives all numbers the same probability (GenEval 2's own script does).
+        out: it would stand for every spelling that begins so. Tokenizers that take digits one by one, as Qwen's, have it in
+        " 4"; counting it would give all numbers the same probability.
         """
 
         def run(kept: Sequence[int], inputs: Any, prompts: Sequence[str]) -> list[list[float]]:

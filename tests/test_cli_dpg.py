@@ -226,5 +226,6 @@ def test_a_run_of_another_kind_is_refused(
     grids: Path, questions: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = write_run(tmp_path / "runs", "pixel_rf", tiny_changes(tmp_path / "tokenizer"))
+    assert judge_name(str(run.path)) == f"pixel_rf/{run.path.name}"
     assert main(command(grids, "any", tmp_path / "out", questions, "--run", str(run.path))) == 2
     assert "has no origin.json; --run takes images that `rf-repro sample` made" in capsys.readouterr().err

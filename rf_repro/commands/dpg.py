@@ -14,6 +14,7 @@ from rf_repro.core.dpg_names import dpg_name
 from rf_repro.core.errors import UserError
 from rf_repro.core.files import read_json, read_jsonl, write_json, write_jsonl, write_text
 from rf_repro.core.records import EvalResult
+from rf_repro.core.run_dir import RunDir
 
 if TYPE_CHECKING:
     from evaluators.dpg.evaluate import Outcome
@@ -136,11 +137,12 @@ def load_judge(options: argparse.Namespace) -> "Judge":
 
 
 def judge_name(spec: str) -> str:
-    """What a label calls the model: `Qwen/Qwen3-VL-8B-Instruct` -> `Qwen3-VL-8B-Instruct`, of an endpoint its model's name."""
+    """What a label calls the model: `Qwen/Qwen3-VL-8B-Instruct` -> `Qwen3-VL-8B-Instruct`, of an endpoint its model's name, of a
+    run its variant too."""
     if spec.startswith(ENDPOINT):
         spec = spec.removeprefix(ENDPOINT).rpartition("@")[0]
-    path = Path(spec)
-    return path.resolve().name if path.exists() else path.name
+    path = Path(spec).resolve() if Path(spec).exists() else Path(spec)
+    return f"{path.parent.name}/{path.name}" if RunDir(path).record_path.exists() else path.name
 
 
 def _tell_problems(found: "Scan", out: Path) -> None:

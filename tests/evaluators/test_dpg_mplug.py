@@ -166,8 +166,8 @@ def test_modelscopes_own_network(tmp_path: Path) -> None:
     folder.mkdir()
     (folder / "vocab.txt").write_text("\n".join(WORDS) + "\n", encoding="utf-8")
     bert = {"hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 48, "num_hidden_layers": 4,
-            "text_encoder_layers": 1, "text_decode_layers": 2, "fusion_layers": 2, "stride_layer": 1, "encoder_width": 32, "vocab_size": len(WORDS),
-            "max_position_embeddings": 64, "initializer_range": 0.2}  # fmt: skip
+            "vocab_size": len(WORDS), "text_encoder_layers": 1, "text_decode_layers": 2, "fusion_layers": 2, "stride_layer": 1,
+            "encoder_width": 32, "max_position_embeddings": 64, "initializer_range": 0.2}  # fmt: skip
     (folder / "config_bert.json").write_text(json.dumps(bert), encoding="utf-8")
     config = {"task": mplug.TASK, "bert_config": "config_bert.json", "image_res": 32, "vision_width": 768, "distill": False,
               "clip_name": "ViT-B-16", "clip_embed_dim": 16, "clip_image_resolution": 32, "clip_vision_layers": 2,

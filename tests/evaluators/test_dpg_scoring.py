@@ -211,6 +211,21 @@ def test_zeroes_cascade_downwards_in_the_files_order_only() -> None:
     assert (file.images, file.score) == ([0.6, 0.6, 0.6], pytest.approx(0.6))
 
 
+def test_rows_that_the_script_overwrites_all_count_in_fixed() -> None:
+    """An item's rows apart, and one number twice: either of the two zeroes the child."""
+    rows = [("z", 1, "0", "global -", "first"), ("a", 1, "0", "entity - whole", "one"), ("a", 1, "0", "entity - part", "uno"),
+            ("a", 2, "1", "entity - part", "two"), ("b", 1, "0", "entity - part", "other"),
+            ("a", 3, "1", "entity - part", "three")]  # fmt: skip
+    benchmark = parse(csv_text(rows).encode(), "made", "made")
+    yes = {question.text: True for question in benchmark.rows}
+    for lost, expected in (("one", [0, 1, 0, 0]), ("uno", [1, 0, 0, 0]), ("three", [1, 1, 1, 0])):
+        (file,) = score_fixed(benchmark, [FileAnswers("a", (yes | {lost: False},))])
+        assert isinstance(file, FileScore)
+        assert file.scores == (tuple(expected),)
+    (file,) = score_official(benchmark, [FileAnswers("a", (yes,))])
+    assert file == "KeyError: 1: a parent that was skipped"  # the later row alone is left of a's
+
+
 def test_what_the_script_loses_of_the_published_file() -> None:
     """The first item loses its root and raises; categories see the last image alone, before the parent rule."""
     benchmark = parse(csv_text(simple_rows()).encode(), "made", "made")

@@ -10,6 +10,7 @@ from ablations.registry import GRIDS
 from rf_repro.config.schema import ExperimentConfig
 from rf_repro.core.records import Attempt
 from rf_repro.core.run_dir import RunDir
+from rf_repro.model.initialise import initialise
 from rf_repro.model.rf_model import RFModel
 from rf_repro.train.checkpoint import Checkpoint, save_checkpoint
 from tests.base_world import VOCAB, base_overrides
@@ -47,6 +48,7 @@ def random_weights(config: ExperimentConfig, seed: int) -> dict[str, torch.Tenso
     """Normal, of deviation 1 over the root of a matrix's inputs: larger than a fresh model's, so that every part shows in an
     image. What has one dimension is as built."""
     model = RFModel(config, config.model.decoder.vocab_size)
+    initialise(model, seed)
     generator = torch.Generator().manual_seed(seed)
     state = {}
     for name, tensor in model.state_dict().items():

@@ -113,7 +113,7 @@ def load(weights: str = WEIGHTS, device: str = "cpu") -> MPlug:
     except UserError:
         raise
     except Exception as error:  # of the hub, YAML, torch: any kind
-        raise UserError(f"--model {SPEC}: {weights}: cannot be loaded ({_first_line(error)}); see docs/dpg.md") from None
+        raise UserError(f"--model {SPEC}: {weights}: cannot be loaded ({_first_line(error)}); see docs/judges.md") from None
     files = {path.name: file_sha256(path) for path in sorted(folder.iterdir()) if path.suffix in KEPT}
     return MPlug(network.to(device).eval(), tokenizer, f"mplug {content_hash(files)[:16]}, modelscope {version}")
 

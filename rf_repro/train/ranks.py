@@ -4,6 +4,7 @@ Every rank holds the same state, builds the same step and makes the same draws, 
 What is summed, gathered or copied here comes out bit by bit alike on all of them, so their states stay alike.
 """
 
+import gc
 import json
 import os
 import socket
@@ -155,6 +156,7 @@ def joined_ranks(device: str = "cpu") -> Iterator[Ranks]:
         yield ranks
     finally:
         dist.destroy_process_group()
+        gc.collect()
 
 
 def _number(name: str, low: int, high: int | None = None) -> int:

@@ -96,7 +96,7 @@ def installed(monkeypatch: pytest.MonkeyPatch, weights: Path) -> list[str]:
     modules["modelscope.models.multi_modal.mplug"].__dict__["MPlug"] = StandIn
     for name, module in modules.items():
         monkeypatch.setitem(sys.modules, name, module)
-    monkeypatch.setattr(transformers, "__version__", "4.57.1")
+    monkeypatch.setattr(sys.modules["transformers"], "__version__", "4.57.1")  # the module as it is now: tests reload it
     return names
 
 
@@ -134,7 +134,7 @@ def test_weights_that_lack_a_parameter_are_refused(weights: Path) -> None:
 
 
 def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch, installed: list[str]) -> None:
-    monkeypatch.setattr(transformers, "__version__", "5.24.0")
+    monkeypatch.setattr(sys.modules["transformers"], "__version__", "5.24.0")
     with pytest.raises(
         UserError, match=r"needs transformers 4, here is 5\.24\.0; `pip install -e '\.\[mplug\]'` in an environment"
     ):

@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 
 
 def add_parser(commands: Commands) -> None:
-    parser = add_command(commands, "evaluate", "score a folder of images", "rf-repro evaluate geneval images --out results")
+    parser = add_command(
+        commands, "evaluate", "score a folder of images, or a model's answers", "rf-repro evaluate geneval images --out results"
+    )
     benchmarks = parser.add_subparsers(title="benchmarks", metavar="BENCHMARK", required=True)
     _add_geneval(benchmarks)
     add_geneval2(benchmarks)

@@ -129,9 +129,8 @@ def _fill(network: Any, path: Path) -> None:
     state = torch.load(path, map_location="cpu", weights_only=True)
     for name in ("model", "module"):
         state = state.get(name, state)
-    missing = network.load_state_dict(
-        {key.replace("model.", ""): value for key, value in state.items()}, strict=False
-    ).missing_keys
+    named = {key.replace("model.", ""): value for key, value in state.items()}
+    missing = network.load_state_dict(named, strict=False).missing_keys  # strict below, but for what training alone uses
     parameters = {name for name, _ in network.named_parameters()}
     # Moving averages, `visual_encoder_m` and the like, take part in training alone.
     lacking = [name for name in missing if name in parameters and not name.split(".")[0].endswith("_m")]

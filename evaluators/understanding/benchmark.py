@@ -114,7 +114,8 @@ def tsv_options(record: Record) -> list[str]:
 
 def lettered(options: Sequence[str]) -> str:
     """`A. first`, `B. second`, ..., a line each."""
-    return "\n".join(f"{letter}. {option}" for letter, option in zip(ascii_uppercase, options, strict=False))
+    pairs = zip(ascii_uppercase, options, strict=False)  # there are more letters than options
+    return "\n".join(f"{letter}. {option}" for letter, option in pairs)
 
 
 def pictures_first(images: Images, text: str) -> Parts:

@@ -114,7 +114,9 @@ class _Images:
             file.seek(start)
             text = file.read(stop - start).decode("utf-8")
         cells = next(csv.reader(io.StringIO(text, newline="\n"), delimiter="\t"), [])
-        return dict(zip(self.header, cells, strict=False))
+        if len(cells) != len(self.header):
+            raise CorruptSample(f"its row has {len(cells)} cells of {len(self.header)}: the file has changed")
+        return dict(zip(self.header, cells, strict=True))
 
 
 def _listed(cell: str) -> list[str]:

@@ -159,7 +159,7 @@ class Client:
                 with error, contextlib.suppress(OSError, http.client.HTTPException):
                     raise _Refused(error.code, error.read(2000).decode(errors="replace"), _retry_after(error.headers)) from None
                 raise _Refused(error.code, "", _retry_after(error.headers)) from None
-            except Exception:
+            except Exception:  # of any kind where the watch closed the connection under it; all others go on
                 if watch.ran_out:
                     raise TimeoutError from None
                 raise

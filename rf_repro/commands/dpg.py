@@ -1,28 +1,34 @@
 """`rf-repro evaluate dpg`: DPG-Bench on a folder of images, answered by mPLUG or by any vision-language model."""
 
 import argparse
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rf_repro.commands.options import Commands, add_command, at_least_one, progress_bar, share, writable_folder
+from rf_repro.commands.options import (
+    SHOWN_PROBLEMS,
+    Commands,
+    add_command,
+    at_least_one,
+    progress_bar,
+    share,
+    tell_problems,
+    writable_folder,
+)
 from rf_repro.commands.sampled_run import SampledRun
 from rf_repro.commands.vlm_options import ENDPOINT, add_vlm, check_vlm, load_vlm, vlm_batch_size
 from rf_repro.core.dpg_names import dpg_name
 from rf_repro.core.errors import UserError
-from rf_repro.core.files import read_json, read_jsonl, write_json, write_jsonl, write_text
+from rf_repro.core.files import read_json, read_jsonl, write_json, write_jsonl
 from rf_repro.core.records import EvalResult
 from rf_repro.core.run_dir import RunDir
 
 if TYPE_CHECKING:
     from evaluators.dpg.evaluate import Outcome
-    from evaluators.dpg.folder import Scan
     from evaluators.dpg.judge import Judge
     from evaluators.dpg.scoring import Summary
 
-SHOWN_PROBLEMS = 5  # on the screen; the file holds all
 RESULT, ITEMS, REPLIES, PROBLEMS = "dpg.json", "dpg.items.jsonl", "dpg.replies.jsonl", "dpg-problems.txt"
 
 
@@ -89,7 +95,7 @@ def run_dpg(options: argparse.Namespace) -> int:
         found = scan(
             options.folder, benchmark.items, pic_num=options.pic_num, resolution=options.resolution, progress=progress
         )  # fmt: skip
-    _tell_problems(found, out)
+    tell_problems(found.problems, out / PROBLEMS)
     require_complete(found, options.compat)
     if sampled is not None:
         sampled.require(found.digests)
@@ -143,19 +149,6 @@ def judge_name(spec: str) -> str:
         spec = spec.removeprefix(ENDPOINT).rpartition("@")[0]
     path = Path(spec).resolve() if Path(spec).exists() else Path(spec)
     return f"{path.parent.name}/{path.name}" if RunDir(path).record_path.exists() else path.name
-
-
-def _tell_problems(found: "Scan", out: Path) -> None:
-    path = out / PROBLEMS
-    path.unlink(missing_ok=True)  # of an earlier state of the folder
-    if found.problems:
-        lines = [str(problem) for problem in found.problems]
-        write_text(path, "\n".join(lines) + "\n")
-        counts = Counter(problem.kind for problem in found.problems)
-        print(
-            f"problems: {len(lines)} ({', '.join(f'{kind}: {number}' for kind, number in counts.most_common())}), all in {path}"
-        )
-        print("\n".join(f"  {line}" for line in lines[:SHOWN_PROBLEMS]))
 
 
 def _print(outcome: "Outcome", judge: "Judge") -> None:

@@ -2,14 +2,13 @@
 
 import argparse
 import base64
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rf_repro.commands.options import at_least_one, progress_bar, share, writable_folder
+from rf_repro.commands.options import at_least_one, progress_bar, share, tell_problems, writable_folder
 from rf_repro.commands.sampled_run import SampledRun
 from rf_repro.core.errors import UserError
 from rf_repro.core.files import read_json, read_jsonl, write_json, write_jsonl, write_text
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
     from evaluators.geneval.folder import Scan
     from evaluators.geneval.options import GenEvalOptions
 
-SHOWN_PROBLEMS = 5  # on the screen; the file holds all
 FAIR_WEIGHTS = "facebook/mask2former-swin-small-coco-instance"  # other weights than GenEval's; a result names them
 BATCH_SIZE, CPU_BATCH_SIZE = 16, 1  # images; on a CPU batches of 4 were slower than one at a time (LOG.md)
 MASK_SIDE = 96  # pixels, of masks in the page
@@ -146,14 +144,7 @@ def _png(mask: Any) -> str:
 
 def _tell_problems(found: "Scan", out: Path, partial: bool) -> None:
     """Lists what is amiss: all in a file, few on the screen. Raises UserError when images are missing and `partial` is false."""
-    lines = [str(problem) for problem in found.problems]
-    path = out / "geneval-problems.txt"
-    path.unlink(missing_ok=True)  # of an earlier state of the folder
-    if lines:
-        write_text(path, "\n".join(lines) + "\n")
-        counts = Counter(problem.kind for problem in found.problems)
-        print(f"{len(lines)} problems ({', '.join(f'{kind}: {number}' for kind, number in counts.most_common())}), all in {path}")
-        print("\n".join(f"  {line}" for line in lines[:SHOWN_PROBLEMS]))
+    tell_problems(found.problems, out / "geneval-problems.txt")
     if len(found.images) < found.expected and not partial:
         raise UserError(
             f"{found.root}: {len(found.images)} of {found.expected} images can be scored; complete the folder, or give --partial"

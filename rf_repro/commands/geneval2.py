@@ -1,24 +1,21 @@
 """`rf-repro evaluate geneval2` and `geneval-vlm`: images judged by a vision-language model, question by question."""
 
 import argparse
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rf_repro.commands.options import Commands, add_command, at_least_one, progress_bar, share, writable_folder
+from rf_repro.commands.options import Commands, add_command, at_least_one, progress_bar, share, tell_problems, writable_folder
 from rf_repro.commands.sampled_run import SampledRun
 from rf_repro.commands.vlm_options import ENDPOINT, add_vlm, check_vlm, load_vlm, vlm_batch_size
 from rf_repro.core.errors import UserError
-from rf_repro.core.files import write_json, write_jsonl, write_text
+from rf_repro.core.files import write_json, write_jsonl
 from rf_repro.core.records import EvalResult
 from rf_repro.core.run_dir import RunDir
 
 if TYPE_CHECKING:
     from evaluators.geneval.folder import Scan
-
-SHOWN_PROBLEMS = 5  # on the screen; the file holds all
 
 
 def add_geneval2(benchmarks: Commands) -> None:
@@ -186,13 +183,7 @@ def _check(options: argparse.Namespace) -> tuple[Path, tuple[int, int]]:
 
 def _tell_problems(found: "Scan", path: Path, partial: bool) -> None:
     """Lists what is amiss: all in a file, few on the screen. Raises UserError when images are missing and `partial` is false."""
-    lines = [str(problem) for problem in found.problems]
-    path.unlink(missing_ok=True)  # of an earlier state of the images
-    if lines:
-        write_text(path, "\n".join(lines) + "\n")
-        counts = Counter(problem.kind for problem in found.problems)
-        print(f"{len(lines)} problems ({', '.join(f'{kind}: {number}' for kind, number in counts.most_common())}), all in {path}")
-        print("\n".join(f"  {line}" for line in lines[:SHOWN_PROBLEMS]))
+    tell_problems(found.problems, path)
     if len(found.images) < found.expected and not partial:
         raise UserError(
             f"{found.root}: {len(found.images)} of {found.expected} images can be scored; complete them, or give --partial"

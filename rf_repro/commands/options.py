@@ -3,21 +3,24 @@
 import argparse
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import yaml
 
 from rf_repro.config.overrides import parse_override
 from rf_repro.core.errors import UserError
+from rf_repro.core.files import write_text
 
 if TYPE_CHECKING:
     from slurm.plan import Plan
 
 Commands = Any  # argparse's subparsers action, whose type is private
 DEVICES = ("auto", "cpu", "cuda", "mps")
+SHOWN_PROBLEMS = 5  # on the screen; the file holds all
 
 
 def add_command(commands: Commands, name: str, summary: str, example: str) -> argparse.ArgumentParser:
@@ -146,6 +149,24 @@ def writable_folder(path: Path, option: str) -> Path:
     if not os.access(nearest, os.W_OK | os.X_OK):
         raise UserError(f"{option} {path}: no permission to write in {nearest}; name another folder")
     return path
+
+
+class Problem(Protocol):
+    """What is amiss with a file: a line, of some kind."""
+
+    @property
+    def kind(self) -> str: ...
+
+
+def tell_problems(problems: Sequence[Problem], path: Path) -> None:
+    """Lists what is amiss: all in a file, which is removed where nothing is, and few on the screen."""
+    path.unlink(missing_ok=True)
+    if problems:
+        lines = [str(problem) for problem in problems]
+        write_text(path, "\n".join(lines) + "\n")
+        counts = ", ".join(f"{kind}: {number}" for kind, number in Counter(problem.kind for problem in problems).most_common())
+        print(f"{len(lines)} problems ({counts}), all in {path}")
+        print("\n".join(f"  {line}" for line in lines[:SHOWN_PROBLEMS]))
 
 
 def default_jobs() -> int:

@@ -10,9 +10,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from rf_repro.config.schema import ExperimentConfig, StageConfig
 from rf_repro.core.errors import UserError
-from rf_repro.core.hashing import content_hash
 from rf_repro.data.packer import Pack, PackArrays, PackStream
-from rf_repro.data.shards import fingerprint
 from rf_repro.data.streams import shares
 from rf_repro.data.text_tokenizer import ImageTextTokenizer
 
@@ -52,8 +50,7 @@ class ImageTextData:
             UserError: a kind of the stage's mixture has no source.
         """
         self.config, self.stage, self.seed, self.tokenizer, self.streams = config, stage, seed, tokenizer, streams
-        used = shares(config, stage)
-        self._sources = [source for source in config.data.sources if source.name in used]
+        shares(config, stage)  # says what has no source
 
     def steps(self, positions: Sequence[dict[str, Any]] | None = None) -> Iterator[list[Pack]]:
         """The packs of each next step, one of each stream in the streams' order; endless.
@@ -85,10 +82,6 @@ class ImageTextData:
                 yield [found[index % workers][index // workers].to_pack() for index in range(len(self.streams))]
         finally:
             del parts  # ends the processes
-
-    def fingerprint(self) -> str:
-        """Of all shards of the stage's sources: changes when a file does."""
-        return content_hash({source.name: fingerprint(source) for source in self._sources})
 
 
 class _Steps(IterableDataset[list[PackArrays] | _Failed]):

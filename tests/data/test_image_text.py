@@ -23,6 +23,7 @@ from rf_repro.core.hashing import content_hash
 from rf_repro.data.image_text import ImageTextData, metrics, streams_of
 from rf_repro.data.packer import Pack
 from rf_repro.data.text_tokenizer import ImageTextTokenizer
+from rf_repro.pipeline import data_fingerprint
 from tests.data.tiny_shards import sample, tiny_config, write_source, write_tar
 
 
@@ -192,7 +193,7 @@ def test_metrics_and_fingerprint(tmp_path: Path) -> None:
     )
     assert 0 < found["data/dropped"] < 1
     assert found["data/corrupt"] == 0
-    before = data.fingerprint()
-    assert before == loader(config, 0).fingerprint()
+    before = data_fingerprint(config)
+    assert before == data_fingerprint(config)
     write_source(tmp_path, "text", 1, 24, first=2000)
-    assert data.fingerprint() != before
+    assert data_fingerprint(config) != before

@@ -20,7 +20,7 @@ OPERATORS = ("nms", "qnms")  # those it describes unconditionally
 class _DeclareOperators(MetaPathFinder):
     """Finds no module; it sees `DESCRIBER` asked for, and declares the missing operators before that runs."""
 
-    library: object | None = None  # torch drops declarations with the object that made them
+    declared: object | None = None  # torch drops declarations with the object that made them
 
     def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
         if name == DESCRIBER:
@@ -28,9 +28,9 @@ class _DeclareOperators(MetaPathFinder):
 
             missing = [operator for operator in OPERATORS if not hasattr(torch.ops.torchvision, operator)]
             if missing:
-                self.library = torch.library.Library("torchvision", "FRAGMENT")
+                self.declared = torch.library.Library("torchvision", "FRAGMENT")
                 for operator in missing:
-                    self.library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+                    self.declared.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
         return None
 
 

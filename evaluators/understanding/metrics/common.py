@@ -1,5 +1,6 @@
 """What several benchmarks share: gold answers in their spellings, seeded choices, means by variant."""
 
+import ast
 import hashlib
 import string
 from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -16,7 +17,7 @@ def options_of(item: Item) -> dict[str, str]:
     options = item.fields.get("options") or ()
     if isinstance(options, str) or len(options) > len(LETTERS):
         raise UserError(f"{item.key}: options={options!r}: must be a list of at most {len(LETTERS)} texts")
-    return {letter: str(text) for letter, text in zip(LETTERS, options, strict=False)}
+    return {letter: str(text) for letter, text in zip(LETTERS, options, strict=False)}  # there are more letters than options
 
 
 def gold_letter(item: Item) -> str:
@@ -93,3 +94,13 @@ def field_of(item: Item, name: str) -> Any:
     if name not in item.fields:
         raise UserError(f"{item.key}: the row has no {name}, which this benchmark's metric needs")
     return item.fields[name]
+
+
+def gold_answers(answer: object) -> list[str]:
+    """Gold answers as a list, from a text, a list, or a list's literal."""
+    if isinstance(answer, str) and answer.startswith("[") and answer.endswith("]"):
+        try:
+            answer = ast.literal_eval(answer)
+        except (SyntaxError, ValueError):
+            return [str(answer)]
+    return [str(one) for one in answer] if isinstance(answer, list | tuple) else [str(answer)]

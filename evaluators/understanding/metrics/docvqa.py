@@ -16,11 +16,10 @@ Deviations: none. The test split's answers are on the benchmark's server; only v
 `parsed` is the collapsed reply, None where it is empty.
 """
 
-import ast
 from collections.abc import Sequence
 
 from evaluators.understanding.metrics import Item, Scored
-from evaluators.understanding.metrics.common import accuracies, paired, scored
+from evaluators.understanding.metrics.common import accuracies, gold_answers, paired, scored
 
 VARIANTS = ("lmms-eval", "vlmevalkit", "vlmevalkit-0a04a1d")
 PAPER_VARIANT = "lmms-eval"  # inferred: validation split
@@ -42,15 +41,6 @@ def aggregate(scores: Sequence[Scored], items: Sequence[Item]) -> dict[str, floa
     """`VARIANT/anls`."""
     paired(scores, items)
     return accuracies(scores, VARIANTS, "anls")
-
-
-def gold_answers(answer: object) -> list[str]:
-    if isinstance(answer, str) and answer.startswith("[") and answer.endswith("]"):
-        try:
-            answer = ast.literal_eval(answer)
-        except (SyntaxError, ValueError):
-            return [str(answer)]
-    return [str(one) for one in answer] if isinstance(answer, list | tuple) else [str(answer)]
 
 
 def thresholded(distances: Sequence[float]) -> float:

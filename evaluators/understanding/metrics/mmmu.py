@@ -30,7 +30,6 @@ Deviations from the originals, each tested:
     - Domains are reported for all variants; their accuracies are over questions, like the overall one.
 """
 
-import ast
 import json
 import re
 from collections.abc import Callable, Sequence
@@ -39,6 +38,7 @@ from evaluators.understanding.metrics import Item, Scored
 from evaluators.understanding.metrics.common import (
     accuracies,
     field_of,
+    gold_answers,
     gold_letter,
     mean,
     options_of,
@@ -244,13 +244,3 @@ def open_is_right(answers: Sequence[str], candidates: Sequence[Candidate]) -> bo
     return any(
         any(text in candidate for text in texts) if isinstance(candidate, str) else candidate in gold for candidate in candidates
     )
-
-
-def gold_answers(answer: object) -> list[str]:
-    """Open gold answers as a list, from a text, a list, or a list's literal."""
-    if isinstance(answer, str) and answer.startswith("[") and answer.endswith("]"):
-        try:
-            answer = ast.literal_eval(answer)
-        except (SyntaxError, ValueError):
-            return [str(answer)]
-    return [str(one) for one in answer] if isinstance(answer, list | tuple) else [str(answer)]

@@ -58,8 +58,8 @@ def _conversation(sample: RawSample) -> list[dict[str, str]]:
     """LLaVA's form."""
     messages = []
     for number, turn in enumerate(sample.turns):
-        placeholder = "<image>\n" if number == 0 and sample.image is not None else ""
-        messages.append({"from": "human", "value": placeholder + turn.question})
+        mark = "<image>\n" if number == 0 and sample.image is not None else ""
+        messages.append({"from": "human", "value": mark + turn.question})
         messages.append({"from": "gpt", "value": turn.answer})
     return messages
 
@@ -112,7 +112,7 @@ def _write_jsonl(path: Path, samples: list[RawSample]) -> None:
             temporary.chmod(0o755)
             os.replace(temporary, images)
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)  # gone already where it became `images`
     with atomic_path(path) as file:
         file.write_text("".join(lines), encoding="utf-8")
 

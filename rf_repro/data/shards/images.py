@@ -130,7 +130,7 @@ def _orientation(image: ImageFile) -> int:
         exif = Image.Exif()
         exif.load(raw)
         value = exif.get(ORIENTATION, 1)
-    except Exception:
+    except Exception:  # Pillow's parser raises many kinds on damaged EXIF; the pixels are what matters
         return 1
     return value if value in TRANSPOSITIONS else 1
 

@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 
 from reports.collect import GridRuns, Run
+from rf_repro.config.data_schema import ScenesConfig
 from rf_repro.config.overrides import from_dict
-from rf_repro.config.schema import ExperimentConfig, ScenesConfig
+from rf_repro.config.schema import ExperimentConfig
 from rf_repro.core.errors import UserError
 
 

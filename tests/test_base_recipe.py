@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from rf_repro.config.schema import ScenesConfig
+from rf_repro.config.data_schema import ScenesConfig
 from rf_repro.core.files import write_jsonl
 from rf_repro.core.run_dir import RunDir
 from rf_repro.data.scenes.world import ScenesWorld

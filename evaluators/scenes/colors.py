@@ -7,7 +7,7 @@ from PIL import ImageColor
 from PIL.Image import Image
 
 from evaluators.geneval.crops import BACKGROUND
-from rf_repro.config.schema import ScenesConfig
+from rf_repro.config.data_schema import ScenesConfig
 from rf_repro.core.errors import UserError
 from rf_repro.data.scenes.render import RGB
 

@@ -18,7 +18,7 @@ from PIL.Image import Image
 from scipy import ndimage
 
 from evaluators.detection import Detections
-from rf_repro.config.schema import ScenesConfig
+from rf_repro.config.data_schema import ScenesConfig
 from rf_repro.core.errors import UserError
 from rf_repro.core.hashing import content_hash
 from rf_repro.data.scenes.render import coverage, half_extent

@@ -17,7 +17,7 @@ from rf_repro.commands.options import (
     progress_bar,
     writable_folder,
 )
-from rf_repro.config.schema import DataConfig
+from rf_repro.config.data_schema import DataConfig
 from rf_repro.core.errors import UserError
 
 SETS = ("official", "bagel-long", "all")

@@ -2,11 +2,11 @@
 
 from collections.abc import Callable
 
+from rf_repro.config.data_schema import DataConfig
 from rf_repro.config.overrides import apply_overrides
 from rf_repro.config.schema import (
     AlignmentConfig,
     ContinuousConfig,
-    DataConfig,
     DecoderConfig,
     EncoderConfig,
     EvalConfig,

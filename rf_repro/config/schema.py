@@ -2,144 +2,19 @@
 fields; a `Literal` is checked where values come in (`overrides`).
 
 A field whose value the paper does not give is marked `assumed` with its reason. Off is a first-class value
-(`representation.kind = "none"`). Fields declared with `_runtime` do not change results and stay out of the config hash.
-Fields declared with `_later` joined after records had been published: at their default, which is "off", they stay out too.
+(`representation.kind = "none"`). Fields declared with `runtime_field` do not change results and stay out of the config hash.
+Fields declared with `later_field` joined after records had been published: at their default, which is "off", they stay out too.
 """
 
 import math
-from dataclasses import Field, asdict, dataclass, field, fields, is_dataclass
-from typing import Any, Literal, TypeVar
+from dataclasses import Field, asdict, dataclass, fields, is_dataclass
+from typing import Any, Literal
 
+from rf_repro.config.data_schema import DataConfig
+from rf_repro.config.fields import later_field, require, runtime_field
 from rf_repro.core.errors import UserError
 from rf_repro.core.hashing import content_hash
 from rf_repro.core.records import ACTIONS, Action
-
-GENEVAL_COLORS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black", "white")
-SHAPES = ("circle", "square", "triangle", "cross", "star", "ring")
-
-T = TypeVar("T")
-
-
-def _runtime(default: T, later: bool = False) -> T:
-    """A field that steers the run but not its result: left out of the config hash. `later`: it may be absent in a file."""
-    return field(default=default, metadata={"affects_results": False, "later": later})
-
-
-def _later(default: T) -> T:
-    """A field newer than published records: at its default it is left out of the config hash, and may be absent in a file."""
-    return field(default=default, metadata={"later": True})
-
-
-def _require(ok: bool, name: str, value: object, allowed: str) -> None:
-    if not ok:
-        raise UserError(f"{name}={value!r}: must be {allowed}")
-
-
-@dataclass(frozen=True)
-class ScenesConfig:
-    """The procedural world of `tiny` and `small`: difficulty is these fields."""
-
-    image_size: int = 24  # pixels a side
-    shapes: tuple[str, ...] = ("circle", "square", "triangle", "cross")
-    colors: tuple[str, ...] = ("red", "yellow", "green", "blue", "pink", "purple")  # of GenEval's ten, all but black
-    max_objects: int = 3
-    radius: float = 4.5  # pixels
-    radius_jitter: float = 0.0  # relative, uniform in [1 - j, 1 + j]
-    rotation: float = 0.0  # radians, uniform in [-r, r]
-    grid_step: int = 2  # pixels between allowed object centres
-    min_distance: float = 11.0  # pixels between centres; closer ones touch and the detector merges them
-    background: Literal["plain", "graded", "textured"] = "plain"
-    num_train: int = 40_000
-    held_out: float = 0.25  # share of position and attribution combinations never shown in training
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        _require(self.image_size >= 8, "data.scenes.image_size", self.image_size, ">= 8 pixels")
-        _require(
-            len(set(self.shapes)) == len(self.shapes) >= 2 and set(self.shapes) <= set(SHAPES),
-            "data.scenes.shapes", self.shapes, f"at least two different ones of {', '.join(SHAPES)}",
-        )  # fmt: skip
-        _require(
-            len(set(self.colors)) == len(self.colors) >= 2 and set(self.colors) <= set(GENEVAL_COLORS) - {"black"},
-            "data.scenes.colors", self.colors,
-            f"at least two different ones of {', '.join(GENEVAL_COLORS)}, without black (backgrounds are dark)",
-        )  # fmt: skip
-        _require(2 <= self.max_objects <= 4, "data.scenes.max_objects", self.max_objects, "2 to 4, as GenEval counts")
-        _require(self.radius > 0, "data.scenes.radius", self.radius, "> 0 pixels")
-        _require(0 <= self.radius_jitter < 1, "data.scenes.radius_jitter", self.radius_jitter, "in [0, 1)")
-        _require(self.rotation >= 0, "data.scenes.rotation", self.rotation, ">= 0 radians")
-        _require(self.grid_step >= 1, "data.scenes.grid_step", self.grid_step, ">= 1 pixel")
-        _require(self.num_train >= 1, "data.scenes.num_train", self.num_train, ">= 1")
-        _require(0 <= self.held_out <= 0.5, "data.scenes.held_out", self.held_out, "in [0, 0.5], so that every part stays seen")
-
-
-@dataclass(frozen=True)
-class SourceConfig:
-    """One data set of `image_text`: shards of one format that hold samples of one task.
-
-    The name is its identity in the config hash; where it lies is not, and the run record has a fingerprint of its shards.
-
-    Formats: `webdataset` (tar shards), `parquet` (Hugging Face's, Arrow files too), `jsonl` (JSON lines beside image files).
-    Columns (keys of a JSON record, members of a tar sample): `image_column` holds the image, `text_column` the caption or the
-    text, `conversation_column` the turns of an understanding sample; "" is the format's usual name.
-    """
-
-    name: str
-    path: str = _runtime("")  # a file, a folder, or a glob pattern of shards
-    format: Literal["webdataset", "parquet", "jsonl"] = "webdataset"
-    task: Literal["generation", "understanding", "text"] = "generation"
-    weight: float = 1.0  # among the sources of its task
-    image_column: str = ""
-    text_column: str = ""
-    conversation_column: str = ""
-
-    def __post_init__(self) -> None:
-        _require(self.name.replace("-", "_").isidentifier(), "data.sources.name", self.name, "letters, digits, _ and -")
-        _require(self.weight > 0, f"data.sources.{self.name}.weight", self.weight, "> 0")
-
-
-@dataclass(frozen=True)
-class FilterConfig:
-    """Which samples of real data are used. BAGEL's pipeline filters by such measures; the numbers are assumed."""
-
-    min_side: int = 64  # pixels of an image's shorter side
-    max_aspect_ratio: float = 3.0  # longer over shorter side
-    max_pixels: int = 64_000_000  # of a stored image; a larger one is refused before it is decoded
-    min_text_chars: int = 1
-    max_text_chars: int = 20_000
-    dedup: Literal["none", "image", "image_text"] = "none"  # drop what was seen before in the same epoch, by its digest
-
-    def __post_init__(self) -> None:
-        for key in ("min_side", "max_pixels", "max_text_chars"):
-            _require(getattr(self, key) >= 1, f"data.filters.{key}", getattr(self, key), ">= 1")
-        _require(self.max_aspect_ratio >= 1, "data.filters.max_aspect_ratio", self.max_aspect_ratio, ">= 1")
-        _require(0 <= self.min_text_chars <= self.max_text_chars, "data.filters.min_text_chars", self.min_text_chars,
-                 f"0 to max_text_chars={self.max_text_chars}")  # fmt: skip
-
-
-@dataclass(frozen=True)
-class DataConfig:
-    """`scenes`: the procedural world. `image_text`: shards of `sources`, packed to a budget of tokens."""
-
-    world: Literal["scenes", "image_text"] = "scenes"
-    scenes: ScenesConfig = ScenesConfig()
-    caption_tokens: int = 12  # of a generation sample, special tokens included: in scenes exactly (padded), else at most
-    answer_tokens: int = 16  # of an understanding sample's text, likewise
-    sources: tuple[SourceConfig, ...] = _later(())
-    filters: FilterConfig = _later(FilterConfig())
-    tokenizer: str = _later("")  # folder or hub id; "": where model.decoder.pretrained is
-    lookahead: int = _later(64)  # samples that wait for a pack they fit in
-    max_corrupt: float = _later(0.01)  # share of a source's samples; above it the run stops
-    workers: int = _runtime(2, later=True)  # loading processes a rank; 0: load in the training process
-
-    def __post_init__(self) -> None:
-        _require(self.caption_tokens >= 4, "data.caption_tokens", self.caption_tokens, ">= 4 tokens")
-        _require(self.answer_tokens >= 4, "data.answer_tokens", self.answer_tokens, ">= 4 tokens")
-        names = [source.name for source in self.sources]
-        _require(len(set(names)) == len(names), "data.sources", names, "of different names")
-        _require(self.lookahead >= 1, "data.lookahead", self.lookahead, ">= 1 sample")
-        _require(0 <= self.max_corrupt <= 1, "data.max_corrupt", self.max_corrupt, "in [0, 1]")
-        _require(self.workers >= 0, "data.workers", self.workers, ">= 0")
 
 
 @dataclass(frozen=True)
@@ -161,17 +36,17 @@ class DecoderConfig:
     distance_bias: bool = False  # assumed: fixed attention bias from P to P and R that falls with distance
     pretrained: str = ""  # folder or hub id of a Qwen3 checkpoint
     # How the representation and pixel pools start from a pretrained backbone: as copies of its feed-forward, or fresh.
-    pool_initialisation: Literal["copy", "random"] = _later("copy")  # assumed: copies, as BAGEL's generation expert
+    pool_initialisation: Literal["copy", "random"] = later_field("copy")  # assumed: copies, as BAGEL's generation expert
 
     def __post_init__(self) -> None:
         for name in ("width", "num_layers", "num_heads", "num_kv_heads", "head_dim", "ffn_width"):
-            _require(getattr(self, name) >= 1, f"model.decoder.{name}", getattr(self, name), ">= 1")
-        _require(self.num_heads % self.num_kv_heads == 0, "model.decoder.num_kv_heads", self.num_kv_heads,
+            require(getattr(self, name) >= 1, f"model.decoder.{name}", getattr(self, name), ">= 1")
+        require(self.num_heads % self.num_kv_heads == 0, "model.decoder.num_kv_heads", self.num_kv_heads,
                  f"a divisor of num_heads={self.num_heads}")  # fmt: skip
-        _require(self.head_dim % 2 == 0, "model.decoder.head_dim", self.head_dim, "even (rotary pairs)")
-        _require(self.width % 4 == 0, "model.decoder.width", self.width, "a multiple of 4 (2D position embeddings)")
-        _require(self.num_experts >= 0, "model.decoder.num_experts", self.num_experts, ">= 0")
-        _require(
+        require(self.head_dim % 2 == 0, "model.decoder.head_dim", self.head_dim, "even (rotary pairs)")
+        require(self.width % 4 == 0, "model.decoder.width", self.width, "a multiple of 4 (2D position embeddings)")
+        require(self.num_experts >= 0, "model.decoder.num_experts", self.num_experts, ">= 0")
+        require(
             (1 <= self.num_active_experts <= self.num_experts) if self.num_experts else self.num_active_experts == 0,
             "model.decoder.num_active_experts", self.num_active_experts, f"1 to num_experts={self.num_experts}, or 0 with 0",
         )  # fmt: skip
@@ -194,9 +69,9 @@ class EncoderPretrainingConfig:
     def __post_init__(self) -> None:
         name = "model.encoder.pretraining."
         for key in ("dino_steps", "siglip_steps"):
-            _require(getattr(self, key) >= 1, name + key, getattr(self, key), ">= 1")
-        _require(self.learning_rate > 0, name + "learning_rate", self.learning_rate, "> 0")
-        _require(self.batch_size >= 2, name + "batch_size", self.batch_size, ">= 2 images")
+            require(getattr(self, key) >= 1, name + key, getattr(self, key), ">= 1")
+        require(self.learning_rate > 0, name + "learning_rate", self.learning_rate, "> 0")
+        require(self.batch_size >= 2, name + "batch_size", self.batch_size, ">= 2 images")
 
     @property
     def steps(self) -> int:
@@ -216,13 +91,13 @@ class EncoderConfig:
     patch_size: int = 3  # pixels
     pretrained: str = ""
     target_ema_decay: float = 0.999  # assumed: the paper gives one EMA decay (0.9999) for parameters
-    pretraining: EncoderPretrainingConfig = _later(EncoderPretrainingConfig())
+    pretraining: EncoderPretrainingConfig = later_field(EncoderPretrainingConfig())
 
     def __post_init__(self) -> None:
-        _require(self.width % self.num_heads == 0, "model.encoder.num_heads", self.num_heads, f"a divisor of width={self.width}")
-        _require(self.width % 4 == 0, "model.encoder.width", self.width, "a multiple of 4 (2D position embeddings)")
-        _require(self.patch_size >= 1, "model.encoder.patch_size", self.patch_size, ">= 1 pixel")
-        _require(0 <= self.target_ema_decay < 1, "model.encoder.target_ema_decay", self.target_ema_decay, "in [0, 1)")
+        require(self.width % self.num_heads == 0, "model.encoder.num_heads", self.num_heads, f"a divisor of width={self.width}")
+        require(self.width % 4 == 0, "model.encoder.width", self.width, "a multiple of 4 (2D position embeddings)")
+        require(self.patch_size >= 1, "model.encoder.patch_size", self.patch_size, ">= 1 pixel")
+        require(0 <= self.target_ema_decay < 1, "model.encoder.target_ema_decay", self.target_ema_decay, "in [0, 1)")
 
 
 @dataclass(frozen=True)
@@ -233,7 +108,7 @@ class PixelConfig:
     patch_size: int = 4  # pixels a token covers, whatever the space
 
     def __post_init__(self) -> None:
-        _require(self.patch_size >= 1, "model.pixel.patch_size", self.patch_size, ">= 1 pixel")
+        require(self.patch_size >= 1, "model.pixel.patch_size", self.patch_size, ">= 1 pixel")
 
 
 @dataclass(frozen=True)
@@ -249,19 +124,19 @@ class VAEConfig:
     steps: int = 1500
     learning_rate: float = 3e-3
     batch_size: int = 64  # images
-    latent_cache: str = _runtime(
+    latent_cache: str = runtime_field(
         "", later=True
     )  # folder where latents of images are kept, so that each is encoded once; "": none
 
     def __post_init__(self) -> None:
         name = "model.vae."
-        _require(self.downsample in (2, 4, 8), name + "downsample", self.downsample, "2, 4 or 8")
+        require(self.downsample in (2, 4, 8), name + "downsample", self.downsample, "2, 4 or 8")
         for key in ("latent_channels", "width", "steps", "batch_size"):
-            _require(getattr(self, key) >= 1, name + key, getattr(self, key), ">= 1")
-        _require(self.kl_weight >= 0, name + "kl_weight", self.kl_weight, ">= 0")
-        _require(not self.latent_cache or self.kind == "wan", name + "latent_cache", self.latent_cache,
+            require(getattr(self, key) >= 1, name + key, getattr(self, key), ">= 1")
+        require(self.kl_weight >= 0, name + "kl_weight", self.kl_weight, ">= 0")
+        require(not self.latent_cache or self.kind == "wan", name + "latent_cache", self.latent_cache,
                  "unset where model.vae.kind=kl: its latents cost less than reading them")  # fmt: skip
-        _require(self.learning_rate > 0, name + "learning_rate", self.learning_rate, "> 0")
+        require(self.learning_rate > 0, name + "learning_rate", self.learning_rate, "> 0")
 
 
 @dataclass(frozen=True)
@@ -269,8 +144,8 @@ class ModelConfig:
     decoder: DecoderConfig = DecoderConfig()
     encoder: EncoderConfig = EncoderConfig()
     pixel: PixelConfig = PixelConfig()
-    vae: VAEConfig = _later(VAEConfig())
-    max_image_size: int = _later(0)  # pixels of the longest side in any stage; tables of positions reach so far. 0: the world's
+    vae: VAEConfig = later_field(VAEConfig())
+    max_image_size: int = later_field(0)  # pixels of the longest side in any stage, where tables of positions end; 0: the world's
 
 
 @dataclass(frozen=True)
@@ -285,7 +160,7 @@ class ContinuousConfig:
     def __post_init__(self) -> None:
         for item in fields(self):
             value = getattr(self, item.name)
-            _require(value >= 1, f"representation.continuous.{item.name}", value, ">= 1")
+            require(value >= 1, f"representation.continuous.{item.name}", value, ">= 1")
 
 
 @dataclass(frozen=True)
@@ -301,9 +176,9 @@ class AlignmentConfig:
     width: int = 256  # inner width of the projector
 
     def __post_init__(self) -> None:
-        _require(self.layer >= 1, "representation.alignment.layer", self.layer, ">= 1")
-        _require(self.weight >= 0, "representation.alignment.weight", self.weight, ">= 0")
-        _require(self.width >= 1, "representation.alignment.width", self.width, ">= 1")
+        require(self.layer >= 1, "representation.alignment.layer", self.layer, ">= 1")
+        require(self.weight >= 0, "representation.alignment.weight", self.weight, ">= 0")
+        require(self.width >= 1, "representation.alignment.width", self.width, ">= 1")
 
 
 @dataclass(frozen=True)
@@ -323,17 +198,17 @@ class RepresentationConfig:
     center: bool = False  # assumed: subtract an EMA mean of the features before normalising; helps at `tiny`
     warmup_batches: int = 0  # assumed: codebook-only batches before the first step
     warmup_momentum: float = 0.7
-    continuous: ContinuousConfig = _later(ContinuousConfig())
-    alignment: AlignmentConfig = _later(AlignmentConfig())
+    continuous: ContinuousConfig = later_field(ContinuousConfig())
+    alignment: AlignmentConfig = later_field(AlignmentConfig())
 
     def __post_init__(self) -> None:
         name = "representation."
-        _require(self.codebook_size >= 2, name + "codebook_size", self.codebook_size, ">= 2 (table3d uses 16384, 32768)")
+        require(self.codebook_size >= 2, name + "codebook_size", self.codebook_size, ">= 2 (table3d uses 16384, 32768)")
         for key in ("momentum", "warmup_momentum"):
-            _require(0 <= getattr(self, key) < 1, name + key, getattr(self, key), "in [0, 1)")
-        _require(self.temperature > 0, name + "temperature", self.temperature, "> 0")
-        _require(self.sinkhorn_iterations >= 1, name + "sinkhorn_iterations", self.sinkhorn_iterations, ">= 1")
-        _require(self.warmup_batches >= 0, name + "warmup_batches", self.warmup_batches, ">= 0")
+            require(0 <= getattr(self, key) < 1, name + key, getattr(self, key), "in [0, 1)")
+        require(self.temperature > 0, name + "temperature", self.temperature, "> 0")
+        require(self.sinkhorn_iterations >= 1, name + "sinkhorn_iterations", self.sinkhorn_iterations, ">= 1")
+        require(self.warmup_batches >= 0, name + "warmup_batches", self.warmup_batches, ">= 0")
 
 
 @dataclass(frozen=True)
@@ -342,7 +217,7 @@ class ObjectiveConfig:
 
     flow_weight: float = 1.0
     representation_weight: float = 1.0
-    router_weight: float = _later(0.0)  # of the load-balancing loss, where pools are mixtures of experts
+    router_weight: float = later_field(0.0)  # of the load-balancing loss, where pools are mixtures of experts
     caption_loss: bool = False  # assumed: the captions of generation samples carry no L_LM
     text_drop: float = 0.1
     representation_drop: float = 0.1
@@ -353,11 +228,11 @@ class ObjectiveConfig:
 
     def __post_init__(self) -> None:
         for key in ("flow_weight", "representation_weight", "router_weight"):
-            _require(getattr(self, key) >= 0, f"objective.{key}", getattr(self, key), ">= 0")
+            require(getattr(self, key) >= 0, f"objective.{key}", getattr(self, key), ">= 0")
         for key in ("text_drop", "representation_drop"):
-            _require(0 <= getattr(self, key) < 1, f"objective.{key}", getattr(self, key), "in [0, 1)")
-        _require(self.time_std > 0, "objective.time_std", self.time_std, "> 0")
-        _require(0 < self.min_one_minus_t < 1, "objective.min_one_minus_t", self.min_one_minus_t, "in (0, 1)")
+            require(0 <= getattr(self, key) < 1, f"objective.{key}", getattr(self, key), "in [0, 1)")
+        require(self.time_std > 0, "objective.time_std", self.time_std, "> 0")
+        require(0 < self.min_one_minus_t < 1, "objective.min_one_minus_t", self.min_one_minus_t, "in (0, 1)")
 
 
 @dataclass(frozen=True)
@@ -367,13 +242,13 @@ class MixtureConfig:
     generation: int = 32  # caption -> image
     understanding: int = 8  # image -> caption
     masked_image: int = 0  # masked-autoencoding of the encoder (first stage at `tiny` only)
-    questions: int = _later(0)  # image and question -> answer
-    text: int = _later(0)  # text alone
+    questions: int = later_field(0)  # image and question -> answer
+    text: int = later_field(0)  # text alone
 
     def __post_init__(self) -> None:
         for item in fields(self):
-            _require(getattr(self, item.name) >= 0, f"stages.*.mixture.{item.name}", getattr(self, item.name), ">= 0")
-        _require(self.total > 0, "stages.*.mixture", asdict(self), "at least one sample in all")
+            require(getattr(self, item.name) >= 0, f"stages.*.mixture.{item.name}", getattr(self, item.name), ">= 0")
+        require(self.total > 0, "stages.*.mixture", asdict(self), "at least one sample in all")
 
     @property
     def total(self) -> int:
@@ -390,9 +265,9 @@ class StageConfig:
     shared: bool = False
     trains: Literal["all", "connector"] = "all"
     max_image_size: int = 0  # pixels of the longer side; 0: the world's own
-    min_image_size: int = _later(0)  # the longer side is drawn from here to the maximum for each image; 0: always the maximum
+    min_image_size: int = later_field(0)  # each image's longer side is drawn from here to the maximum; 0: always that
     tokens_per_rank: int = 0  # tokens of a pack; 0: exactly the mixture's samples a step
-    packs_per_step: int = _later(0)  # of all ranks together, a multiple of their number; 0: as `scenes` has one batch
+    packs_per_step: int = later_field(0)  # of all ranks together, a multiple of their number; 0: as `scenes` has one batch
     mixture: MixtureConfig = MixtureConfig()
     text_weight: float = 1.0  # of L_LM beside the objective's other weights (Eq. 3: 1)
     warmup_steps: int = 100
@@ -403,17 +278,17 @@ class StageConfig:
 
     def __post_init__(self) -> None:
         where = f"stages.{self.name}."
-        _require(self.name.isidentifier(), "stages.name", self.name, "an identifier")
-        _require(self.steps >= 1, where + "steps", self.steps, ">= 1")
-        _require(self.learning_rate > 0, where + "learning_rate", self.learning_rate, "> 0")
-        _require(self.warmup_steps >= 0, where + "warmup_steps", self.warmup_steps, ">= 0")
-        _require(0 <= self.decay_fraction <= 1, where + "decay_fraction", self.decay_fraction, "in [0, 1]")
-        _require(self.text_weight >= 0, where + "text_weight", self.text_weight, ">= 0")
-        _require(self.encoder_lr_multiplier > 0, where + "encoder_lr_multiplier", self.encoder_lr_multiplier, "> 0")
-        _require(self.muon_learning_rate > 0, where + "muon_learning_rate", self.muon_learning_rate, "> 0")
-        _require(self.tokens_per_rank >= 0, where + "tokens_per_rank", self.tokens_per_rank, ">= 0")
-        _require(self.packs_per_step >= 0, where + "packs_per_step", self.packs_per_step, ">= 0")
-        _require(0 <= self.min_image_size <= self.max_image_size, where + "min_image_size", self.min_image_size,
+        require(self.name.isidentifier(), "stages.name", self.name, "an identifier")
+        require(self.steps >= 1, where + "steps", self.steps, ">= 1")
+        require(self.learning_rate > 0, where + "learning_rate", self.learning_rate, "> 0")
+        require(self.warmup_steps >= 0, where + "warmup_steps", self.warmup_steps, ">= 0")
+        require(0 <= self.decay_fraction <= 1, where + "decay_fraction", self.decay_fraction, "in [0, 1]")
+        require(self.text_weight >= 0, where + "text_weight", self.text_weight, ">= 0")
+        require(self.encoder_lr_multiplier > 0, where + "encoder_lr_multiplier", self.encoder_lr_multiplier, "> 0")
+        require(self.muon_learning_rate > 0, where + "muon_learning_rate", self.muon_learning_rate, "> 0")
+        require(self.tokens_per_rank >= 0, where + "tokens_per_rank", self.tokens_per_rank, ">= 0")
+        require(self.packs_per_step >= 0, where + "packs_per_step", self.packs_per_step, ">= 0")
+        require(0 <= self.min_image_size <= self.max_image_size, where + "min_image_size", self.min_image_size,
                  f"0 to max_image_size={self.max_image_size}")  # fmt: skip
 
 
@@ -430,10 +305,10 @@ class OptimConfig:
     precision: Literal["bf16", "fp32"] = "bf16"  # bf16: bf16 weights and activations, fp32 master weights
 
     def __post_init__(self) -> None:
-        _require(all(0 <= beta < 1 for beta in self.betas), "optim.betas", self.betas, "two numbers in [0, 1)")
-        _require(self.grad_clip > 0, "optim.grad_clip", self.grad_clip, "> 0")
-        _require(self.generation_lr_multiplier > 0, "optim.generation_lr_multiplier", self.generation_lr_multiplier, "> 0")
-        _require(0 <= self.ema_decay < 1, "optim.ema_decay", self.ema_decay, "in [0, 1)")
+        require(all(0 <= beta < 1 for beta in self.betas), "optim.betas", self.betas, "two numbers in [0, 1)")
+        require(self.grad_clip > 0, "optim.grad_clip", self.grad_clip, "> 0")
+        require(self.generation_lr_multiplier > 0, "optim.generation_lr_multiplier", self.generation_lr_multiplier, "> 0")
+        require(0 <= self.ema_decay < 1, "optim.ema_decay", self.ema_decay, "in [0, 1)")
 
 
 @dataclass(frozen=True)
@@ -445,7 +320,7 @@ class ParallelConfig:
     activation_checkpointing: bool = False  # of decoder blocks and encoder layers: computed again in the backward pass
 
     def __post_init__(self) -> None:
-        _require(self.shard_group >= 0, "parallel.shard_group", self.shard_group, ">= 0 ranks")
+        require(self.shard_group >= 0, "parallel.shard_group", self.shard_group, ">= 0 ranks")
 
 
 @dataclass(frozen=True)
@@ -457,13 +332,13 @@ class SamplingConfig:
     cfg_pixel: float = 3.0  # w_pix
     top_k: int = 50  # assumed: the paper says top-k without k
     shift_base_patches: int = 256  # assumed: timestep shift alpha = sqrt(patches / this)
-    batch_size: int = _runtime(256)  # images; changes an image in its last bits at most
+    batch_size: int = runtime_field(256)  # images; changes an image in its last bits at most
 
     def __post_init__(self) -> None:
-        _require(self.steps >= 1, "sampling.steps", self.steps, ">= 1")
-        _require(self.top_k >= 1, "sampling.top_k", self.top_k, ">= 1")
-        _require(self.shift_base_patches >= 1, "sampling.shift_base_patches", self.shift_base_patches, ">= 1")
-        _require(self.batch_size >= 1, "sampling.batch_size", self.batch_size, ">= 1")
+        require(self.steps >= 1, "sampling.steps", self.steps, ">= 1")
+        require(self.top_k >= 1, "sampling.top_k", self.top_k, ">= 1")
+        require(self.shift_base_patches >= 1, "sampling.shift_base_patches", self.shift_base_patches, ">= 1")
+        require(self.batch_size >= 1, "sampling.batch_size", self.batch_size, ">= 1")
 
 
 @dataclass(frozen=True)
@@ -473,13 +348,13 @@ class EvalConfig:
     images_per_task: int = 200  # final score; GenEval has 4 images a prompt, scenes has fewer prompts and more images
     curve_images_per_task: int = 25  # at each `every` steps
     every: int = 500  # steps between points of the learning curve; 0: none
-    questions_per_type: int = _later(0)
+    questions_per_type: int = later_field(0)
 
     def __post_init__(self) -> None:
-        _require(self.images_per_task >= 1, "evals.images_per_task", self.images_per_task, ">= 1")
-        _require(self.curve_images_per_task >= 1, "evals.curve_images_per_task", self.curve_images_per_task, ">= 1")
-        _require(self.every >= 0, "evals.every", self.every, ">= 0")
-        _require(self.questions_per_type >= 0, "evals.questions_per_type", self.questions_per_type, ">= 0")
+        require(self.images_per_task >= 1, "evals.images_per_task", self.images_per_task, ">= 1")
+        require(self.curve_images_per_task >= 1, "evals.curve_images_per_task", self.curve_images_per_task, ">= 1")
+        require(self.every >= 0, "evals.every", self.every, ">= 0")
+        require(self.questions_per_type >= 0, "evals.questions_per_type", self.questions_per_type, ">= 0")
 
 
 @dataclass(frozen=True)
@@ -495,35 +370,35 @@ class ExperimentConfig:
     optim: OptimConfig = OptimConfig()
     sampling: SamplingConfig = SamplingConfig()
     evals: EvalConfig = EvalConfig()
-    parallel: ParallelConfig = _runtime(ParallelConfig(), later=True)
-    checkpoint_every: int = _runtime(250)  # steps
+    parallel: ParallelConfig = runtime_field(ParallelConfig(), later=True)
+    checkpoint_every: int = runtime_field(250)  # steps
 
     def __post_init__(self) -> None:
         names = [stage.name for stage in self.stages]
-        _require(len(names) >= 1 and len(set(names)) == len(names), "stages", names, "at least one, names unique")
+        require(len(names) >= 1 and len(set(names)) == len(names), "stages", names, "at least one, names unique")
         shared = [stage.shared for stage in self.stages]
-        _require(shared == sorted(shared, reverse=True), "stages", names, "shared stages first")
-        _require(self.checkpoint_every >= 1, "checkpoint_every", self.checkpoint_every, ">= 1 step")
+        require(shared == sorted(shared, reverse=True), "stages", names, "shared stages first")
+        require(self.checkpoint_every >= 1, "checkpoint_every", self.checkpoint_every, ">= 1 step")
         if self.data.world == "scenes":
             size = self.data.scenes.image_size
-            _require(size % self.model.pixel.patch_size == 0, "model.pixel.patch_size", self.model.pixel.patch_size,
+            require(size % self.model.pixel.patch_size == 0, "model.pixel.patch_size", self.model.pixel.patch_size,
                      f"a divisor of data.scenes.image_size={size}")  # fmt: skip
-            _require(size % (2 * self.model.encoder.patch_size) == 0, "model.encoder.patch_size", self.model.encoder.patch_size,
+            require(size % (2 * self.model.encoder.patch_size) == 0, "model.encoder.patch_size", self.model.encoder.patch_size,
                      f"a divisor of half of data.scenes.image_size={size} (2x2 pooling)")  # fmt: skip
             self._require_unset_where_scenes_do_not_use_it()
         else:
             self._require_what_real_data_needs()
-        _require(self.representation.kind == "none" or self.model.pixel.space != "none", "representation.kind",
+        require(self.representation.kind == "none" or self.model.pixel.space != "none", "representation.kind",
                  self.representation.kind, "none where model.pixel.space=none: nothing is generated")  # fmt: skip
         for stage in self.stages:
-            _require(stage.mixture.generation == 0 or stage.shared or self.model.pixel.space != "none",
+            require(stage.mixture.generation == 0 or stage.shared or self.model.pixel.space != "none",
                      f"stages.{stage.name}.mixture.generation", stage.mixture.generation,
                      "0 where model.pixel.space=none: nothing is generated")  # fmt: skip
         if self.model.pixel.space == "vae":
-            _require(self.model.pixel.patch_size % self.model.vae.downsample == 0, "model.vae.downsample",
+            require(self.model.pixel.patch_size % self.model.vae.downsample == 0, "model.vae.downsample",
                      self.model.vae.downsample, f"a divisor of model.pixel.patch_size={self.model.pixel.patch_size}")  # fmt: skip
         if self.representation.kind == "repa":
-            _require(self.representation.alignment.layer <= self.model.decoder.num_layers, "representation.alignment.layer",
+            require(self.representation.alignment.layer <= self.model.decoder.num_layers, "representation.alignment.layer",
                      self.representation.alignment.layer, f"at most num_layers={self.model.decoder.num_layers}")  # fmt: skip
 
     def _require_unset_where_scenes_do_not_use_it(self) -> None:
@@ -543,28 +418,28 @@ class ExperimentConfig:
             used[f"stages.{stage.name}.tokens_per_rank"] = (stage.tokens_per_rank, 0)
             used[f"stages.{stage.name}.max_image_size"] = (stage.max_image_size, 0)
         for name, (value, off) in used.items():
-            _require(value == off, name, value, f"{off!r} where data.world=scenes, which does not use it")
+            require(value == off, name, value, f"{off!r} where data.world=scenes, which does not use it")
 
     def _require_what_real_data_needs(self) -> None:
-        _require(self.model.decoder.vocab_size >= 1, "model.decoder.vocab_size", self.model.decoder.vocab_size,
+        require(self.model.decoder.vocab_size >= 1, "model.decoder.vocab_size", self.model.decoder.vocab_size,
                  ">= 1 where data.world=image_text: that of the pretrained decoder")  # fmt: skip
-        _require(not self.model.decoder.distance_bias, "model.decoder.distance_bias", True, "false where data.world=image_text")
-        _require(not self.objective.time_stratified, "objective.time_stratified", True, "false where data.world=image_text")
+        require(not self.model.decoder.distance_bias, "model.decoder.distance_bias", True, "false where data.world=image_text")
+        require(not self.objective.time_stratified, "objective.time_stratified", True, "false where data.world=image_text")
         for stage in self.stages:
             where, mixture = f"stages.{stage.name}.", stage.mixture
-            _require(stage.tokens_per_rank >= 1, where + "tokens_per_rank", stage.tokens_per_rank, ">= 1 token")
-            _require(stage.packs_per_step >= 1, where + "packs_per_step", stage.packs_per_step, ">= 1 pack")
-            _require(mixture.questions == mixture.masked_image == 0, where + "mixture", asdict(mixture),
+            require(stage.tokens_per_rank >= 1, where + "tokens_per_rank", stage.tokens_per_rank, ">= 1 token")
+            require(stage.packs_per_step >= 1, where + "packs_per_step", stage.packs_per_step, ">= 1 pack")
+            require(mixture.questions == mixture.masked_image == 0, where + "mixture", asdict(mixture),
                      "of generation, understanding and text where data.world=image_text")  # fmt: skip
             for key in ("min_image_size", "max_image_size"):
                 size = getattr(stage, key)
-                _require(size % self.image_stride == 0 and (size or key == "min_image_size"), where + key, size,
+                require(size % self.image_stride == 0 and (size or key == "min_image_size"), where + key, size,
                          f"a multiple of {self.image_stride} pixels (2x2 encoder patches, and pixel patches)")  # fmt: skip
-            _require(stage.max_image_size <= self.model.max_image_size, where + "max_image_size", stage.max_image_size,
+            require(stage.max_image_size <= self.model.max_image_size, where + "max_image_size", stage.max_image_size,
                      f"at most model.max_image_size={self.model.max_image_size}")  # fmt: skip
-        _require(self.model.max_image_size % self.image_stride == 0, "model.max_image_size", self.model.max_image_size,
+        require(self.model.max_image_size % self.image_stride == 0, "model.max_image_size", self.model.max_image_size,
                  f"a multiple of {self.image_stride} pixels")  # fmt: skip
-        _require(self.model.encoder.kind != "vit", "model.encoder.kind", "vit", "dinov3 or siglip2 where data.world=image_text")
+        require(self.model.encoder.kind != "vit", "model.encoder.kind", "vit", "dinov3 or siglip2 where data.world=image_text")
 
     @property
     def image_stride(self) -> int:

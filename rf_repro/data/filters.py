@@ -6,7 +6,7 @@ from typing import Literal
 
 import numpy as np
 
-from rf_repro.config.schema import FilterConfig
+from rf_repro.config.data_schema import FilterConfig
 
 # Why a sample is left out. The last three are found where texts become tokens and images get their size.
 Reason = Literal["text too short", "text too long", "image too small", "aspect ratio", "duplicate", "no answer", "over budget"]

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rf_repro.config.schema import ExperimentConfig, SourceConfig, StageConfig
+from rf_repro.config.data_schema import SourceConfig
+from rf_repro.config.schema import ExperimentConfig, StageConfig
 from rf_repro.core.hashing import derive_seed
 from rf_repro.data.filters import Reason, image_reason, text_reason
 from rf_repro.data.shards.images import image_size

@@ -12,7 +12,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from rf_repro.config.schema import ScenesConfig
+from rf_repro.config.data_schema import ScenesConfig
 from rf_repro.core.errors import UserError
 from rf_repro.core.files import read_json, write_json
 from rf_repro.data.scenes.questions import SceneQuestions

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rf_repro.config.schema import SourceConfig
+from rf_repro.config.data_schema import SourceConfig
 from rf_repro.core.errors import UserError
 from rf_repro.core.hashing import derive_seed
 from rf_repro.data.shards import list_shards, read_shard, shard_length

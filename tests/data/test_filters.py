@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from rf_repro.config.schema import FilterConfig
+from rf_repro.config.data_schema import FilterConfig
 from rf_repro.data.filters import Seen, digest, image_reason, text_reason
 
 FILTERS = FilterConfig(min_side=64, max_aspect_ratio=3.0, min_text_chars=2, max_text_chars=10)

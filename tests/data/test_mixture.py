@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from rf_repro.config.schema import DataConfig, MixtureConfig, ScenesConfig, StageConfig
+from rf_repro.config.data_schema import DataConfig, ScenesConfig
+from rf_repro.config.schema import MixtureConfig, StageConfig
 from rf_repro.data.mixture import SceneMixture
 from rf_repro.data.packing import SampleGroup, to_pixels
 from rf_repro.data.scenes.questions import SceneQuestions

@@ -13,9 +13,10 @@ import pytest
 import yaml
 
 from rf_repro.cli import main
+from rf_repro.config.data_schema import ScenesConfig, SourceConfig
 from rf_repro.config.overrides import apply_overrides
 from rf_repro.config.scales import get_scale
-from rf_repro.config.schema import ExperimentConfig, ScenesConfig, SourceConfig
+from rf_repro.config.schema import ExperimentConfig
 from rf_repro.core.errors import UserError
 from rf_repro.data.scenes.questions import SceneQuestions
 from rf_repro.data.scenes.world import ScenesWorld

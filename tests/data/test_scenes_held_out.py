@@ -5,7 +5,7 @@ from itertools import permutations, product
 import numpy as np
 import pytest
 
-from rf_repro.config.schema import SHAPES, ScenesConfig
+from rf_repro.config.data_schema import SHAPES, ScenesConfig
 from rf_repro.data.scenes.grammar import RELATIONS, all_prompts
 from rf_repro.data.scenes.held_out import HeldOut
 from rf_repro.data.scenes.world import SceneBatch, ScenesWorld

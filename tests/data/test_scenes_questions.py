@@ -11,7 +11,7 @@ from PIL import Image
 from evaluators.geneval.relations import relations
 from evaluators.scenes.colors import SceneColorClassifier
 from evaluators.scenes.detector import SceneDetector
-from rf_repro.config.schema import ScenesConfig
+from rf_repro.config.data_schema import ScenesConfig
 from rf_repro.core.errors import UserError
 from rf_repro.data.scenes.glyphs import CONSONANTS, GLYPHS, VOWELS, GlyphSizes
 from rf_repro.data.scenes.grammar import Prompt

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from rf_repro.config.schema import GENEVAL_COLORS, SHAPES, ScenesConfig
+from rf_repro.config.data_schema import GENEVAL_COLORS, SHAPES, ScenesConfig
 from rf_repro.data.scenes.render import RGB, background, box_center, coverage, half_extent, render
 
 ANGLES = 2 * np.pi * np.arange(10) / 10

@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 
-from rf_repro.config.schema import ScenesConfig
+from rf_repro.config.data_schema import ScenesConfig
 from rf_repro.core.errors import UserError
 from rf_repro.data.scenes.grammar import all_prompts, vocabulary
 from rf_repro.data.scenes.questions import question_vocabulary

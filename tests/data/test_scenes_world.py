@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from evaluators.geneval.relations import relations
-from rf_repro.config.schema import ScenesConfig
+from rf_repro.config.data_schema import ScenesConfig
 from rf_repro.core.errors import UserError
 from rf_repro.core.hashing import derive_seed
 from rf_repro.data.scenes.draws import choice, stream_keys, uniform

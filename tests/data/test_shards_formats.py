@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from rf_repro.config.schema import SourceConfig
+from rf_repro.config.data_schema import SourceConfig
 from rf_repro.core.errors import UserError
 from rf_repro.data.shards import CorruptSample, RawSample, Turn, fingerprint, list_shards, read_shard, shard_length
 from rf_repro.data.shards.export import encode_png, write_shard

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from rf_repro.config.schema import SourceConfig
+from rf_repro.config.data_schema import SourceConfig
 from rf_repro.data.shards import CorruptSample, RawSample, read_shard, shard_length
 from rf_repro.data.shards.export import encode_png
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from rf_repro.config.schema import SourceConfig
+from rf_repro.config.data_schema import SourceConfig
 from rf_repro.data.shards import CorruptSample, Turn
 from rf_repro.data.shards.records import parse_json, read_texts
 

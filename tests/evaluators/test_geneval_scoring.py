@@ -11,7 +11,7 @@ from evaluators.detection import Detections
 from evaluators.geneval.metadata import COLORS, PromptSpec
 from evaluators.geneval.options import GenEvalOptions
 from evaluators.geneval.scoring import ImageVerdict, crop_colors, score_image
-from rf_repro.config.schema import GENEVAL_COLORS
+from rf_repro.config.data_schema import GENEVAL_COLORS
 from rf_repro.core.errors import UserError
 
 RGB = {"red": (220, 20, 30), "blue": (20, 40, 220), "white": (250, 250, 250), "black": (5, 5, 5)}

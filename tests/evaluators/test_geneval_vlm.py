@@ -27,7 +27,7 @@ from evaluators.scenes.colors import SceneColorClassifier
 from evaluators.scenes.detector import SceneDetector
 from evaluators.vlm.protocol import Parts, images_of, text_of
 from evaluators.vlm.scripted import Scripted
-from rf_repro.config.schema import ScenesConfig
+from rf_repro.config.data_schema import ScenesConfig
 from rf_repro.core.errors import UserError
 from rf_repro.core.records import EvalResult
 from rf_repro.data.scenes.grammar import TASKS

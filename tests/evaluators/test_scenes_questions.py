@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from evaluators.scenes.questions import chance, evaluate_questions, protocol_id, score_answers
-from rf_repro.config.schema import ScenesConfig
+from rf_repro.config.data_schema import ScenesConfig
 from rf_repro.core.records import EvalResult
 from rf_repro.data.scenes.questions import QUESTION_TYPES, QuestionBatch, SceneQuestions
 

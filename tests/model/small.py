@@ -6,6 +6,7 @@ from math import prod
 import torch
 from torch import Tensor
 
+from rf_repro.config.data_schema import ScenesConfig
 from rf_repro.config.overrides import apply_overrides
 from rf_repro.config.schema import (
     DecoderConfig,
@@ -18,7 +19,6 @@ from rf_repro.config.schema import (
     PixelConfig,
     RepresentationConfig,
     SamplingConfig,
-    ScenesConfig,
     StageConfig,
 )
 from rf_repro.data.packing import TextTokens

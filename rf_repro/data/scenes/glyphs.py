@@ -8,7 +8,7 @@ from itertools import product
 
 import numpy as np
 
-from rf_repro.config.schema import ScenesConfig
+from rf_repro.config.data_schema import ScenesConfig
 from rf_repro.core.errors import UserError
 from rf_repro.data.scenes.render import RGB
 

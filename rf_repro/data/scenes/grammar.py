@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import permutations, product
 from typing import Any
 
-from rf_repro.config.schema import ScenesConfig
+from rf_repro.config.data_schema import ScenesConfig
 from rf_repro.core.errors import UserError
 
 TASKS = ("single_object", "two_object", "counting", "colors", "position", "color_attr")

@@ -12,7 +12,7 @@ relations and colours. The split depends on the numbers of shapes and colours an
 
 from itertools import combinations
 
-from rf_repro.config.schema import ScenesConfig
+from rf_repro.config.data_schema import ScenesConfig
 from rf_repro.data.scenes.grammar import RELATIONS, Prompt
 
 Meaning = tuple[int, int, int, int]  # lower shape, higher shape; then relation and -1, or the two shapes' colours

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from rf_repro.config.schema import ScenesConfig
+from rf_repro.config.data_schema import ScenesConfig
 from rf_repro.core.errors import UserError
 from rf_repro.data.scenes.draws import choice
 from rf_repro.data.scenes.render import half_extent

@@ -15,7 +15,7 @@ from itertools import permutations, product
 
 import numpy as np
 
-from rf_repro.config.schema import ScenesConfig
+from rf_repro.config.data_schema import ScenesConfig
 from rf_repro.core.errors import UserError
 from rf_repro.core.hashing import content_hash
 from rf_repro.data.scenes.draws import choice, stream_keys, uniform

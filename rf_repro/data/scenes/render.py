@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from rf_repro.config.schema import ScenesConfig
+from rf_repro.config.data_schema import ScenesConfig
 
 # RGB in [0, 1]. Far from each other and brighter than any background, so that the classifier has room for a model's errors.
 RGB: dict[str, tuple[float, float, float]] = {

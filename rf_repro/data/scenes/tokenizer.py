@@ -9,7 +9,7 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
 from tokenizers.processors import TemplateProcessing
 
-from rf_repro.config.schema import ScenesConfig
+from rf_repro.config.data_schema import ScenesConfig
 from rf_repro.core.errors import UserError
 from rf_repro.data.scenes.grammar import vocabulary
 from rf_repro.data.scenes.questions import question_vocabulary

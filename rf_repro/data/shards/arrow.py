@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from rf_repro.config.schema import SourceConfig
+from rf_repro.config.data_schema import SourceConfig
 from rf_repro.data.shards.columns import ChooseColumns, choose_columns
 from rf_repro.data.shards.samples import CorruptSample, shown
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from rf_repro.config.schema import SourceConfig
+from rf_repro.config.data_schema import SourceConfig
 from rf_repro.data.shards.records import IMAGE_COLUMN, columns_of
 from rf_repro.data.shards.samples import MAX_IMAGE_BYTES, MAX_RECORD_BYTES, CorruptSample, shown
 

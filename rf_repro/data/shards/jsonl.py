@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from rf_repro.config.schema import SourceConfig
+from rf_repro.config.data_schema import SourceConfig
 from rf_repro.data.shards.records import IMAGE_COLUMN, parse_json
 from rf_repro.data.shards.samples import MAX_IMAGE_BYTES, MAX_RECORD_BYTES, CorruptSample, shown
 

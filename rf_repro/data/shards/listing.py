@@ -5,7 +5,7 @@ import hashlib
 import os
 from pathlib import Path
 
-from rf_repro.config.schema import SourceConfig
+from rf_repro.config.data_schema import SourceConfig
 from rf_repro.core.errors import UserError
 from rf_repro.core.hashing import canonical_json
 from rf_repro.data.shards.samples import shown

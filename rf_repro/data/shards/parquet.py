@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from rf_repro.config.schema import SourceConfig
+from rf_repro.config.data_schema import SourceConfig
 from rf_repro.data.shards.columns import ChooseColumns, choose_columns
 from rf_repro.data.shards.parquet_pages import BYTE_ARRAY, check_pages, read_footer
 from rf_repro.data.shards.samples import CorruptSample, shown

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 
-from rf_repro.config.schema import SourceConfig
+from rf_repro.config.data_schema import SourceConfig
 from rf_repro.data.shards.arrow import ArrowShard
 from rf_repro.data.shards.jsonl import JsonlShard
 from rf_repro.data.shards.parquet import ParquetShard

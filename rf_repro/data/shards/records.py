@@ -18,7 +18,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rf_repro.config.schema import SourceConfig
+from rf_repro.config.data_schema import SourceConfig
 from rf_repro.data.shards.samples import MAX_RECORD_BYTES, CorruptSample, Turn, shown
 
 Record = Mapping[str, Any]

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rf_repro.config.schema import SourceConfig
+from rf_repro.config.data_schema import SourceConfig
 from rf_repro.data.shards.records import columns_of, decode_text, parse_json
 from rf_repro.data.shards.samples import MAX_IMAGE_BYTES, MAX_RECORD_BYTES, CorruptSample, shown
 

@@ -60,7 +60,7 @@ def test_dependencies_run_one_way(path: Path) -> None:
 
 
 def test_the_rules_catch_what_they_forbid() -> None:
-    assert violations("rf_repro.core.files", ["rf_repro.config.schema.ScenesConfig"])
+    assert violations("rf_repro.core.files", ["rf_repro.config.data_schema.ScenesConfig"])
     assert violations("evaluators.geneval.scoring", ["rf_repro.model.rf_model.RFModel"])
     assert violations("ablations.grid", ["reports.build"])
     assert violations("reports.build", ["slurm.plan.Plan"])

@@ -356,7 +356,7 @@ import resource, sys
 from rf_repro.data.shards import parquet
 parquet.MAX_GROUP_BYTES = 32 << 20
 from pathlib import Path
-from rf_repro.config.schema import SourceConfig
+from rf_repro.config.data_schema import SourceConfig
 from rf_repro.data.shards import RawSample, read_shard, shard_length
 for path in map(Path, sys.argv[1:]):
     kind = {".tar": "webdataset", ".jsonl": "jsonl"}.get(path.suffix, "parquet")

@@ -125,10 +125,11 @@ class TrainingLoop(ABC):
         seen, names, num_tokens = [], [], 0
         for part in self.losses(step):
             names, num_tokens = list(part.terms), num_tokens + part.num_tokens
-            seen.append(torch.stack([value.detach().double() for value in (*part.terms.values(), part.total)]))
+            seen.append(torch.stack([value.detach().float() for value in (*part.terms.values(), part.total)]))
             if self.ranks.size == 1 or part.total.requires_grad:  # a rank may have no sample of what is trained
                 part.total.backward()
-        sums = torch.cat([torch.stack(seen).sum(0).cpu(), torch.tensor([float(num_tokens)], dtype=torch.float64)])
+        summed = torch.stack(seen).cpu().double().sum(0)  # on the CPU: MPS has no float64
+        sums = torch.cat([summed, torch.tensor([float(num_tokens)], dtype=torch.float64)])
         self.ranks.sum_([sums])
         *means, total, tokens = sums.tolist()
         log = {f"loss/{name}": mean for name, mean in zip(names, means, strict=True)}

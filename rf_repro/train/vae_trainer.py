@@ -74,14 +74,14 @@ class VAETrainer(TrainingLoop):
         """
         vae = KLAutoencoder(self.settings).to(self.device)
         vae.load_state_dict({**self.average.values, **self.statistics})
-        sums = torch.zeros(2, self.settings.latent_channels, dtype=torch.float64, device=self.device)
+        sums = torch.zeros(2, self.settings.latent_channels, dtype=torch.float64)  # on the CPU: MPS has no float64
         count = 0
         for images in self.images.split(CHUNK):
             mean, _ = vae.posterior(to_images(images.to(self.device)))
-            values = mean.double().transpose(0, 1).flatten(1)
+            values = mean.cpu().double().transpose(0, 1).flatten(1)
             sums += torch.stack([values.sum(1), values.square().sum(1)])
             count += values.shape[1]
-        first, second = (sums / count).cpu()
+        first, second = sums / count
         std = (second - first.square()).clamp(min=0).sqrt()
         if float(std.min()) < MIN_LATENT_STD:
             raise UserError(

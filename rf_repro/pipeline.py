@@ -34,6 +34,7 @@ from rf_repro.evaluation import (
 from rf_repro.model.latent_cache import CachedAutoencoder
 from rf_repro.model.space import ImageSpace, PixelSpace
 from rf_repro.model.vae import KLAutoencoder, LatentSpace, WanAutoencoder
+from rf_repro.train.arithmetic import arithmetic
 from rf_repro.train.checkpoint import list_checkpoints, step_of
 from rf_repro.train.encoder_pretraining import EncoderPretraining, load_encoder, pretrain_encoder
 from rf_repro.train.loop import never
@@ -265,14 +266,17 @@ def _attempt(
 ) -> Iterator[torch.device]:
     """Records that a job works on the run, and how that ends; `completes`: with it the run is done."""
     torch.set_num_threads(threads)
+    used = arithmetic(config.optim.precision, device, ranks)
     if not ranks.is_first:
         yield device
         return
+    run.remove_leftovers()
     revision, dirty = code_revision()
     number = len(run.record().attempts)
     attempt = Attempt(
         utc_now(), socket.gethostname(), os.getpid(), _device_name(device), threads, _slurm_job_id(),
         from_step=max((step_of(path) for path in list_checkpoints(run.checkpoints)), default=0), action=action, ranks=ranks.size,
+        arithmetic=used,
     )  # fmt: skip
     record = run.record()
     run.write_record(

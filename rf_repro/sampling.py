@@ -28,8 +28,8 @@ from rf_repro.evaluation import Request
 from rf_repro.model.rf_model import RFModel
 from rf_repro.pipeline import image_space, last_checkpoint, resolve_device
 from rf_repro.sample.sampler import Sampler
+from rf_repro.train.arithmetic import DTYPES, arithmetic
 from rf_repro.train.checkpoint import step_of, stream_weights
-from rf_repro.train.loop import DTYPES
 from rf_repro.train.sharding import fill, materialise, on_meta
 
 TOKENS_AT_ONCE = 1 << 16  # of a batch, without its unconditional half: at 1024 px and patches of 16, 12 images
@@ -184,14 +184,14 @@ def read_captions(config: ExperimentConfig, texts: Sequence[str]) -> Captions:
 
 
 def load_model(config: ExperimentConfig, checkpoint: Path, vocab_size: int, device: torch.device) -> RFModel:
-    """The averaged weights of a checkpoint of either kind, in the config's precision; never held twice.
+    """The averaged weights of a checkpoint of either kind, in the device's arithmetic; never held twice.
 
     Raises:
         UserError: the checkpoint is damaged or of another model.
     """
     with on_meta():
         model = RFModel(config, vocab_size)
-    model.to(DTYPES[config.optim.precision])
+    model.to(DTYPES[arithmetic(config.optim.precision, device)])
     materialise(model, device)
     lacking = set(model.state_dict()) - fill(model, stream_weights(checkpoint, ema=True))
     if lacking:

@@ -207,7 +207,7 @@ class RFVisionLanguageModel:
 
 
 def load_rf_vlm(run: RunDir, device: torch.device) -> RFVisionLanguageModel:
-    """The averaged weights of a run's last checkpoint, in the run's own precision.
+    """The averaged weights of a run's last checkpoint, in the device's arithmetic.
 
     Raises:
         UserError: the run has no checkpoint, or its tokenizer cannot be read.

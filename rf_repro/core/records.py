@@ -27,6 +27,7 @@ class Attempt:
     error: str | None = None
     action: str = field(default="all", metadata=_LATER)  # train, sample, evaluate, or all of them
     ranks: int = field(default=1, metadata=_LATER)
+    arithmetic: str | None = field(default=None, metadata=_LATER)  # bf16 or fp32, as the machine has it; None: before it was kept
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ from rf_repro.representation.self_distillation import (
 )
 from rf_repro.train.checkpoint import load_weights
 from rf_repro.train.ema import Average
-from rf_repro.train.loop import DTYPES, StepLosses, TrainingLoop, never
+from rf_repro.train.loop import StepLosses, TrainingLoop, never
 from rf_repro.train.optim import MasterOptimizer
 from rf_repro.train.ranks import ALONE, Ranks
 
@@ -67,9 +67,9 @@ class EncoderPretraining(TrainingLoop):
             raise UserError("model.encoder.pretraining.kind='none': nothing to pretrain; choose dino or siglip")
         initialise(self.model, seed)
         self.model.to(device)
-        self.optimizer = MasterOptimizer(dict(self.model.named_parameters()), config.optim, self.stage)
+        self.optimizer = MasterOptimizer(dict(self.model.named_parameters()), config.optim, self.stage, self.dtype)
         self.average = Average(self.optimizer.masters, AVERAGE_DECAY, warm_up=True)
-        self.model.to(DTYPES[config.optim.precision])
+        self.model.to(self.dtype)
         self.teacher: SelfDistillationModel | None = None
         if isinstance(self.model, SelfDistillationModel):
             self.teacher = copy.deepcopy(self.model).requires_grad_(False)
@@ -83,12 +83,11 @@ class EncoderPretraining(TrainingLoop):
         generator = torch.Generator().manual_seed(derive_seed("encoder", self.seed, step))
         rows = torch.randint(len(self.mixture.images), (self.settings.batch_size,), generator=generator)
         images = to_images(self.mixture.images[rows]).to(self.device)
-        dtype = DTYPES[self.config.optim.precision]
         if isinstance(self.model, ContrastiveModel):
             captions = self.mixture.dense_answers[rows].to(self.device)
-            return {"contrast": self.model.loss(images.to(dtype), captions)}
+            return {"contrast": self.model.loss(images.to(self.dtype), captions)}
         assert self.teacher is not None
-        own, other = (replace(view, images=view.images.to(dtype)) for view in draw_views(images, generator))
+        own, other = (replace(view, images=view.images.to(self.dtype)) for view in draw_views(images, generator))
         masked = draw_masks(len(images), self.model.encoder.grid**2, generator).to(self.device)
         return self_distillation_losses(self.model, self.teacher, own, other, masked)
 
@@ -105,7 +104,7 @@ class EncoderPretraining(TrainingLoop):
         encoder.load_state_dict({n.removeprefix(prefix): t for n, t in self.average.values.items() if n.startswith(prefix)})
         scenes_config = self.config.data.scenes
         scenes = ScenesWorld(scenes_config).train(np.arange(min(PROBE_SCENES, scenes_config.num_train)))
-        images = to_images(torch.from_numpy(scenes.images)).to(self.device, DTYPES[self.config.optim.precision])
+        images = to_images(torch.from_numpy(scenes.images)).to(self.device, self.dtype)
         with torch.no_grad():
             features = torch.cat([encoder.pooled(part).float().cpu() for part in images.split(PROBE_BATCH)])
         metrics, n = probe_features(features, scenes.shape, scenes.color, scenes.center, scenes_config.image_size)

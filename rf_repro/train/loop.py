@@ -16,6 +16,7 @@ from rf_repro.config.schema import ExperimentConfig, StageConfig
 from rf_repro.core.errors import Stopped, TrainingDiverged, UserError
 from rf_repro.core.files import append_jsonl, write_jsonl
 from rf_repro.core.run_dir import RunDir
+from rf_repro.train.arithmetic import DTYPES, arithmetic
 from rf_repro.train.checkpoint import (
     Checkpoint,
     is_sharded_checkpoint,
@@ -31,8 +32,6 @@ from rf_repro.train.sharded_checkpoint import ShardedSaver, check, held_names, l
 from rf_repro.train.sharding import copy_part_, is_sharded
 
 LOG_EVERY = 25  # steps averaged in one row of metrics.jsonl
-
-DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 
 def never() -> bool:
@@ -71,6 +70,7 @@ class TrainingLoop(ABC):
         if ranks.size > 1 and not self.can_share:
             raise UserError(f"{type(self).__name__}: {ranks.size} ranks; it is small and trains in one: run it with one task")
         self.config, self.stage, self.seed, self.device, self.ranks = config, stage, seed, device, ranks
+        self.dtype = DTYPES[arithmetic(config.optim.precision, device, ranks)]  # of activations, and of the weights they meet
         self.step, self.num_tokens, self.compute_seconds = 0, 0, 0.0
         self._saver: ShardedSaver | None = None
 

@@ -1,7 +1,7 @@
 """Optimisers over fp32 master weights (paper App. A: AdamW, warm-up then constant, clipping, 4x rate for generation).
 
-Where precision is bf16 the model holds bf16 weights and the optimiser steps fp32 copies of them; where it is fp32, or the
-model is sharded, the masters are the model's own parameters.
+Where a run computes in bf16 the model holds bf16 weights and the optimiser steps fp32 copies of them; where it computes in fp32,
+or the model is sharded, the masters are the model's own parameters.
 """
 
 import math
@@ -14,6 +14,7 @@ from torch.distributed.tensor import DTensor
 from rf_repro.config.schema import OptimConfig, StageConfig
 from rf_repro.core.errors import UserError
 from rf_repro.model.initialise import is_generation
+from rf_repro.train.muon import Muon
 from rf_repro.train.ranks import ALONE, Ranks
 from rf_repro.train.sharding import copy_part_, is_sharded
 
@@ -29,11 +30,19 @@ def rate_factor(step: int, stage: StageConfig) -> float:
 class MasterOptimizer:
     """AdamW, or Muon on the decoder's block matrices beside it, with one schedule and one gradient norm."""
 
-    def __init__(self, parameters: dict[str, nn.Parameter], optim: OptimConfig, stage: StageConfig, ranks: Ranks = ALONE) -> None:
+    def __init__(
+        self,
+        parameters: dict[str, nn.Parameter],
+        optim: OptimConfig,
+        stage: StageConfig,
+        dtype: torch.dtype,
+        ranks: Ranks = ALONE,
+    ) -> None:
         """
         Args:
             parameters: what this stage trains, by name, still in float32; the model is cast afterwards. Or all of them
                 sharded: those stay float32, and their gradients come summed.
+            dtype: what the model computes in, bfloat16 or float32; Muon orthogonalises in it.
             ranks: whose gradients are summed.
 
         Raises:
@@ -49,7 +58,7 @@ class MasterOptimizer:
                 "choose adamw, or parallel.sharding=none"
             )
         self.masters = {
-            name: parameter if optim.precision == "fp32" or self.sharded else parameter.detach().float().clone()
+            name: parameter if dtype == torch.float32 or self.sharded else parameter.detach().float().clone()
             for name, parameter in parameters.items()
         }
         groups: dict[tuple[bool, float], list[Tensor]] = {}
@@ -65,7 +74,7 @@ class MasterOptimizer:
                 for rate in [multiplier * (stage.muon_learning_rate if use_muon else stage.learning_rate)]
             ]
             if params and use_muon:
-                self.optimizers.append(torch.optim.Muon(params, weight_decay=optim.weight_decay))
+                self.optimizers.append(Muon(params, optim.weight_decay, dtype))
             elif params:
                 decay, betas = optim.weight_decay, optim.betas
                 self.optimizers.append(torch.optim.AdamW(params, betas=betas, eps=optim.eps, weight_decay=decay, fused=True))

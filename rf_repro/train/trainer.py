@@ -27,7 +27,7 @@ from rf_repro.representation.continuous import FeatureStatistics
 from rf_repro.representation.vq import OnlineVQ, usage_and_perplexity
 from rf_repro.train.checkpoint import stream_weights
 from rf_repro.train.ema import Average
-from rf_repro.train.loop import DTYPES, StepLosses, TrainingLoop
+from rf_repro.train.loop import StepLosses, TrainingLoop
 from rf_repro.train.objective import draw_pack, own_part, pack_losses, term_names, weights
 from rf_repro.train.optim import MasterOptimizer
 from rf_repro.train.ranks import ALONE, Ranks
@@ -113,7 +113,7 @@ class Trainer(TrainingLoop):
         self._positions: list[dict[str, Any]] | None = None  # of this rank's data streams, after the last step
         self._steps: Iterator[list[Pack]] | None = None
 
-        sharded, dtype = is_sharding(config.parallel, ranks), DTYPES[config.optim.precision]
+        sharded, dtype = is_sharding(config.parallel, ranks), self.dtype
         with on_meta():  # every matrix is filled below
             self.model = RFModel(config, config.model.decoder.vocab_size or tokenizer.vocab_size)
         self.masked_head: MaskedImageHead | None = None
@@ -141,7 +141,7 @@ class Trainer(TrainingLoop):
         for name, parameter in named.items():
             unused = sharded and name == "encoder.mask_token"  # which unsharded AdamW knows from its lack of a gradient
             parameter.requires_grad_(name in trained and not unused)
-        self.optimizer = MasterOptimizer(trained, config.optim, stage, ranks)
+        self.optimizer = MasterOptimizer(trained, config.optim, stage, dtype, ranks)
         copies = {name: p for name, p in named.items() if name not in trained}
         self.frozen = {name: p if sharded else p.detach().clone() for name, p in copies.items()}
         continues = start is not None and start.continues
@@ -238,8 +238,7 @@ class Trainer(TrainingLoop):
         """Features of the EMA encoder before its final norm (Sec. 3.1), float32, of batches of images: pooled [B, N, F], or on
         the generation tokens' grid [B, P, F] where they are aligned with."""
         assert self.target_encoder is not None
-        dtype, result = DTYPES[self.config.optim.precision], []
-        features = self.target_encoder.encode([batch.to(self.device, dtype) for batch in images])
+        features, result = self.target_encoder.encode([batch.to(self.device, self.dtype) for batch in images]), []
         for batch, own in zip(images, features, strict=True):
             size = (batch.shape[2], batch.shape[3])
             patch = self.config.model.encoder.patch_size

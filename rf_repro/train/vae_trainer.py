@@ -18,7 +18,7 @@ from rf_repro.model.space import ImageSpace
 from rf_repro.model.vae import KLAutoencoder, kl_divergence
 from rf_repro.train.checkpoint import load_checkpoint
 from rf_repro.train.ema import Average
-from rf_repro.train.loop import DTYPES, StepLosses, TrainingLoop, never
+from rf_repro.train.loop import StepLosses, TrainingLoop, never
 from rf_repro.train.optim import MasterOptimizer
 from rf_repro.train.ranks import ALONE, Ranks
 
@@ -42,9 +42,9 @@ class VAETrainer(TrainingLoop):
         # Statistics are not trained and stay float32: kept beside the model, whose buffers bf16 would round.
         self.statistics = {name: buffer.clone() for name, buffer in self.model.named_buffers()}
         self.model.to(device)
-        self.optimizer = MasterOptimizer(dict(self.model.named_parameters()), config.optim, self.stage)
+        self.optimizer = MasterOptimizer(dict(self.model.named_parameters()), config.optim, self.stage, self.dtype)
         self.average = Average(self.optimizer.masters, config.optim.ema_decay, warm_up=True)
-        self.model.to(DTYPES[config.optim.precision])
+        self.model.to(self.dtype)
 
     def averaged_state(self) -> dict[str, Tensor]:
         """Averaged weights and latent statistics."""
@@ -138,6 +138,6 @@ def evaluate_reconstruction(
     wanted = requests(evaluation.world.benchmark(evaluation.config.evals.images_per_task))
     truth = torch.from_numpy(evaluation.ground_truth(wanted).images)
     chunks = [space.decode(space.encode(to_images(images.to(device)))) for images in truth.split(CHUNK)]
-    with temporary_folder() as folder:
+    with temporary_folder(run) as folder:
         evaluation.write_images(wanted, to_pixels(torch.cat(chunks)).cpu().numpy(), folder)
         evaluation.score(folder, run, "geneval-vae-reconstruction", progress, None, "rendered, through the VAE")

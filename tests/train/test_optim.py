@@ -16,8 +16,9 @@ from tests.model.small import VOCAB, largest_difference, small_config, small_mod
 STAGE = StageConfig(
     name="joint", steps=100, learning_rate=1e-2, warmup_steps=10, encoder_lr_multiplier=0.25, mixture=MixtureConfig()
 )
+FP32 = torch.float32
 OPTIM = OptimConfig(
-    betas=(0.9, 0.98), eps=1e-8, weight_decay=0.1, grad_clip=1e9, precision="fp32",
+    betas=(0.9, 0.98), eps=1e-8, weight_decay=0.1, grad_clip=1e9,
     generation_lr_multiplier=4.0,
 )  # fmt: skip
 
@@ -56,7 +57,7 @@ def multiplier(name: str) -> float:
 
 def test_fp32_is_torch_adamw_with_each_part_at_its_rate() -> None:
     own, reference = parameters(), parameters()
-    optimizer = MasterOptimizer(own, OPTIM, STAGE)
+    optimizer = MasterOptimizer(own, OPTIM, STAGE, FP32)
     oracle = torch.optim.AdamW(
         [{"params": [parameter], "lr": 1e-2 * multiplier(name), "name": name} for name, parameter in reference.items()],
         betas=(0.9, 0.98), eps=1e-8, weight_decay=0.1,
@@ -84,15 +85,15 @@ def test_gradients_are_clipped_by_their_joint_norm() -> None:
     assert norm > 1
     give(own, grads)
     give(reference, {name: 0.5 / norm * grad for name, grad in grads.items()})
-    assert MasterOptimizer(own, optim, STAGE).step(1) == pytest.approx(norm, rel=1e-5)  # reported before clipping
-    MasterOptimizer(reference, replace(optim, grad_clip=1e9), STAGE).step(1)
+    assert MasterOptimizer(own, optim, STAGE, FP32).step(1) == pytest.approx(norm, rel=1e-5)  # reported before clipping
+    MasterOptimizer(reference, replace(optim, grad_clip=1e9), STAGE, FP32).step(1)
     for name, parameter in own.items():
         assert largest_difference(parameter.detach(), reference[name].detach()) < 1e-7, name
 
 
 def test_muon_has_the_block_matrices_and_adamw_the_rest() -> None:
     own = dict(RFModel(small_config(), VOCAB).named_parameters())
-    optimizer = MasterOptimizer(own, OPTIM, replace(STAGE, optimizer="muon", muon_learning_rate=0.02))
+    optimizer = MasterOptimizer(own, OPTIM, replace(STAGE, optimizer="muon", muon_learning_rate=0.02), FP32)
     adamw, muon = optimizer.optimizers
     assert isinstance(adamw, torch.optim.AdamW)
     assert isinstance(muon, torch.optim.Muon)
@@ -121,7 +122,7 @@ def test_bf16_weights_are_the_rounded_masters_after_every_step(kind: str) -> Non
     own = dict(model.named_parameters())
     exact = {name: parameter.detach().clone() for name, parameter in own.items()}
     stage = replace(STAGE, optimizer=kind, warmup_steps=0, learning_rate=1e-4, muon_learning_rate=1e-4)  # type: ignore[arg-type]
-    optimizer = MasterOptimizer(own, replace(OPTIM, precision="bf16"), stage)
+    optimizer = MasterOptimizer(own, OPTIM, stage, torch.bfloat16)
     model.to(torch.bfloat16)
     for name, master in optimizer.masters.items():
         assert master.dtype == torch.float32
@@ -142,7 +143,7 @@ def test_bf16_weights_are_the_rounded_masters_after_every_step(kind: str) -> Non
 
 def test_a_parameter_without_a_gradient_is_left_alone() -> None:
     own = parameters()
-    optimizer = MasterOptimizer(own, OPTIM, STAGE)
+    optimizer = MasterOptimizer(own, OPTIM, STAGE, FP32)
     give(own, gradients(own, 0))
     own["connector.0.weight"].grad = None
     before = own["connector.0.weight"].detach().clone()
@@ -152,7 +153,7 @@ def test_a_parameter_without_a_gradient_is_left_alone() -> None:
 
 def test_a_gradient_that_is_not_finite_steps_nothing() -> None:
     own = parameters()
-    optimizer = MasterOptimizer(own, OPTIM, STAGE)
+    optimizer = MasterOptimizer(own, OPTIM, STAGE, FP32)
     before = {name: parameter.detach().clone() for name, parameter in own.items()}
     grads = gradients(own, 0)
     grads["connector.0.weight"][0, 0] = float("nan")

@@ -166,7 +166,7 @@ def test_one_rank_goes_all_the_way_on_a_device(device: str, tmp_path: Path) -> N
         shard(model, make_mesh(FULL.parallel, ALONE, device), torch.bfloat16)
         materialise(model, torch.device(device))
         fill(model, initial_values(model, 0))
-        optimizer = MasterOptimizer(dict(model.named_parameters()), FULL.optim, FULL.stages[0])
+        optimizer = MasterOptimizer(dict(model.named_parameters()), FULL.optim, FULL.stages[0], torch.bfloat16)
         average = Average(optimizer.masters, 0.9, warm_up=True)
         given = generation_input(model, 2, 5)
         tensors = {key: value.to(device) for key, value in vars(given).items() if isinstance(value, Tensor)}

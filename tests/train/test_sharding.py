@@ -16,8 +16,9 @@ from rf_repro.config.schema import ExperimentConfig
 from rf_repro.core.errors import UserError
 from rf_repro.model.initialise import initial_values, initialise
 from rf_repro.model.rf_model import RFModel
+from rf_repro.train.arithmetic import DTYPES
 from rf_repro.train.ema import Average
-from rf_repro.train.loop import DTYPES, StepLosses, TrainingLoop
+from rf_repro.train.loop import StepLosses, TrainingLoop
 from rf_repro.train.optim import MasterOptimizer
 from rf_repro.train.ranks import ALONE, Ranks
 from rf_repro.train.sharding import (
@@ -71,10 +72,9 @@ class Packs(TrainingLoop):
         if is_sharding(config.parallel, ranks):
             shard(self.model, make_mesh(config.parallel, ranks, "cpu"), precision)
         # Masters in float32 either way: where it is not sharded, copies of them in the wanted precision compute.
-        optim = replace(config.optim, precision="fp32")
         self.frozen = {"encoder.mask_token": self.model.encoder.mask_token.requires_grad_(False)}
         trained = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
-        self.optimizer = MasterOptimizer(trained, optim, self.stage, ranks)
+        self.optimizer = MasterOptimizer(trained, config.optim, self.stage, torch.float32, ranks)
         self.average = Average(self.masters(), config.optim.ema_decay, warm_up=True)
         self.target_average = Average(self.encoder(), 0.9, warm_up=False)
         self.codebook = torch.zeros(3, 2)

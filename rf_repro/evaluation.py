@@ -1,12 +1,10 @@
 """From a trained model to GenEval records on the scenes world: sample the benchmark, score it, write the result."""
 
 import json
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -143,12 +141,12 @@ def evaluate_ground_truth(evaluation: SceneEvaluation, run: RunDir, progress: Pr
     wanted = requests(evaluation.world.benchmark(evaluation.config.evals.images_per_task))
     truth = evaluation.ground_truth(wanted).images
     if run.eval_result("geneval-ground-truth") is None:
-        with temporary_folder() as folder:
+        with temporary_folder(run) as folder:
             evaluation.write_images(wanted, truth, folder)
             evaluation.score(folder, run, "geneval-ground-truth", progress, None, "rendered")
     if run.eval_result("geneval-mismatched") is None:
         order = np.random.default_rng(GROUND_TRUTH_SEED).permutation(len(wanted))
-        with temporary_folder() as folder:
+        with temporary_folder(run) as folder:
             evaluation.write_images(wanted, truth[order], folder)
             evaluation.score(folder, run, "geneval-mismatched", progress, None, "rendered, prompts permuted")
 
@@ -159,7 +157,7 @@ def evaluate_curve(evaluation: SceneEvaluation, trainer: Trainer, run: RunDir, p
     if trainer.model.pixels is None or run.eval_result(name) is not None:
         return
     wanted = requests(evaluation.world.benchmark(evaluation.config.evals.curve_images_per_task))
-    with temporary_folder() as folder:
+    with temporary_folder(run) as folder:
         evaluation.sample(make_sampler(trainer), wanted, folder, progress)
         evaluation.score(folder, run, name, progress, trainer.step, "ema")
 
@@ -206,7 +204,7 @@ def evaluate_generation(evaluation: SceneEvaluation, trainer: Trainer, run: RunD
     if trainer.model.representation is not None and run.eval_result("geneval-ground-truth-representation") is None:
         wanted = requests(evaluation.world.benchmark(evaluation.config.evals.images_per_task))
         truth = tokens_of(trainer, evaluation.ground_truth(wanted).images)
-        with temporary_folder() as folder:
+        with temporary_folder(run) as folder:
             evaluation.sample(make_sampler(trainer), wanted, folder, progress, truth)
             evaluation.score(folder, run, "geneval-ground-truth-representation", progress, trainer.step, "ema")
 
@@ -246,10 +244,10 @@ def make_sampler(trainer: Trainer) -> Sampler:
 
 
 @contextmanager
-def temporary_folder() -> Iterator[ImageFolder]:
+def temporary_folder(run: RunDir) -> Iterator[ImageFolder]:
     """An image folder for images that only their scores outlive."""
-    with tempfile.TemporaryDirectory(prefix="rf-repro-") as path:
-        yield ImageFolder(Path(path))
+    with run.scratch() as path:
+        yield ImageFolder(path)
 
 
 def progress_writer(run: RunDir, stop: Callable[[], bool]) -> Progress:

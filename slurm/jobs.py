@@ -109,6 +109,7 @@ class LocalJob:
     def __call__(self) -> None:
         stop_on_sigterm()
         set_visible_devices(self.devices)
+        submitit.JobEnvironment().paths.submitted_pickle.unlink(missing_ok=True)  # it is loaded; if killed, we leave none
         with run_lock(self.run_job.job.run.path):
             self.run_job.work()
 

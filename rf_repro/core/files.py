@@ -1,12 +1,13 @@
 """Files that are never half-written: content goes to a temporary name beside the target and is renamed when complete."""
 
+import fcntl
 import gzip
 import json
 import os
 import tempfile
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from rf_repro.core.errors import UserError
 def atomic_path(path: Path, durable: bool = True) -> Iterator[Path]:
     """Yields a temporary path; when the block ends without an error it replaces `path`, else it is removed.
 
+    What a killed process leaves is a file `.NAME.*.tmp` that nobody holds a lock on: see `remove_leftovers`.
+
     Args:
         durable: flush to disk before the replacement, so that even a power cut leaves a whole file. Files that can be made
             again from others, many and small, do without; a killed process leaves them whole all the same.
@@ -26,11 +29,13 @@ def atomic_path(path: Path, durable: bool = True) -> Iterator[Path]:
     """
     path = Path(path)
     temporary: Path | None = None
+    handle: int | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-        os.close(handle)
         temporary = Path(name)
+        with suppress(OSError):  # a file system without locks: what is left there stays
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield temporary
         if durable:
             with open(temporary, "rb") as file:
@@ -42,6 +47,16 @@ def atomic_path(path: Path, durable: bool = True) -> Iterator[Path]:
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+        if handle is not None:
+            os.close(handle)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Removes what killed processes left of `atomic_path` below a folder, and nothing that another one still writes."""
+    for path in folder.rglob(".*.tmp"):
+        with suppress(OSError), open(path, "rb") as file:  # it was renamed meanwhile, it is a folder, or a lock is held on it
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            path.unlink()
 
 
 def _umask() -> int:

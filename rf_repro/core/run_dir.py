@@ -1,13 +1,19 @@
 """A run's folder: `runs/<scale>/<variant>/<hash12>-s<seed>/`. The same experiment asked for twice is one folder."""
 
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rf_repro.core.errors import UserError
-from rf_repro.core.files import read_json, read_jsonl, write_json
+from rf_repro.core.files import read_json, read_jsonl, remove_leftovers, write_json
 from rf_repro.core.image_folder import ImageFolder
 from rf_repro.core.records import Action, EvalResult, RunRecord
+
+SCRATCH = ".scratch-"
 
 
 @dataclass(frozen=True)
@@ -84,6 +90,26 @@ class RunDir:
     @property
     def evals(self) -> Path:
         return self.path / "evals"
+
+    @contextmanager
+    def scratch(self) -> Iterator[Path]:
+        """A folder for the block, on the disk that was chosen for the run: the system's own may be small, or memory."""
+        try:
+            folder = Path(tempfile.mkdtemp(prefix=SCRATCH, dir=self.path))
+        except OSError as error:
+            raise UserError(
+                f"{self.path}: cannot make a folder in it ({error.strerror}); free space or choose another --runs"
+            ) from error
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def remove_leftovers(self) -> None:
+        """Removes what a killed process left. For the one that holds the run's lock."""
+        for folder in self.path.glob(f"{SCRATCH}*"):
+            shutil.rmtree(folder, ignore_errors=True)
+        remove_leftovers(self.path)
 
     def config(self) -> dict[str, Any]:
         return read_json(self.config_path)

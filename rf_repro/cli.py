@@ -3,16 +3,25 @@
 Exit status: 0 done · 1 something ran and failed · 2 the request cannot be carried out · 128 + signal when stopped.
 """
 
-import argparse
 import os
-import signal
 import sys
+
+# `python -m` and torchrun put the folder where the user types first. A checkout's root is meant by that; a `yaml.py` is not, nor
+# is a clone's folder `rf_repro`, which an editable install comes after.
+if __name__ == "__main__" and not sys.flags.safe_path and sys.path[0] != os.path.abspath(f"{__file__}/../.."):
+    del sys.path[0]
+    if sys.modules["rf_repro"].__file__ is None:
+        del sys.modules["rf_repro"]
+
+import argparse
+import signal
 from collections.abc import Sequence
 from typing import NoReturn
 
 from rf_repro import __version__
-from rf_repro.commands import config, data, estimate, evaluate, export, plan, report, reproduce, sample, sweep, train
 from rf_repro.core.errors import Stopped, TrainingDiverged, UserError
+from rf_repro.core.import_path import check_packages, put_first
+from rf_repro.core.streams import keep_streams
 
 MAX_ERROR_LINES = 8
 
@@ -27,6 +36,8 @@ class _Parser(argparse.ArgumentParser):
 
 def make_parser() -> argparse.ArgumentParser:
     """The parser of `rf-repro`; the chosen subcommand's function is its `run`."""
+    from rf_repro.commands import config, data, estimate, evaluate, export, plan, report, reproduce, sample, sweep, train
+
     parser = _Parser(
         prog="rf-repro",
         description="Reproduce 'Representation Forcing for Bottleneck-Free Unified Multimodal Models' (arXiv 2605.31604).",
@@ -41,10 +52,20 @@ def make_parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit status."""
-    options = make_parser().parse_args(arguments)
+    keep_streams()
     try:
+        status = _run(arguments)
+    except SystemExit as end:  # argparse: it printed its help, or an error
+        raise SystemExit(_delivered(int(end.code or 0))) from None
+    return _delivered(status)
+
+
+def _run(arguments: Sequence[str] | None) -> int:
+    try:
+        put_first()
+        check_packages()
+        options = make_parser().parse_args(arguments)
         status: int = options.run(options)
-        sys.stdout.flush()
         return status
     except UserError as error:
         _say(str(error))
@@ -55,15 +76,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Stopped as reason:
         print(f"rf-repro: stopped: {reason}; run the same command again to resume", file=sys.stderr)
         return 128 + signal.SIGTERM
-    except BrokenPipeError:  # the reader of a pipe left: nothing to say, and no one to say it to
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
     except OSError as error:
-        _say(f"{error.filename or 'system'}: {error.strerror or error}")
+        _say_system(error)
         return 2
     except KeyboardInterrupt as interrupt:
         print("\nrf-repro: stopped; run the same command again to resume", file=sys.stderr)
         return 128 + getattr(interrupt, "signum", 2)
+
+
+def _delivered(status: int) -> int:
+    """The status, once all output has been written: at the end of Python it would be too late to say what became of it."""
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        _say_system(error)
+        return status or 2
+    return status
+
+
+def _say_system(error: OSError) -> None:
+    _say(f"{error.filename or 'system'}: {error.strerror or error}")
 
 
 def _say(message: str) -> None:

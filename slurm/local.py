@@ -15,6 +15,7 @@ from types import FrameType
 
 import submitit
 
+from rf_repro.core.import_path import job_environment
 from rf_repro.core.run_lock import lock_holder
 from slurm.display import Display
 from slurm.plan import Job, Plan
@@ -201,10 +202,11 @@ class _Launcher:
 
 
 def _submit(call: Callable[[], object], folder: Path, threads: int) -> submitit.Job[object]:
-    """Starts a job whose maths libraries read their thread count from the environment, as they load."""
+    """Starts a job that finds our code, and whose maths libraries read their thread count from the environment, as they load."""
     executor = submitit.AutoExecutor(folder=folder, cluster="local")
     executor.update_parameters(timeout_min=TIMEOUT_MINUTES)
-    with submitit.helpers.environment_variables(OMP_NUM_THREADS=threads, OMP_WAIT_POLICY="passive"), _without_sigint():
+    variables = {**job_environment(), "OMP_NUM_THREADS": threads, "OMP_WAIT_POLICY": "passive"}
+    with submitit.helpers.environment_variables(**variables), _without_sigint():
         return executor.submit(call)
 
 

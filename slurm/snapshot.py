@@ -21,6 +21,7 @@ from pathlib import Path
 from rf_repro.core.errors import UserError
 from rf_repro.core.files import read_json
 from rf_repro.core.hashing import content_hash
+from rf_repro.core.import_path import PACKAGES
 from rf_repro.core.provenance import (
     ROOT,
     SNAPSHOT,
@@ -32,7 +33,6 @@ from rf_repro.core.provenance import (
 )
 from rf_repro.core.records import strict
 
-PACKAGES = ("rf_repro", "ablations", "evaluators", "slurm", "reports")
 LEFT_OUT = "reports/results"  # published runs: data, not code
 SHOWN = 5  # file names in an error
 SUBMODULE = "160000"  # git's mode

@@ -190,7 +190,8 @@ class Submitter:
         profile = self.profile
         parameters = profile.slurm_parameters(resources, mounts=(self.ledger.runs,))  # which holds the snapshots too
         code = shlex.quote(str(self.snapshot))
-        enter = [f"cd {code}", f'export PYTHONPATH={code}"${{PYTHONPATH:+:$PYTHONPATH}}"']
+        # A container's working folder may hold anything: Python must not look there.
+        enter = [f"cd {code}", "export PYTHONSAFEPATH=1", f'export PYTHONPATH={code}"${{PYTHONPATH:+:$PYTHONPATH}}"']
         starts = [] if submission.action == "report" else requeue.setup(folder, profile.max_crashes)
         ends = [] if submission.action == "report" else requeue.TEARDOWN
         return {

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from rf_repro.core.errors import UserError
 from rf_repro.core.files import read_json
+from rf_repro.core.import_path import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 SNAPSHOT = "snapshot.json"  # beside the packages in a copy that `slurm.snapshot` made
 
 

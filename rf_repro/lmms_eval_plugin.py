@@ -130,7 +130,7 @@ def _cut(answer: str, until: str | Sequence[str] | None) -> str:
 
 
 def _device(name: str) -> Any:
-    from rf_repro.pipeline import resolve_device
+    from rf_repro.train.devices import resolve_device
 
     device = resolve_device(name.partition(":")[0])
     if device.type != "cuda":

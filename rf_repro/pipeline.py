@@ -36,6 +36,7 @@ from rf_repro.model.space import ImageSpace, PixelSpace
 from rf_repro.model.vae import KLAutoencoder, LatentSpace, WanAutoencoder
 from rf_repro.train.arithmetic import arithmetic
 from rf_repro.train.checkpoint import list_checkpoints, step_of
+from rf_repro.train.devices import first_use, resolve_device
 from rf_repro.train.encoder_pretraining import EncoderPretraining, load_encoder, pretrain_encoder
 from rf_repro.train.loop import never
 from rf_repro.train.ranks import ALONE, Ranks
@@ -43,18 +44,6 @@ from rf_repro.train.trainer import Start, Trainer
 from rf_repro.train.vae_trainer import VAETrainer, evaluate_reconstruction, load_vae, train_vae
 
 AnyTrainer = Trainer | EncoderPretraining | VAETrainer
-
-
-def resolve_device(name: str) -> torch.device:
-    """`auto`: CUDA, else MPS, else the CPU. Raises UserError when the named one is not there."""
-    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if name == "auto":
-        name = next(kind for kind in ("cuda", "mps", "cpu") if available[kind])
-    if name not in available:
-        raise UserError(f"--device {name}: unknown; choose auto, {', '.join(available)}")
-    if not available[name]:
-        raise UserError(f"--device {name}: torch {torch.__version__} finds none here; use --device auto or cpu")
-    return torch.device(name)
 
 
 def run_shared(
@@ -126,13 +115,16 @@ def make_trainer(
         if config.parallel.sharding != "none":
             raise UserError("parallel.sharding=fsdp: models of the scenes world are sampled as they train; use none")
         tokenizer = SceneTokenizer(config.data.scenes)
-        return Trainer(config, stage, seed, device, SceneMixture(config.data, tokenizer), tokenizer, start, encoder, space, ranks)
+        mixture = SceneMixture(config.data, tokenizer)
+        with first_use(device, ranks):
+            return Trainer(config, stage, seed, device, mixture, tokenizer, start, encoder, space, ranks)
     from rf_repro.data.image_text import ImageTextData, streams_of
     from rf_repro.data.text_tokenizer import ImageTextTokenizer
 
     words = ImageTextTokenizer.from_config(config)
     data = ImageTextData(config, stage, seed, words, streams_of(ranks.rank, ranks.size, stage.packs_per_step))
-    return Trainer(config, stage, seed, device, data, words, start, encoder, space, ranks)
+    with first_use(device, ranks):
+        return Trainer(config, stage, seed, device, data, words, start, encoder, space, ranks)
 
 
 def start_of(before: Sequence[SharedRun], done: Mapping[str, RunDir]) -> Start | None:

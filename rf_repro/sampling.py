@@ -26,10 +26,11 @@ from rf_repro.data.packing import Size, TextTokens, to_pixels
 from rf_repro.data.scenes.tokenizer import SceneTokenizer
 from rf_repro.evaluation import Request
 from rf_repro.model.rf_model import RFModel
-from rf_repro.pipeline import image_space, last_checkpoint, resolve_device
+from rf_repro.pipeline import image_space, last_checkpoint
 from rf_repro.sample.sampler import Sampler
 from rf_repro.train.arithmetic import DTYPES, arithmetic
 from rf_repro.train.checkpoint import step_of, stream_weights
+from rf_repro.train.devices import first_use, on_device, resolve_device
 from rf_repro.train.sharding import fill, materialise, on_meta
 
 TOKENS_AT_ONCE = 1 << 16  # of a batch, without its unconditional half: at 1024 px and patches of 16, 12 images
@@ -74,7 +75,7 @@ def sample_prompts(
     """
     config = from_dict(run.config())
     size = check_size(config, size)
-    torch_device = resolve_device(device)
+    resolve_device(device)
     rows = [free_prompt(prompt) if isinstance(prompt, str) else prompt for prompt in prompts]
     captions = read_captions(config, [row["prompt"] for row in rows])  # what cannot be read is refused before anything is written
     checkpoint, record = last_checkpoint(run), run.record()
@@ -90,21 +91,28 @@ def sample_prompts(
     tokens = [image_tokens(config, size) + len(captions.ids[r.prompt_id]) for r in wanted]
     # A batch size that was asked for is meant; the config's is for images of the scenes' size.
     batches = make_batches(tokens, most, None if batch_size else TOKENS_AT_ONCE)[shard[0] :: shard[1]]
-    missing = [batch for batch in batches if not all(_exists(folder, wanted[i]) for i in batch)]
     total = sum(map(len, batches))
-    done = total - sum(map(len, missing))
-    progress(done, total)
-    if missing:
+
+    def draw(on: torch.device) -> None:
+        missing = [batch for batch in batches if not all(_exists(folder, wanted[i]) for i in batch)]
+        done = total - sum(map(len, missing))
+        progress(done, total)
+        if not missing:
+            return
         for i, row in enumerate(rows):
             folder.write_prompt(i, row)
-        sampler = _load_sampler(config, run, checkpoint, captions, torch_device)
-    for batch in missing:
-        ids = torch.stack([captions.ids[wanted[i].prompt_id] for i in batch])
-        images, _ = sampler.sample(ids, [wanted[i].seed for i in batch], size=size)
-        for i, pixels in zip(batch, to_pixels(images).cpu().numpy(), strict=True):
-            folder.write_image(wanted[i].prompt_id, wanted[i].sample, wanted[i].seed, Image.fromarray(pixels))
-        done += len(batch)
-        progress(done, total)
+        with first_use(on):
+            sampler = _load_sampler(config, run, checkpoint, captions, on)
+        for batch in missing:
+            ids = torch.stack([captions.ids[wanted[i].prompt_id] for i in batch])
+            with first_use(on):
+                images, _ = sampler.sample(ids, [wanted[i].seed for i in batch], size=size)
+            for i, pixels in zip(batch, to_pixels(images).cpu().numpy(), strict=True):
+                folder.write_image(wanted[i].prompt_id, wanted[i].sample, wanted[i].seed, Image.fromarray(pixels))
+            done += len(batch)
+            progress(done, total)
+
+    on_device(device, draw, config.parallel.sharding == "none")
     if not folder.is_complete() and all(_exists(folder, r) for r in wanted):  # no other share is missing
         entries = [SampleEntry(r.prompt_id, r.sample, r.seed, file_sha256(_path(folder, r))) for r in wanted]
         folder.finish(entries, expected=len(wanted))

@@ -55,6 +55,12 @@ class RunJob:
 
     def work_with(self, ranks: "Ranks", stop: Callable[[], bool]) -> None:
         """The same, with ranks that have joined."""
+        from rf_repro.train.devices import on_device
+
+        is_small = self.job.config.parallel.sharding == "none"  # a model that is sharded is none for a CPU
+        on_device(self.device, lambda device: self._work_on(device.type, ranks, stop), is_small and ranks.size == 1)
+
+    def _work_on(self, device: str, ranks: "Ranks", stop: Callable[[], bool]) -> None:
         from rf_repro.pipeline import run_shared, run_variant
 
         job = self.job
@@ -62,12 +68,12 @@ class RunJob:
             after = tuple(path.parent.name for path in job.after)
             shared = SharedRun(job.variant, job.config, after, is_own=job.kind == "own stage")
             run_shared(
-                shared, seed=job.seed, runs=self.runs, device=self.device, threads=self.threads, stage_seed=job.stage_seed,
+                shared, seed=job.seed, runs=self.runs, device=device, threads=self.threads, stage_seed=job.stage_seed,
                 ranks=ranks, stop=stop,
             )  # fmt: skip
         else:
             run_variant(
-                job.config, variant=job.variant, seed=job.seed, runs=self.runs, device=self.device, threads=self.threads,
+                job.config, variant=job.variant, seed=job.seed, runs=self.runs, device=device, threads=self.threads,
                 stage_seed=job.stage_seed, actions=self.actions, ranks=ranks, stop=stop,
                 init_from=None if job.init_from is None else RunDir(job.init_from),
             )  # fmt: skip

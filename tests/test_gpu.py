@@ -8,7 +8,8 @@ import torch
 
 from rf_repro.config.overrides import apply_overrides
 from rf_repro.config.scales import smoke
-from rf_repro.pipeline import resolve_device, run_variant
+from rf_repro.pipeline import run_variant
+from rf_repro.train.devices import resolve_device
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 

@@ -25,7 +25,8 @@ from rf_repro.core.files import read_json
 from rf_repro.core.run_dir import RunDir
 from rf_repro.data.mixture import SceneMixture
 from rf_repro.data.scenes.tokenizer import SceneTokenizer
-from rf_repro.pipeline import last_checkpoint, resolve_device, run_variant
+from rf_repro.pipeline import last_checkpoint, run_variant
+from rf_repro.train.devices import resolve_device
 from rf_repro.sampling import sample_prompts
 from rf_repro.train.checkpoint import load_checkpoint
 from rf_repro.train.encoder_pretraining import load_encoder

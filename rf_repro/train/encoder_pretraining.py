@@ -32,6 +32,7 @@ from rf_repro.representation.self_distillation import (
     self_distillation_losses,
 )
 from rf_repro.train.checkpoint import load_weights
+from rf_repro.train.devices import first_use
 from rf_repro.train.ema import Average
 from rf_repro.train.loop import StepLosses, TrainingLoop, never
 from rf_repro.train.optim import MasterOptimizer
@@ -142,7 +143,8 @@ def pretrain_encoder(
         TrainingDiverged: a loss or gradient is not finite.
         UserError: a checkpoint is damaged, the config asks for no pretraining, or there are several ranks.
     """
-    training = EncoderPretraining(config, seed, device, mixture, tokenizer, ranks)
+    with first_use(device, ranks):
+        training = EncoderPretraining(config, seed, device, mixture, tokenizer, ranks)
     training.run(run, stop=stop)
     if run.eval_result("encoder-probe") is None:
         run.write_eval("encoder-probe", training.probe())

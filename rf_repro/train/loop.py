@@ -5,6 +5,7 @@ import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from rf_repro.train.checkpoint import (
     save_checkpoint,
     step_of,
 )
+from rf_repro.train.devices import first_use
 from rf_repro.train.ema import Average
 from rf_repro.train.optim import MasterOptimizer
 from rf_repro.train.ranks import ALONE, Ranks
@@ -164,14 +166,18 @@ class TrainingLoop(ABC):
             self.wait_for_checkpoint()
 
     def _run(self, run: RunDir, at_step: Callable[[int], None] | None, stop: Callable[[], bool]) -> None:
-        if not self.resume(run):
-            self.begin()
-        elif self._reach(at_step):
+        with first_use(self.device, self.ranks):
+            is_resumed = self.resume(run)
+            if not is_resumed:
+                self.begin()
+        if is_resumed and self._reach(at_step):
             raise self._stopped()
         rows: list[dict[str, float]] = []
+        before = self.step
         while self.step < self.stage.steps:
             start = self._clock()
-            rows.append(self.train_step())
+            with first_use(self.device, self.ranks) if self.step == before else nullcontext():
+                rows.append(self.train_step())
             is_last = self.step == self.stage.steps
             if is_last:
                 self.finish()

@@ -17,6 +17,7 @@ from rf_repro.evaluation import Progress, SceneEvaluation, requests, temporary_f
 from rf_repro.model.space import ImageSpace
 from rf_repro.model.vae import KLAutoencoder, kl_divergence
 from rf_repro.train.checkpoint import load_checkpoint
+from rf_repro.train.devices import first_use
 from rf_repro.train.ema import Average
 from rf_repro.train.loop import StepLosses, TrainingLoop, never
 from rf_repro.train.optim import MasterOptimizer
@@ -103,7 +104,8 @@ def train_vae(
 ) -> VAETrainer:
     """Trains the VAE of a `stage-vae` run to its end, from where it stopped. See `VAETrainer` for what it raises, and
     `TrainingLoop.run` for `stop`."""
-    trainer = VAETrainer(config, seed, device, images, ranks)
+    with first_use(device, ranks):
+        trainer = VAETrainer(config, seed, device, images, ranks)
     trainer.run(run, stop=stop)
     return trainer
 
@@ -137,7 +139,8 @@ def evaluate_reconstruction(
         return
     wanted = requests(evaluation.world.benchmark(evaluation.config.evals.images_per_task))
     truth = torch.from_numpy(evaluation.ground_truth(wanted).images)
-    chunks = [space.decode(space.encode(to_images(images.to(device)))) for images in truth.split(CHUNK)]
+    with first_use(device):
+        chunks = [space.decode(space.encode(to_images(images.to(device)))) for images in truth.split(CHUNK)]
     with temporary_folder(run) as folder:
         evaluation.write_images(wanted, to_pixels(torch.cat(chunks)).cpu().numpy(), folder)
         evaluation.score(folder, run, "geneval-vae-reconstruction", progress, None, "rendered, through the VAE")

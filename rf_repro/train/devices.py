@@ -1,0 +1,66 @@
+"""Which device computes, and what happens where it cannot."""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+import torch
+
+from rf_repro.core.errors import Stopped, TrainingDiverged, UserError
+from rf_repro.train.ranks import ALONE, Ranks
+
+T = TypeVar("T")
+DEVICE_ERRORS = (RuntimeError, TypeError, AssertionError)  # a kernel or dtype that it lacks, memory; a build without the device
+
+
+class DeviceFailed(UserError):
+    """A device failed what it was first asked for: its kernels, memory or driver do not fit."""
+
+
+def resolve_device(name: str) -> torch.device:
+    """`auto`: CUDA, else MPS, else the CPU. Raises UserError when the named one is not there."""
+    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if name == "auto":
+        name = next(kind for kind in ("cuda", "mps", "cpu") if available[kind])
+    if name not in available:
+        raise UserError(f"--device {name}: unknown; choose auto, {', '.join(available)}")
+    if not available[name]:
+        raise UserError(f"--device {name}: torch {torch.__version__} finds none here; use --device auto or cpu")
+    return torch.device(name)
+
+
+@contextmanager
+def first_use(device: torch.device, ranks: Ranks = ALONE) -> Iterator[None]:
+    """Around work of a kind that a device may not be able to do: its errors become `DeviceFailed`. Not on the CPU, which has to
+    do it all, nor among several ranks, of which one cannot leave."""
+    try:
+        yield
+    except (UserError, Stopped, TrainingDiverged):
+        raise
+    except DEVICE_ERRORS as error:
+        if device.type == "cpu" or ranks.size > 1:
+            raise
+        reason = (str(error).strip().splitlines() or ["no reason given"])[0]
+        raise DeviceFailed(f"{device.type} failed ({type(error).__name__}: {reason}); --device cpu does without it") from error
+
+
+def on_device(name: str, work: Callable[[torch.device], T], may_fall_back: bool = True) -> T:
+    """Does the work on a device; where `auto` chose one that fails its first use, on the CPU, and says so in one line.
+
+    Args:
+        name: auto, cpu, cuda or mps.
+        work: may be called a second time, and then goes on from what is on disk.
+        may_fall_back: False where a CPU could not do it in any useful time, or other ranks would have to follow.
+
+    Raises:
+        DeviceFailed: the device failed, and was asked for by name or may not be left.
+    """
+    device = resolve_device(name)
+    try:
+        return work(device)
+    except DeviceFailed as error:
+        if name != "auto" or not may_fall_back:
+            raise
+        print(f"{str(error).partition(';')[0]}: going on with the CPU", file=sys.stderr, flush=True)
+        return work(torch.device("cpu"))

@@ -5,17 +5,21 @@ from functools import cache
 from io import BytesIO
 from typing import Any
 
-import matplotlib
-import seaborn as sns  # type: ignore[import-untyped]
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from pandas import DataFrame
 
 from ablations.registry import GRIDS
+from rf_repro.core.streams import quiet_stderr
+
+with quiet_stderr():  # where HOME cannot be written, Matplotlib and fontconfig have much to say about their caches
+    import matplotlib
+    import seaborn as sns  # type: ignore[import-untyped]
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 matplotlib.use("Agg")
 sns.set_theme(style="whitegrid", rc={"axes.spines.top": False, "axes.spines.right": False, "axes.titlesize": 11})
 
+FONTS = f"{matplotlib.get_data_path()}/fonts/ttf"  # which it ships: the same on every machine
 LEGEND_WIDTH = 85  # characters that a figure of nine inches has room for
 
 

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from io import BytesIO
 from typing import Any
 
-from matplotlib import get_data_path
 from PIL import Image, ImageDraw, ImageFont
 
 from ablations.grid import Column
 from reports.contact_sheet import COLUMNS, Sheet, evenly, show_images
+from reports.figures import FONTS
 from reports.tables import Table
 
 ACROSS = 8  # images in a row of the figure, shared by the variants of each prompt
@@ -148,4 +148,4 @@ def _png(canvas: Image.Image) -> bytes:
 
 
 def _font(name: str, size: int) -> ImageFont.FreeTypeFont:
-    return ImageFont.truetype(f"{get_data_path()}/fonts/ttf/{name}", size)  # matplotlib ships it: the same on every machine
+    return ImageFont.truetype(f"{FONTS}/{name}", size)

@@ -2,15 +2,17 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 
 from reports.collect import GridRuns, Run
 from reports.figures import legend_above, make_axes, seed_lines, to_png, variant_colors
 from reports.tables import Table
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 CODEBOOK = {"codebook/usage": "Share of codes in use", "codebook/perplexity": "Perplexity of code use"}
 PANELS = 3  # a row of a figure
@@ -122,7 +124,7 @@ def codebook_size_figure(uses: Sequence[CodebookUse]) -> bytes | None:
     return to_png(figure)
 
 
-def _dots(ax: Axes, uses: Sequence[CodebookUse], name: str) -> None:
+def _dots(ax: "Axes", uses: Sequence[CodebookUse], name: str) -> None:
     for label in dict.fromkeys(use.row.label for use in uses):
         mine = [use for use in uses if use.row.label == label]
         color = variant_colors()[mine[0].row.key]

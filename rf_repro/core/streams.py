@@ -7,13 +7,17 @@ wants no more output. A full disk is another matter: who sends results to a file
 import errno
 import io
 import os
+import stat
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, TextIO
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
 STREAMS = ("stdin", "stdout", "stderr")  # by file descriptor
+STDERR = 2
 
 
 def keep_streams() -> None:
@@ -29,20 +33,35 @@ def keep_streams() -> None:
         sys.stderr = _guarded(sys.__stderr__, None)
 
 
+@contextmanager
+def quiet_stderr() -> Iterator[None]:
+    """Nothing reaches standard error in the block, of C code and of other processes neither. Exceptions pass."""
+    sys.stderr.flush()
+    kept, null = os.dup(STDERR), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, STDERR)
+    try:
+        yield
+    finally:
+        sys.stderr.flush()
+        os.dup2(kept, STDERR)
+        os.close(kept)
+        os.close(null)
+
+
 class _Outlet(io.FileIO):
     """A file descriptor that goes quiet when its reader leaves."""
 
     def __init__(self, stream: TextIO, needed: str | None) -> None:
         super().__init__(stream.fileno(), "w", closefd=False)
-        self.needed, self.is_terminal = needed, stream.isatty()
+        self.needed, self.is_device = needed, stat.S_ISCHR(os.fstat(self.fileno()).st_mode)
 
     def write(self, data: "ReadableBuffer", /) -> int:
         """Raises OSError where the output is needed and has a reader, but cannot be written: it names the stream, once."""
         try:
             return super().write(data)
         except OSError as error:
-            # A terminal that went away answers EIO; anywhere else that is a broken disk.
-            left = isinstance(error, ConnectionError) or (error.errno == errno.EIO and self.is_terminal)
+            # A terminal that went away answers EIO, and is no terminal any more; a broken disk answers so too.
+            left = isinstance(error, ConnectionError) or (error.errno == errno.EIO and self.is_device)
             if left or self.needed:
                 self._go_quiet()
             if self.needed and not left:

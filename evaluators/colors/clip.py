@@ -26,6 +26,7 @@ from PIL import Image
 from evaluators.geneval.metadata import COLORS
 from rf_repro.core.errors import UserError
 from rf_repro.core.hashing import file_sha256
+from rf_repro.core.install import extra_hint
 
 CODE = 1  # raise it when the same crops can get other logits from the same weights
 ARCHITECTURE = "ViT-L-14"
@@ -195,7 +196,7 @@ def _open_clip() -> Any:
     try:
         return import_module("open_clip")
     except (ImportError, RuntimeError) as error:  # RuntimeError: torchvision's operators are built for another torch
-        remedy = "pip install -e '.[geneval]', with torch and torchvision of one build (both for CPU, or both for CUDA)"
+        remedy = f"{extra_hint('geneval')}, with torch and torchvision of one build (both for CPU, or both for CUDA)"
         raise UserError(f"colours need open_clip, which cannot be imported ({error}); {remedy}") from None
 
 

@@ -20,9 +20,9 @@ from evaluators.detectors.openmmlab import SOURCE
 from evaluators.detectors.pixels import prepare
 from rf_repro.core.errors import UserError
 from rf_repro.core.hashing import file_sha256
+from rf_repro.core.install import extra_hint
 
 VERSION = 1  # of the code around the model; a change that moves any number raises it
-INSTALL = "install it with: pip install -e '.[geneval]'"
 
 
 class Mask2FormerDetector:
@@ -54,7 +54,9 @@ def load(weights: str, device: str = "cpu") -> Mask2FormerDetector:
     try:
         import transformers
     except ImportError as error:
-        raise UserError(f"--detector transformers: needs transformers ({error}); {INSTALL}") from None
+        raise UserError(
+            f"--detector transformers: needs transformers ({error}); install it with: {extra_hint('geneval')}"
+        ) from None
     file = _weights_file(weights)
     with _quiet():
         loaded: Any = transformers.Mask2FormerForUniversalSegmentation.from_pretrained(

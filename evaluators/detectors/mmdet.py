@@ -22,6 +22,7 @@ from evaluators.detectors.coco import OBJECT_NAMES
 from evaluators.detectors.instances import by_class, exact_inference
 from evaluators.detectors.pixels import prepare
 from rf_repro.core.errors import UserError
+from rf_repro.core.install import extra_hint
 
 VERSION = 1  # of the code around the model; a change that moves any number raises it
 CONFIG = ".mim/configs/mask2former/mask2former_swin-s-p4-w7-224_8xb2-lsj-50e_coco.py"  # in mmdet's own folder
@@ -91,7 +92,7 @@ def _import_mmdet() -> str:
         import mmengine
         from mmcv.ops import multi_scale_deform_attn
     except ImportError as error:
-        raise UserError(f"--detector mmdet: needs mmdet ({error}); install it with: pip install -e '.[mmdet]'") from None
+        raise UserError(f"--detector mmdet: needs mmdet ({error}); install it with: {extra_hint('mmdet')}") from None
     multi_scale_deform_attn.IS_CUDA_AVAILABLE = False
     return f"mmdet {mmdet.__version__}, mmcv {mmcv.__version__}, mmengine {mmengine.__version__}"
 

@@ -10,6 +10,7 @@ import torch
 from evaluators.rewriter.rewrite import Reply
 from rf_repro.core.errors import UserError
 from rf_repro.core.hashing import content_hash, file_sha256
+from rf_repro.core.install import extra_hint
 
 
 class TransformersChatModel:
@@ -70,7 +71,7 @@ def load_chat_model(name: str, device: torch.device, max_new_tokens: int) -> Tra
         from transformers import AutoModelForCausalLM, AutoTokenizer
         from transformers.utils import logging
     except ImportError as error:
-        raise UserError(f"--model {name}: needs transformers ({error}); install it with: pip install -e '.[geneval]'") from None
+        raise UserError(f"--model {name}: needs transformers ({error}); install it with: {extra_hint('geneval')}") from None
     if not sys.stderr.isatty():
         logging.disable_progress_bar()
     try:

@@ -8,6 +8,7 @@ from evaluators.understanding.benchmark import Benchmark
 from evaluators.understanding.columns import number_images
 from evaluators.understanding.record import Record
 from rf_repro.core.errors import UserError
+from rf_repro.core.install import extra_hint
 from rf_repro.data.shards.samples import CorruptSample
 
 
@@ -23,7 +24,7 @@ def read_hub(benchmark: Benchmark, name: str) -> Iterator[Record]:
     try:
         from datasets import Image, load_dataset  # type: ignore[import-untyped]
     except ImportError:
-        raise UserError("--data hub: needs the package datasets; pip install -e '.[vlm]', or name a folder of files") from None
+        raise UserError(f"--data hub: needs the package datasets; {extra_hint('vlm')}, or name a folder of files") from None
     configs: tuple[str | None, ...] = (benchmark.configs if name in benchmark.hub else ()) or (None,)
     for config in configs:
         try:

@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, Any
 from evaluators.vlm.protocol import Parts, SomeFailed, images_of, text_of
 from rf_repro.core.errors import UserError
 from rf_repro.core.hashing import content_hash, file_sha256
+from rf_repro.core.install import extra_hint
 
 if TYPE_CHECKING:
     import torch
-
-INSTALL = "pip install -e '.[vlm]'"
 
 
 class TransformersVLM:
@@ -183,7 +182,9 @@ def load_transformers_vlm(name: str, device: "torch.device") -> TransformersVLM:
         from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
         from transformers.utils import logging
     except ImportError as error:
-        raise UserError(f"--model {name}: needs transformers ({_first_line(error)}); install it with: {INSTALL}") from None
+        raise UserError(
+            f"--model {name}: needs transformers ({_first_line(error)}); install it with: {extra_hint('vlm')}"
+        ) from None
     if not sys.stderr.isatty():
         logging.disable_progress_bar()
     try:
@@ -195,7 +196,7 @@ def load_transformers_vlm(name: str, device: "torch.device") -> TransformersVLM:
     except UserError:
         raise
     except ImportError as error:  # image and video processors need torchvision
-        raise UserError(f"--model {name}: lacks a package ({_first_line(error)}); install with: {INSTALL}") from None
+        raise UserError(f"--model {name}: lacks a package ({_first_line(error)}); install with: {extra_hint('vlm')}") from None
     except (OSError, ValueError) as error:
         reason = _first_line(error)
         raise UserError(f"--model {name}: cannot be loaded ({reason}); name a run, a folder or a model of the hub") from None

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from rf_repro.core.errors import UserError
 from rf_repro.core.files import read_json
+from rf_repro.core.install import extra_hint
 
 CONFIG, SINGLE, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
@@ -111,7 +112,7 @@ def find_folder(source: str) -> Path:
         from huggingface_hub import snapshot_download
     except ImportError as error:
         raise UserError(
-            f"pretrained={source!r}: a hub id needs huggingface_hub ({error}); install it with: pip install -e '.[hub]', "
+            f"pretrained={source!r}: a hub id needs huggingface_hub ({error}); install it with: {extra_hint('hub')}, "
             "or give a folder"
         ) from None
     try:

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from rf_repro.config.schema import EncoderConfig
 from rf_repro.core.errors import UserError
 from rf_repro.core.files import read_json
+from rf_repro.core.install import extra_hint
 from rf_repro.estimate.encoders import DINOV3_REGISTERS, GATED_DINOV3, SIGLIP2_POSITIONS
 from rf_repro.model.layers import patchify
 from rf_repro.model.segments import Segments, segment_attention
@@ -238,7 +239,7 @@ def _build(config: EncoderConfig) -> Any:
         from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
     except ImportError as error:
         raise UserError(
-            f"model.encoder.kind={config.kind!r}: needs transformers ({error}); install it with: pip install -e '.[hub]'"
+            f"model.encoder.kind={config.kind!r}: needs transformers ({error}); install it with: {extra_hint('hub')}"
         ) from None
     ALL_ATTENTION_FUNCTIONS.register(ATTENTION, _packed_attention)
     file = Path(config.pretrained) / "config.json"

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from rf_repro.config.schema import VAEConfig
 from rf_repro.core.errors import UserError
 from rf_repro.core.hashing import derive_seed
+from rf_repro.core.install import extra_hint
 from rf_repro.model.layers import patchify, unpatchify
 
 MIN_LOG_VARIANCE, MAX_LOG_VARIANCE = -20.0, 10.0  # exp() stays finite whatever a young encoder says
@@ -132,9 +133,7 @@ class WanAutoencoder(nn.Module):
         try:
             from diffusers import AutoencoderKLWan
         except ImportError as error:
-            raise UserError(
-                f"model.vae.kind='wan': needs diffusers ({error}); install it with: pip install -e '.[hub]'"
-            ) from None
+            raise UserError(f"model.vae.kind='wan': needs diffusers ({error}); install it with: {extra_hint('hub')}") from None
         if not config.pretrained:
             raise UserError("model.vae.pretrained='': must be a folder or hub id of Wan 2.1's VAE where model.vae.kind='wan'")
         subfolder = None if (Path(config.pretrained) / "config.json").is_file() else "vae"

@@ -17,11 +17,11 @@ from PIL import Image
 from evaluators.vlm.protocol import Parts
 from rf_repro.core.errors import UserError
 from rf_repro.core.hashing import content_hash, file_sha256
+from rf_repro.core.install import extra_hint
 
 WEIGHTS = "damo/mplug_visual-question-answering_coco_large_en"
 SPEC = "mplug"  # `--model mplug`, or `--model mplug:FOLDER`
 TASK = "visual-question-answering"
-INSTALL = "`pip install -e '.[mplug]'` in an environment of its own"
 QUESTION_TOKENS = 25  # the pipeline cuts longer questions
 # CLIP's, per channel, of values in [0, 1].
 MEAN, DEVIATION = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -89,18 +89,21 @@ def load(weights: str = WEIGHTS, device: str = "cpu") -> MPlug:
     Raises:
         UserError: modelscope, a package that it needs, or the weights cannot be had, or a parameter is not among them.
     """
+    remedy = f"`{extra_hint('mplug')}` in an environment of its own, or name another judge"
     try:
         import transformers
+
+        if int(transformers.__version__.split(".")[0]) > 4:  # before modelscope, which would fail on it with other words
+            raise UserError(
+                f"--model {SPEC}: needs transformers 4, here is {transformers.__version__}, as the extras hub, geneval and vlm "
+                f"want it; {remedy}"
+            )
         from modelscope import __version__ as version
         from modelscope.models.multi_modal.mplug import MPlug as Network
+    except UserError:
+        raise
     except Exception as error:  # modelscope's own imports fail in many ways beside other packages' versions
-        raise UserError(
-            f"--model {SPEC}: modelscope cannot be loaded ({_first_line(error)}); {INSTALL}, or name another judge"
-        ) from None
-    if int(transformers.__version__.split(".")[0]) > 4:
-        raise UserError(
-            f"--model {SPEC}: needs transformers 4, here is {transformers.__version__}; {INSTALL}, or name another judge"
-        )
+        raise UserError(f"--model {SPEC}: modelscope cannot be loaded ({_first_line(error)}); {remedy}") from None
     folder = Path(weights)
     try:
         if not folder.is_dir():

@@ -28,12 +28,13 @@ class PlainDisplay:
     def note(self, text: str) -> None:
         print(text, file=self.file, flush=True)
 
-    def update(self, watches: list[Watch], finished: int, total: int) -> None:
+    def update(self, watches: list[Watch], finished: int, total: int, remaining: float | None = None) -> None:
         if time.monotonic() - self.last < PLAIN_SECONDS:
             return
         self.last = time.monotonic()
         for watch in watches:
             self.note(f"{watch.job.name}: {_line(watch)}")
+        self.note(f"all runs: {finished}/{total}, {clock(remaining)} left")
 
 
 class BarDisplay:
@@ -57,7 +58,7 @@ class BarDisplay:
     def note(self, text: str) -> None:
         self.bars.console.print(text, markup=False, highlight=False)
 
-    def update(self, watches: list[Watch], finished: int, total: int) -> None:
+    def update(self, watches: list[Watch], finished: int, total: int, remaining: float | None = None) -> None:
         for name in set(self.tasks) - {watch.job.name for watch in watches}:
             self.bars.remove_task(self.tasks.pop(name))
         for watch in watches:
@@ -69,7 +70,7 @@ class BarDisplay:
             )
         if self.whole is None:
             self.whole = self.bars.add_task("all runs", text="")
-        self.bars.update(self.whole, completed=finished, total=total, text=f"{finished}/{total}")
+        self.bars.update(self.whole, completed=finished, total=total, text=f"{finished}/{total}, {clock(remaining)} left")
         self.bars.refresh()
 
 

@@ -4,6 +4,7 @@ Nothing is remembered outside the runs' own files: a launcher killed at any time
 outlive a launcher that was killed with SIGKILL; the next one finds their locks held and waits for them.
 """
 
+import itertools
 import os
 import signal
 import time
@@ -11,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from types import FrameType
 
 import submitit
@@ -18,6 +20,7 @@ import submitit
 from rf_repro.core.import_path import job_environment
 from rf_repro.core.run_lock import lock_holder
 from slurm.display import Display
+from slurm.forecast import Speed, seconds_left, time_of_all
 from slurm.plan import Job, Plan
 from slurm.progress import Watch, clock
 
@@ -25,7 +28,7 @@ POLL_SECONDS = 0.25
 STOP_SECONDS = 20.0  # time for a stopped job to unwind before it is killed
 TIMEOUT_MINUTES = 60 * 24 * 365  # Submitit's default would stop a local job after minutes
 
-MakeCall = Callable[[Job, int], Callable[[], object]]  # (job, threads) -> what Submitit pickles and calls
+MakeCall = Callable[[Job, int, int], Callable[[], object]]  # (job, threads, slot) -> what Submitit pickles and calls
 
 
 class Interrupted(KeyboardInterrupt):
@@ -47,10 +50,11 @@ class Failure:
 
 @dataclass
 class _Active:
-    """A run at work. `process` is None when it belongs to another launcher."""
+    """A run at work. `process` is None when it belongs to another launcher; else it has one of the slots from 0 to jobs - 1."""
 
     watch: Watch
     process: submitit.Job[object] | None
+    slot: int | None = None
 
     @property
     def job(self) -> Job:
@@ -81,13 +85,17 @@ class _Signals:
             raise Interrupted(self.received[0])
 
 
-def run_plan(plan: Plan, make_call: MakeCall, display: Display, jobs: int, threads: int = 1) -> list[Failure]:
+def run_plan(
+    plan: Plan, make_call: MakeCall, display: Display, jobs: int, threads: int = 1, speed: Callable[[Job], Speed] | None = None
+) -> list[Failure]:
     """Completes every job of the plan, at most `jobs` at a time, and shows how far they are.
 
     Args:
-        make_call: the picklable callable that does a job with so many threads (`slurm.jobs.LocalJob` outside tests).
+        make_call: the picklable callable that does a job with so many threads, on the device of its slot (`slurm.jobs.LocalJob`
+            outside tests).
         jobs: processes at a time.
         threads: threads of each. One is fastest at `tiny`: the matrices are small.
+        speed: of each run on this machine, where that was measured: then the time left is known from the start.
 
     Returns:
         What failed. A failed job stops those that start from it and no others.
@@ -97,7 +105,7 @@ def run_plan(plan: Plan, make_call: MakeCall, display: Display, jobs: int, threa
         Interrupted: SIGINT, SIGTERM or SIGHUP; the jobs that this launcher started have ended.
     """
     plan.create()
-    launcher = _Launcher(plan, make_call, display, jobs, threads)
+    launcher = _Launcher(plan, make_call, display, jobs, threads, speed)
     signals = _Signals()
     with signals.installed(), display:
         try:
@@ -111,8 +119,10 @@ def run_plan(plan: Plan, make_call: MakeCall, display: Display, jobs: int, threa
 
 
 class _Launcher:
-    def __init__(self, plan: Plan, make_call: MakeCall, display: Display, jobs: int, threads: int):
-        self.make_call, self.display, self.jobs, self.threads = make_call, display, jobs, threads
+    def __init__(
+        self, plan: Plan, make_call: MakeCall, display: Display, jobs: int, threads: int, speed: Callable[[Job], Speed] | None
+    ):
+        self.make_call, self.display, self.jobs, self.threads, self.speed = make_call, display, jobs, threads, speed
         self.failures: list[Failure] = []
         self.active: list[_Active] = []
         self.waiting: list[Job] = []
@@ -142,18 +152,36 @@ class _Launcher:
         for active in self.active:
             active.watch.update()
         finished = self.total - len(self.waiting) - len(self.active)
-        self.display.update([active.watch for active in self.active], finished, self.total)
+        self.display.update([active.watch for active in self.active], finished, self.total, self._remaining())
+
+    def _remaining(self) -> float | None:
+        """Seconds until all runs are done; None before there is anything to tell it from."""
+        watches = [active.watch for active in self.active]
+        left = {watch.job.run.path: watch.remaining for watch in watches}
+        paces = [pace for watch in watches if (pace := watch.pace) is not None]
+        if any(seconds is None for seconds in left.values()) or not (paces or self.speed):
+            return None
+        pace = fmean(paces) if paces else 1.0
+        waiting = [(job, pace * seconds_left(job, self._speed(job))) for job in self.waiting]
+        return time_of_all({path: seconds for path, seconds in left.items() if seconds is not None}, waiting, self.jobs)
+
+    def _speed(self, job: Job) -> Speed:
+        return self.speed(job) if self.speed else Speed()
+
+    def _watch(self, job: Job) -> Watch:
+        return Watch(job, self._speed(job), self.speed is not None)
 
     def _start(self, job: Job) -> None:
         pid = lock_holder(job.run.path)
         if pid is not None:
             self.display.note(f"{job.name}: process {pid} of another launcher works on it; waiting for it (kill {pid} stops it)")
-            self.active.append(_Active(Watch(job), None))
+            self.active.append(_Active(self._watch(job), None))
             return
         verb = "resumes" if job.state == "resumable" else "starts again after a failure" if job.state == "failed" else "starts"
-        process = _submit(self.make_call(job, self.threads), job.run.path / "logs", self.threads)
+        slot = next(index for index in itertools.count() if index not in {active.slot for active in self.active})
+        process = _submit(self.make_call(job, self.threads, slot), job.run.path / "logs", self.threads)
         self.display.note(f"{job.name}: {verb} ({job.run.path})")
-        self.active.append(_Active(Watch(job), process))
+        self.active.append(_Active(self._watch(job), process, slot))
 
     def _ended(self, active: _Active) -> bool:
         if active.process is not None:

@@ -7,19 +7,22 @@ from pathlib import Path
 from typing import Any
 
 from rf_repro.core.files import read_json
+from slurm.forecast import Speed, seconds_left
 from slurm.plan import Job
 
 TAIL_BYTES = 8192
+SETTLED = 15.0  # forecast seconds of work before a run's own pace counts
 
 
 @dataclass(frozen=True)
 class Progress:
-    """`done` of `total` in a phase: steps in `train`, images in `sample` and `evaluate`."""
+    """`done` of `total` in a phase: steps in `train`, images in `sample` and `evaluate`. `step`: the last one logged."""
 
     phase: str
     done: int
     total: int
     loss: float | None = None
+    step: int = 0
 
 
 def read_progress(job: Job) -> Progress:
@@ -29,9 +32,9 @@ def read_progress(job: Job) -> Progress:
     if other.exists() and (not metrics.exists() or other.stat().st_mtime_ns >= metrics.stat().st_mtime_ns):
         state = read_json(other)
         loss = row.get("loss") if state["phase"] == "train" else None
-        return Progress(state["phase"], state["done"], state["total"], loss)
+        return Progress(state["phase"], state["done"], state["total"], loss, row.get("step", 0))
     if "step" in row:
-        return Progress("train", row["step"], job.steps, row.get("loss"))
+        return Progress("train", row["step"], job.steps, row.get("loss"), row["step"])
     return Progress("start", 0, job.steps)
 
 
@@ -48,21 +51,27 @@ def _last_row(path: Path) -> dict[str, Any]:
 
 
 class Watch:
-    """Elapsed time and an estimate of what is left of the phase, from the speed seen since this process began to look."""
+    """Elapsed time and an estimate of what is left of the whole run, sampling and scoring included: by forecast, corrected by the
+    pace seen since this process began to look.
 
-    def __init__(self, job: Job):
-        self.job = job
+    Args:
+        speed: of the run on this machine.
+        is_measured: whether the forecast counts before any pace was seen.
+    """
+
+    def __init__(self, job: Job, speed: Speed | None = None, is_measured: bool = False):
+        self.job, self.speed, self.is_measured = job, speed or Speed(), is_measured
         self.begin = time.monotonic()
-        self.first: dict[tuple[str, int], tuple[float, int]] = {}  # (phase, total) -> when its count was how much
-        self.last: dict[tuple[str, int], int] = {}
+        self.seen: tuple[float, float] | None = None  # when it was first seen at work, and the forecast seconds left then
         self.progress = Progress("start", 0, job.steps)
 
     def update(self) -> None:
         self.progress = read_progress(self.job)
-        key, done = (self.progress.phase, self.progress.total), self.progress.done
-        if done < self.last.get(key, done + 1):  # never seen, or begun again: a run samples more than once
-            self.first[key] = time.monotonic(), done
-        self.last[key] = done
+        if self.seen is None and self.progress.phase != "start":
+            self.seen = time.monotonic(), self._forecast()
+
+    def _forecast(self) -> float:
+        return seconds_left(self.job, self.speed, self.progress.step, self.progress.phase, self.progress.done)
 
     @property
     def elapsed(self) -> float:
@@ -70,14 +79,21 @@ class Watch:
         return time.monotonic() - self.begin
 
     @property
-    def remaining(self) -> float | None:
-        """Seconds left in this phase; None before any advance was seen."""
-        key = (self.progress.phase, self.progress.total)
-        if key not in self.first:
+    def pace(self) -> float | None:
+        """Seconds that a forecast second takes; None before enough of them were seen."""
+        if self.seen is None:
             return None
-        since, done = self.first[key]
-        advance = self.progress.done - done
-        return (time.monotonic() - since) * (self.progress.total - self.progress.done) / advance if advance > 0 else None
+        since, left = self.seen
+        advance = left - self._forecast()
+        return (time.monotonic() - since) / advance if advance > (SETTLED if self.is_measured else 0) else None
+
+    @property
+    def remaining(self) -> float | None:
+        """Seconds left of the run; None before there is anything to tell it from."""
+        pace = self.pace
+        if pace is None:
+            return self._forecast() if self.is_measured else None
+        return pace * self._forecast()
 
 
 def clock(seconds: float | None) -> str:

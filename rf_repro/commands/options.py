@@ -16,10 +16,11 @@ from rf_repro.core.errors import UserError
 from rf_repro.core.files import write_text
 
 if TYPE_CHECKING:
-    from slurm.plan import Plan
+    from slurm.plan import Job, Plan
 
 Commands = Any  # argparse's subparsers action, whose type is private
 DEVICES = ("auto", "cpu", "cuda", "mps")
+SHORT = 1000  # steps of all runs together, which are over before a measurement would pay
 SHOWN_PROBLEMS = 5  # on the screen; the file holds all
 
 
@@ -169,12 +170,6 @@ def tell_problems(problems: Sequence[Problem], path: Path) -> None:
         print("\n".join(f"  {line}" for line in lines[:SHOWN_PROBLEMS]))
 
 
-def default_jobs() -> int:
-    """Two runs at a time, or one on a machine with one core."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(2, cores)
-
-
 def grid_plan(options: argparse.Namespace) -> "Plan":
     """The plan that the options of `add_grid` ask for."""
     from slurm.plan import make_plan
@@ -185,13 +180,32 @@ def grid_plan(options: argparse.Namespace) -> "Plan":
     )  # fmt: skip
 
 
-def launch(plan: "Plan", device: str, jobs: int, threads: int = 1) -> bool:
-    """Completes the plan's runs on this machine; True when all of them are done."""
+def launch(plan: "Plan", device: str, jobs: int | None, threads: int = 1) -> bool:
+    """Completes the plan's runs on this machine, after a line that says what machine it is; True when all of them are done.
+
+    Args:
+        jobs: runs at once; None: as many as suit the machine.
+    """
     from slurm.display import make_display
     from slurm.jobs import LocalJob, RunJob
     from slurm.local import run_plan
+    from slurm.machine import default_jobs, look_at
 
-    return not run_plan(plan, lambda job, count: LocalJob(RunJob(job, plan.runs, device, count)), make_display(), jobs, threads)
+    left = [job for job in plan.jobs if job.state != "done" and job.config.data.world == "scenes"]
+    at_once, machine = jobs or default_jobs(), None
+    if sum(job.steps for job in left) > SHORT:
+        machine = look_at(left, device, at_once, threads)
+    if machine is not None:
+        at_once = jobs or max(at_once, len(machine.gpus))
+        device = "cpu" if machine.kind == "cpu" else device
+        print(f"this machine: {machine.describe(at_once, left)}", file=sys.stderr, flush=True)
+    gpus = machine.gpus if machine is not None else ()
+
+    def make_call(job: "Job", count: int, slot: int) -> LocalJob:
+        one = RunJob(job, plan.runs, device, count)
+        return LocalJob(one, gpus[slot % len(gpus)]) if gpus else LocalJob(one)
+
+    return not run_plan(plan, make_call, make_display(), at_once, threads, machine.speed if machine else None)
 
 
 @contextmanager

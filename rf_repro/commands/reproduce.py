@@ -14,7 +14,6 @@ from rf_repro.commands.options import (
     add_grid,
     all_overrides,
     at_least_one,
-    default_jobs,
     grid_plan,
     launch,
     writable_folder,
@@ -34,14 +33,17 @@ def add_parser(commands: Commands) -> None:
     add_grid(parser)
     parser.add_argument("--out", type=Path, default=Path("report"), metavar="DIR", help="folder of the report (default: report)")
     parser.add_argument(
-        "--jobs", type=int, metavar="N", help="runs at a time, one process and one CPU thread each (default: 2, or 1 on one core)"
+        "--jobs",
+        type=int,
+        metavar="N",
+        help="runs at a time, of one CPU thread each (default: one a core, four at most, or one a GPU)",
     )
     add_device(parser)
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
-    jobs = default_jobs() if options.jobs is None else at_least_one(options.jobs, "--jobs")
+    jobs = None if options.jobs is None else at_least_one(options.jobs, "--jobs")
     plan = grid_plan(options)
     writable_folder(options.runs, "--runs")
     writable_folder(options.out, "--out")

@@ -16,7 +16,6 @@ from rf_repro.commands.options import (
     add_set,
     all_overrides,
     at_least_one,
-    default_jobs,
     launch,
     numbers,
     writable_folder,
@@ -178,7 +177,7 @@ def _run_here(ledger: "Ledger", request: "Request", sweep: "Sweep") -> int:
     ledger.write_request(request)
     plan = request.plan(ledger.runs)
     profile = sweep.profile
-    jobs = request.max_parallel or profile.max_parallel or default_jobs()
+    jobs = request.max_parallel or profile.max_parallel
     done = launch(plan, profile.device, jobs, profile.threads_of("train"))
     print(f"report: {build_report([ledger.runs], Path(request.out), request.scale, request.overrides)}")
     return 0 if done else 1

@@ -29,7 +29,7 @@ def jobs_can_import_the_workers(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def launch(plan: Plan, jobs: int = 2, **settings: object) -> tuple[list[Failure], str]:
     output = io.StringIO()
-    failures = run_plan(plan, lambda job, threads: Count(job, threads, **settings), PlainDisplay(output), jobs)  # type: ignore[arg-type]
+    failures = run_plan(plan, lambda job, threads, slot: Count(job, threads, **settings), PlainDisplay(output), jobs)  # type: ignore[arg-type]
     return failures, output.getvalue()
 
 

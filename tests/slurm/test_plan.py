@@ -10,7 +10,7 @@ from rf_repro.core.files import append_jsonl, write_json
 from rf_repro.core.records import Attempt
 from rf_repro.core.run_lock import run_lock
 from slurm.plan import Plan, make_plan
-from slurm.progress import Progress, Watch, clock, read_progress
+from slurm.progress import Progress, clock, read_progress
 from tests.slurm.workers import smoke_plan, started_from
 
 
@@ -118,40 +118,9 @@ def test_progress_is_the_newer_of_the_two_files(tmp_path: Path) -> None:
         append_jsonl(run.metrics_path, {"step": step, "loss": 1 / step})
     with open(run.metrics_path, "a") as file:
         file.write('{"step": 2001, "lo')  # being written
-    assert read_progress(job) == Progress("train", 2000, 30, 1 / 2000)
+    assert read_progress(job) == Progress("train", 2000, 30, 1 / 2000, 2000)
     write_json(run.path / "progress.json", {"phase": "sample", "done": 3, "total": 24})
-    assert read_progress(job) == Progress("sample", 3, 24)
-
-
-def test_the_estimate_uses_the_speed_seen_since_looking_began(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    plan = smoke_plan(tmp_path)
-    plan.create()
-    now = [100.0]
-    monkeypatch.setattr("slurm.progress.time.monotonic", lambda: now[0])
-    job = plan.jobs[1]
-    append_jsonl(job.run.metrics_path, {"step": 10, "loss": 1.0})  # an earlier attempt's
-    watch = Watch(job)
-    watch.update()
-    assert watch.remaining is None
-    now[0] += 8
-    append_jsonl(job.run.metrics_path, {"step": 14, "loss": 1.0})
-    watch.update()
-    assert watch.remaining == pytest.approx((30 - 14) * 2.0)  # 2 seconds a step
-    assert watch.elapsed == pytest.approx(8.0)
-
-
-def test_a_phase_that_begins_again_is_estimated_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A run samples the same number of images more than once, with training or other sampling in between."""
-    plan = smoke_plan(tmp_path)
-    plan.create()
-    now = [0.0]
-    monkeypatch.setattr("slurm.progress.time.monotonic", lambda: now[0])
-    watch = Watch(plan.jobs[1])
-    for seconds, total, done, left in ((0, 24, 0, None), (4, 24, 12, 4.0), (1000, 24, 0, None), (2, 24, 6, 6.0), (1, 9, 0, None)):
-        now[0] += seconds
-        write_json(watch.job.run.path / "progress.json", {"phase": "sample", "done": done, "total": total})
-        watch.update()
-        assert watch.remaining == (None if left is None else pytest.approx(left))
+    assert read_progress(job) == Progress("sample", 3, 24, step=2000)
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(None, "-"), (0.9, "0:00"), (75.2, "1:15"), (3700, "1:01:40")])

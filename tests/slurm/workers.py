@@ -74,7 +74,10 @@ def main(runs: str, jobs: str, seconds: str, deaf: str = "") -> int:
     try:
         display = PlainDisplay(sys.stderr)
         failures = run_plan(
-            smoke_plan(Path(runs)), lambda job, threads: Count(job, threads, float(seconds), deaf=bool(deaf)), display, int(jobs)
+            smoke_plan(Path(runs)),
+            lambda job, threads, slot: Count(job, threads, float(seconds), deaf=bool(deaf)),
+            display,
+            int(jobs),
         )
     except Interrupted as interrupted:
         return 128 + interrupted.signum

@@ -1,0 +1,161 @@
+"""What this machine is and how fast, found out by processes of their own: the launcher itself loads no torch."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from rf_repro.core.errors import UserError
+from rf_repro.core.import_path import job_environment
+from slurm.forecast import Speed, seconds_left, time_of_all
+from slurm.plan import Job
+from slurm.progress import read_progress
+
+MEASURED_SECONDS = 10.0
+PATIENCE = 300.0  # seconds, on a machine that is slow or busy
+MOST_RUNS = 4  # at once, unless there are more GPUs: a table has as many, and a login node is not ours alone
+RUN_BYTES = 1.5 * 2**30  # of a run at `tiny`, with room
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What `rf_repro.measure` found.
+
+    Attributes:
+        gpus: entries for CUDA_VISIBLE_DEVICES, one each; none where nothing runs on CUDA.
+        speeds: of runs, by `run_key`.
+    """
+
+    system: str
+    processor: str
+    device: str
+    kind: str
+    arithmetic: str
+    gpus: tuple[str, ...]
+    speeds: Mapping[str, Speed]
+
+    def speed(self, job: Job) -> Speed:
+        """As measured, or the mean of what was: of stages for a stage, of variants for a variant."""
+        if run_key(job) in self.speeds:
+            return self.speeds[run_key(job)]
+        alike = [speed for key, speed in self.speeds.items() if key.startswith("stage-") == job.variant.startswith("stage-")]
+        measured = alike or list(self.speeds.values())
+        return Speed(*(mean(getattr(one, item.name) for one in measured) for item in fields(Speed))) if measured else Speed()
+
+    def describe(self, at_once: int, jobs: Sequence[Job]) -> str:
+        """One line: machine, arithmetic, runs at once, and the minutes that these jobs will take."""
+        where = f"{len(self.gpus)} x {self.device}" if len(self.gpus) > 1 else self.device
+        if self.kind == "cpu":
+            where = f"CPU, {usable_cores()} core{'s' * (usable_cores() != 1)}"
+        lacks = " (it has no bf16 instructions)" if self.arithmetic == "fp32" and self.kind == "cpu" else ""
+        minutes = (
+            time_of_all({}, [(job, seconds_left(job, self.speed(job), read_progress(job).step)) for job in jobs], at_once) / 60
+        )
+        runs = f"{len(jobs)} run{'s' * (len(jobs) != 1)}, {at_once} at once, about {max(1, round(minutes))} minutes"
+        return f"{self.system}, {self.processor}; on {where} in {self.arithmetic}{lacks}; {runs}"
+
+
+def run_key(job: Job) -> str:
+    """Of runs that do the same work, whatever their seed."""
+    return f"{job.variant}/{job.run.path.name.rpartition('-s')[0]}"
+
+
+def usable_cores() -> int:
+    """That this process may use: its affinity, and a container's quota."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota, _, period = _cgroup("cpu.max").partition(" ")
+    return max(1, min(cores, int(quota) // int(period))) if quota.isdigit() and period.isdigit() else cores
+
+
+def usable_memory() -> int:
+    """Bytes of this machine or container."""
+    whole = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    limit = _cgroup("memory.max")
+    return min(whole, int(limit)) if limit.isdigit() else whole
+
+
+def _cgroup(name: str) -> str:
+    """A limit of the container that this process is in; empty without one."""
+    try:
+        return Path("/sys/fs/cgroup", name).read_text(encoding="ascii").strip()
+    except OSError:
+        return ""
+
+
+def default_jobs() -> int:
+    """Runs at once, of one thread each: as many as there are cores and memory for, at most four."""
+    return max(1, min(usable_cores(), MOST_RUNS, int(usable_memory() // RUN_BYTES)))
+
+
+def look_at(jobs: Sequence[Job], device: str, count: int, threads: int = 1) -> Machine | None:
+    """Measures the machine while `count` processes work side by side, as runs will; None where that was not possible in time.
+
+    Args:
+        jobs: whose work is measured, the first ones first.
+        device: auto, cpu, cuda or mps.
+
+    Raises:
+        UserError: the device is not there, or it was asked for by name and fails.
+    """
+    configs = {run_key(job): job.config.to_dict() for job in jobs}
+    names = list(configs)
+    shares = [names[index::count] for index in range(min(count, len(names)))]
+    processes = [_start({name: configs[name] for name in share}, device, threads) for share in shares]
+    try:
+        answers = [_answer(process) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+            process.communicate()
+    found = [answer for answer in answers if answer is not None]
+    if not found:
+        return None
+    told = {line: None for answer in found for line in answer["told"]}
+    print("".join(f"{line}\n" for line in told), end="", file=sys.stderr, flush=True)
+    measured = {name: speed for answer in found for name, speed in answer["speeds"].items()}
+    defaults = {item.name: _mean_of(measured.values(), item.name, item.default) for item in fields(Speed)}
+    one = found[0]["machine"]
+    return Machine(
+        one["system"], one["processor"], one["device"], one["kind"], one["arithmetic"], _visible_gpus(one["gpus"]),
+        {name: Speed(**(defaults | speed)) for name, speed in measured.items()},
+    )  # fmt: skip
+
+
+def _mean_of(speeds: Any, name: str, default: Any) -> float:
+    found = [speed[name] for speed in speeds if name in speed]
+    return mean(found) if found else default
+
+
+def _start(configs: dict[str, Any], device: str, threads: int) -> "subprocess.Popen[str]":
+    environment = os.environ | job_environment() | {"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "passive"}
+    process = subprocess.Popen(
+        [sys.executable, "-P", "-m", "rf_repro.measure"], env=environment, text=True,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    assert process.stdin is not None
+    process.stdin.write(json.dumps({"device": device, "threads": threads, "seconds": MEASURED_SECONDS, "runs": configs}))
+    process.stdin.close()
+    process.stdin = None  # or `communicate` would flush it
+    return process
+
+
+def _answer(process: "subprocess.Popen[str]") -> dict[str, Any] | None:
+    try:
+        output, _ = process.communicate(timeout=PATIENCE)
+    except subprocess.TimeoutExpired:
+        return None
+    answer: dict[str, Any] | None = json.loads(output) if process.returncode == 0 else None
+    if answer is not None and "error" in answer:
+        raise UserError(answer["error"])
+    return answer
+
+
+def _visible_gpus(count: int) -> tuple[str, ...]:
+    """Of the first so many that CUDA sees: what each is called in CUDA_VISIBLE_DEVICES."""
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return tuple(named.split(",") if named else map(str, range(count)))[:count]

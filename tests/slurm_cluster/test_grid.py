@@ -73,7 +73,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     runs = tmp_path_factory.mktemp("undisturbed")
     plan = make_plan("smoke", ["table3a"], [0], runs, STEPS)
     with open(os.devnull, "w") as silence:
-        assert not run_plan(plan, lambda job, n: LocalJob(RunJob(job, runs, "cpu", n)), PlainDisplay(silence), jobs=2)
+        assert not run_plan(plan, lambda job, n, slot: LocalJob(RunJob(job, runs, "cpu", n)), PlainDisplay(silence), jobs=2)
     return runs
 
 

@@ -3,11 +3,8 @@
 import functools
 import json
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +16,7 @@ from safetensors.torch import save_file
 from evaluators.detectors.coco import OBJECT_NAMES
 from rf_repro.cli import main
 from rf_repro.core.files import read_json, read_jsonl
+from tests.killing import kill_at
 
 open_clip = pytest.importorskip("open_clip", reason="the extra `geneval` is not installed")
 transformers = pytest.importorskip("transformers", reason="the extra `geneval` is not installed")
@@ -95,18 +93,34 @@ def images(tmp_path_factory: pytest.TempPathFactory, prompts: Path) -> Path:
     return root
 
 
-@pytest.fixture(scope="module")
-def evaluate(detector: Path, clip: Path, prompts: Path, images: Path) -> Iterator[Callable[..., int]]:
+@contextmanager
+def small_models() -> Iterator[None]:
+    """Images reach the detector at a fifth of GenEval's size, and the CLIP is that of the fixture `clip`."""
     from evaluators.colors import clip as colors
-
-    def run(out: Path, *rest: str, folder: Path = images) -> int:
-        return main(
-            ["evaluate", "geneval", str(folder), "--out", str(out), "--weights", str(detector), "--clip", str(clip),
-             "--device", "cpu", "--prompts", str(prompts), "--images-per-prompt", "2", "--batch-size", "3", *rest]
-        )  # fmt: skip
+    from evaluators.detectors import pixels
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(colors, "load", functools.partial(colors.load, architecture="cli-clip"))
+        patch.setattr(pixels, "SHORT_SIDE", 160)
+        patch.setattr(pixels, "LONG_SIDE", 267)
+        yield
+
+
+@pytest.fixture(scope="module")
+def command(detector: Path, clip: Path, prompts: Path) -> Callable[[Path, Path], list[str]]:
+    """What scores a folder of images into another."""
+    return lambda folder, out: [
+        "evaluate", "geneval", str(folder), "--out", str(out), "--weights", str(detector), "--clip", str(clip), "--device", "cpu",
+        "--prompts", str(prompts), "--images-per-prompt", "2", "--batch-size", "3",
+    ]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def evaluate(command: Callable[[Path, Path], list[str]], images: Path) -> Iterator[Callable[..., int]]:
+    def run(out: Path, *rest: str, folder: Path = images) -> int:
+        return main([*command(folder, out), *rest])
+
+    with small_models():
         yield run
 
 
@@ -164,40 +178,22 @@ def test_shards_and_a_second_run_give_the_same_bytes(scored: Path, evaluate: Any
     assert written(parts) == before
 
 
-KILLED = """
-import functools, sys
-import open_clip
-from evaluators.colors import clip
-from rf_repro.cli import main
-open_clip.add_model_config(sys.argv[1])
-clip.load = functools.partial(clip.load, architecture="cli-clip")
-raise SystemExit(main(sys.argv[2:]))
-"""
+def evaluate_anew(clip: Path, command: list[str]) -> None:
+    """In a process of its own."""
+    open_clip.add_model_config(clip / "cli-clip.json")
+    with small_models():
+        main(command)
 
 
 def test_killed_at_any_time_it_resumes_to_the_same_bytes(
-    scored: Path, detector: Path, clip: Path, prompts: Path, images: Path, tmp_path: Path
+    scored: Path, evaluate: Any, command: Any, clip: Path, images: Path, tmp_path: Path
 ) -> None:
-    """Killed when the first image is cached, then after a little longer each time, until it ends by itself."""
+    """Killed in the midst of its first batch, which is then done anew, and of its second."""
     out = tmp_path / "killed"
-    command = [
-        sys.executable, "-c", KILLED, str(clip / "cli-clip.json"), "evaluate", "geneval", str(images), "--out", str(out),
-        "--weights", str(detector), "--clip", str(clip), "--device", "cpu", "--prompts", str(prompts), "--images-per-prompt", "2",
-        "--batch-size", "3",
-    ]  # fmt: skip
-    kills = 0
-    while True:
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-        known = len(list(out.rglob("*.npz")))
-        while process.poll() is None and len(list(out.rglob("*.npz"))) == known:
-            time.sleep(0.01)
-        if process.poll() is not None or kills == 2:
-            break
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        kills += 1
-    assert process.wait() == 0
-    assert kills == 2
+    for times, kept in ((2, 1), (5, 4)):
+        kill_at("*.npz", times, evaluate_anew, clip, command(images, out))
+        assert len(list(out.rglob("[!.]*.npz"))) == kept
+    assert evaluate(out) == 0
     expected = {name: content for name, content in written(scored).items() if name != "geneval.html"}
     assert {name: content for name, content in written(out).items() if name != "geneval.html"} == expected
 

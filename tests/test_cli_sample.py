@@ -1,6 +1,5 @@
 """From a trained run of scale `base` to the report, by the commands a user gives: sample, evaluate, report."""
 
-import functools
 import json
 import shutil
 from collections.abc import Callable, Iterator
@@ -27,7 +26,7 @@ from tests.tiny_run import STEP, tiny_changes, write_run
 
 pytest.importorskip("open_clip", reason="the extra `geneval` is not installed")
 
-from tests.test_cli_geneval import clip, detector, prompts  # noqa: F401
+from tests.test_cli_geneval import clip, detector, prompts, small_models  # noqa: F401
 
 LARGEST = 288  # above 256, so that the tables' size and the largest are two
 SIZES = (256, LARGEST)
@@ -53,16 +52,13 @@ def runs(root: Path, changes: dict[str, object]) -> dict[str, RunDir]:
 
 @pytest.fixture(scope="module")
 def score(detector: Path, clip: Path, prompts: Path) -> Iterator[Callable[..., int]]:  # noqa: F811
-    from evaluators.colors import clip as colors
-
     def run(folder: Path, out: Path, *rest: str) -> int:
         return main(
             ["evaluate", "geneval", str(folder), "--out", str(out), "--weights", str(detector), "--clip", str(clip), "--device",
              "cpu", "--prompts", str(prompts), "--images-per-prompt", "1", *rest]
         )  # fmt: skip
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(colors, "load", functools.partial(colors.load, architecture="cli-clip"))
+    with small_models():
         yield run
 
 

@@ -11,7 +11,6 @@ from functools import lru_cache
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.nn.attention.bias import causal_lower_right
 
 from rf_repro.model.flex import flex_attend
 from rf_repro.model.layout import PackedLayout, SampleLayout
@@ -133,6 +132,8 @@ def _explicit(q_BSHd: Tensor, k_BLKd: Tensor, v_BLKd: Tensor, layout: SampleLayo
 def _by_span(q_BSHd: Tensor, k_BLKd: Tensor, v_BLKd: Tensor, layout: SampleLayout) -> Tensor:
     """One fused call a run of spans, none of which needs a dense mask: causal runs end at their last key, others see all
     the visible keys before them and their own."""
+    from torch.nn.attention.bias import causal_lower_right  # its import takes as long as all of torch, and few come by
+
     q, k, v = (tensor.transpose(1, 2) for tensor in (q_BSHd, k_BLKd, v_BLKd))
     outputs = []
     for first, stop, is_causal, key_stop in _runs(layout):

@@ -14,8 +14,15 @@ import torch
 from rf_repro.train.ranks import Ranks, joined_ranks
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["tests.train.processes", "rf_repro.train.trainer"])
-SECONDS = 180.0  # until a group counts as hung
+CONTEXT.set_forkserver_preload(
+    [
+        "torch._dynamo",  # torch.optim imports it late
+        "rf_repro.pipeline",
+        "tests.train.test_stopping",
+        "tests.train.test_sharded_checkpoint",
+    ]
+)
+SECONDS = 600.0  # until a group counts as hung
 
 Work = Callable[..., Any]  # (ranks, *arguments) -> what torch.save takes; importable by name
 

@@ -1,9 +1,7 @@
 """Asked to stop, a training ends with a checkpoint of the very step it is at, on every rank, and goes on from there as if it
 had never been asked."""
 
-import random
-import threading
-import time
+from itertools import count, pairwise
 from pathlib import Path
 
 import pytest
@@ -141,45 +139,48 @@ def test_stopped_again_in_the_evaluation_with_which_it_goes_on(tmp_path: Path) -
 # Several ranks
 
 LONG = small_config(
-    stages__joint__steps=40, checkpoint_every=15, evals__every=10, optim__precision="bf16", stages__joint__optimizer="muon"
+    stages__joint__steps=20, checkpoint_every=8, evals__every=5, optim__precision="bf16", stages__joint__optimizer="muon"
 )
 
 
-def undisturbed(ranks: Ranks, run: Path) -> None:
+def run_long(ranks: Ranks, run: Path) -> None:
     make(LONG, ranks).run(RunDir(run))
 
 
-def stopped_at_random(ranks: Ranks, run: Path, seed: int) -> list[int]:
-    """The steps at which it stopped, each time because of the last rank alone, at a moment of its own choice."""
-    moments, stops = random.Random(seed), []
-    while True:
-        flag = threading.Event()
-        if ranks.rank == ranks.size - 1:
-            timer = threading.Timer(moments.uniform(0, 0.6), flag.set)
-            timer.start()
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
+    """Two ranks that nobody stopped."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    run_ranks(run_long, 2, folder, folder)
+    return RunDir(folder)
+
+
+def stopped_by_one(ranks: Ranks, run: Path, patience: list[int]) -> list[int]:
+    """The steps at which it stopped, each time because of the last rank alone, which waits for so many steps."""
+    stops = []
+    for steps in [*patience, None]:
+        left = iter(range(steps - 1) if steps and ranks.rank == ranks.size - 1 else count())
         trainer = make(LONG, ranks)
         try:
-            trainer.run(RunDir(run), stop=flag.is_set)
+            trainer.run(RunDir(run), stop=lambda left=left: next(left, None) is None)
         except Stopped as reason:
             said = str(reason)
         else:
-            return stops
-        assert said.startswith(f"step {trainer.step} of 40")
+            break
+        assert said.startswith(f"step {trainer.step} of 20")
         assert last_step(RunDir(run)) == trainer.step  # on every rank: it is there when they learn of the end
         stops.append(trainer.step)
+    return stops
 
 
 @pytest.mark.dist
-def test_a_stop_on_one_rank_stops_all_at_one_step_and_costs_nothing(tmp_path: Path) -> None:
-    whole, parts = run_dir(tmp_path / "whole"), run_dir(tmp_path / "parts")
-    seed = time.time_ns()
-    run_ranks(undisturbed, 2, tmp_path / "groups", whole.path)
-    first, second = run_ranks(stopped_at_random, 2, tmp_path / "groups", parts.path, seed)
-    assert first == second, f"moments of seed {seed}"
-    assert first, f"never stopped, moments of seed {seed}"
-    assert_same_end(whole, parts)
-    steps = [row["step"] for row in parts.metrics()]
-    assert steps == sorted({*first, 15, 25, 30, 40}), f"moments of seed {seed}"  # written by one rank alone
+def test_a_stop_on_one_rank_stops_all_at_one_step_and_costs_nothing(tmp_path: Path, undisturbed: RunDir) -> None:
+    parts = run_dir(tmp_path / "parts")
+    stops = [1, 5, 8, 17]  # at the first step, where an evaluation is due, where a checkpoint is, and at neither
+    patience = [stop - before for before, stop in pairwise([0, *stops])]
+    assert run_ranks(stopped_by_one, 2, tmp_path / "groups", parts.path, patience) == [stops, stops]
+    assert_same_end(undisturbed, parts)
+    assert [row["step"] for row in parts.metrics()] == sorted({*stops, 8, 16, 20})  # written by one rank alone
 
 
 def evaluated(ranks: Ranks, run: Path, stop_at: int) -> tuple[list[int], str]:
@@ -192,15 +193,13 @@ def evaluated(ranks: Ranks, run: Path, stop_at: int) -> tuple[list[int], str]:
 
 
 @pytest.mark.dist
-def test_a_stop_in_the_first_ranks_evaluation_stops_all(tmp_path: Path) -> None:
+def test_a_stop_in_the_first_ranks_evaluation_stops_all(tmp_path: Path, undisturbed: RunDir) -> None:
     run = run_dir(tmp_path / "run")
-    stopped = "step 20 of 40: asked to stop; its checkpoint is saved"
-    assert run_ranks(evaluated, 2, tmp_path / "groups", run.path, 20) == [([10, 20], stopped), ([], stopped)]
-    assert last_step(run) == 20
-    assert run_ranks(evaluated, 2, tmp_path / "groups", run.path, 0) == [([20, 30, 40], "done"), ([], "done")]
-    whole = run_dir(tmp_path / "whole")
-    run_ranks(undisturbed, 2, tmp_path / "groups", whole.path)
-    assert_same_end(whole, run)
+    stopped = "step 10 of 20: asked to stop; its checkpoint is saved"
+    assert run_ranks(evaluated, 2, tmp_path / "groups", run.path, 10) == [([5, 10], stopped), ([], stopped)]
+    assert last_step(run) == 10
+    assert run_ranks(evaluated, 2, tmp_path / "groups", run.path, 0) == [([10, 15, 20], "done"), ([], "done")]
+    assert_same_end(undisturbed, run)
 
 
 def each_in_its_own_folder(ranks: Ranks, runs: list[Path]) -> str:

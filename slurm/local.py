@@ -55,6 +55,7 @@ class _Active:
     watch: Watch
     process: submitit.Job[object] | None
     slot: int | None = None
+    has_told: bool = False  # that its device failed
 
     @property
     def job(self) -> Job:
@@ -151,8 +152,18 @@ class _Launcher:
                 self._start(job)
         for active in self.active:
             active.watch.update()
+            self._tell_of_failed_device(active)
         finished = self.total - len(self.waiting) - len(self.active)
         self.display.update([active.watch for active in self.active], finished, self.total, self._remaining())
+
+    def _tell_of_failed_device(self, active: _Active) -> None:
+        """One line where a run went on with the CPU: what it says itself is in its log."""
+        attempts = [] if active.has_told else active.job.run.record().attempts[-2:]
+        if len(attempts) == 2 and attempts[0].pid == attempts[1].pid and (attempts[0].error or "").startswith("DeviceFailed"):
+            active.has_told = True
+            self.display.note(
+                f"{active.job.name}: {attempts[0].device} failed, goes on with the CPU (log: {active.job.run.path / 'logs'})"
+            )
 
     def _remaining(self) -> float | None:
         """Seconds until all runs are done; None before there is anything to tell it from."""

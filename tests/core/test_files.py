@@ -10,7 +10,16 @@ from pathlib import Path
 import pytest
 
 from rf_repro.core.errors import UserError
-from rf_repro.core.files import append_jsonl, atomic_path, read_json, read_jsonl, write_json, write_jsonl, write_text
+from rf_repro.core.files import (
+    append_jsonl,
+    atomic_path,
+    read_json,
+    read_jsonl,
+    remove_leftovers,
+    write_json,
+    write_jsonl,
+    write_text,
+)
 
 
 def test_an_error_while_writing_keeps_the_old_content_and_leaves_nothing_behind(tmp_path: Path) -> None:
@@ -40,6 +49,19 @@ with atomic_path(Path(sys.argv[1])) as temporary:
         child.kill()
         assert child.wait() == -signal.SIGKILL
     assert read_json(target) == {"step": 1}
+
+
+def test_what_a_killed_writer_left_is_removed_and_what_another_still_writes_is_not(tmp_path: Path) -> None:
+    code = "import os, sys; from pathlib import Path; from rf_repro.core.files import atomic_path\n" \
+           "with atomic_path(Path(sys.argv[1])): os.kill(os.getpid(), 9)"  # fmt: skip
+    (tmp_path / "run").mkdir()
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "run" / "killed.json")], check=False)
+    with atomic_path(tmp_path / "run" / "slow.json") as temporary:
+        temporary.write_text("new")
+        assert len(list((tmp_path / "run").iterdir())) == 2
+        remove_leftovers(tmp_path)
+        assert list((tmp_path / "run").iterdir()) == [temporary]
+    assert (tmp_path / "run" / "slow.json").read_text() == "new"
 
 
 def test_a_full_disk_is_a_user_error_and_keeps_the_old_content(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from evaluators.detectors.instances import by_class, exact_inference
 from evaluators.detectors.pixels import prepare
 from rf_repro.core.errors import UserError
 from rf_repro.core.install import extra_hint
+from rf_repro.core.streams import quiet_stderr
 
 VERSION = 1  # of the code around the model; a change that moves any number raises it
 CONFIG = ".mim/configs/mask2former/mask2former_swin-s-p4-w7-224_8xb2-lsj-50e_coco.py"  # in mmdet's own folder
@@ -88,6 +89,8 @@ def _import_mmdet() -> str:
 
         if KERNELS not in sys.modules and importlib.util.find_spec(KERNELS) is None:
             sys.modules[KERNELS] = _NoKernels()
+        with quiet_stderr():  # Matplotlib, which they draw with: see reports.figures
+            import matplotlib.font_manager  # noqa: F401
         import mmdet
         import mmengine
         from mmcv.ops import multi_scale_deform_attn

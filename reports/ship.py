@@ -1,7 +1,5 @@
 """Run directories made small enough to publish with the code: records and outcomes, no checkpoints and no samples."""
 
-import shutil
-import tempfile
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +12,7 @@ from reports.contact_sheet import read_sheets
 from reports.levels import find_levels
 from rf_repro.core.dpg_names import is_dpg
 from rf_repro.core.errors import UserError
-from rf_repro.core.files import write_json, write_jsonl
+from rf_repro.core.files import atomic_folder, write_json, write_jsonl
 from rf_repro.core.geneval_names import is_sized
 from rf_repro.core.run_dir import RunDir
 
@@ -68,16 +66,8 @@ def _ship(run: Run, destination: Path) -> Path:
             raise UserError(f"{destination}: is both a source and the destination; name other --runs")
         if not (destination / "run.json").exists():
             raise UserError(f"{destination}: is not a run directory; move it away")
-    destination.parent.mkdir(parents=True, exist_ok=True)
-    staged = RunDir(Path(tempfile.mkdtemp(prefix=f".{destination.name}.", dir=destination.parent)))
-    try:
-        _copy(run, staged)
-        staged.path.chmod(0o755)
-        if destination.exists():
-            shutil.rmtree(destination)
-        staged.path.rename(destination)
-    finally:
-        shutil.rmtree(staged.path, ignore_errors=True)  # renamed away where all went well
+    with atomic_folder(destination) as staged:
+        _copy(run, RunDir(staged))
     return destination
 
 

@@ -1,7 +1,5 @@
 """A decoder with its understanding pool as a Hugging Face checkpoint: what `hf_weights` reads, written."""
 
-import shutil
-import tempfile
 from collections.abc import Mapping
 from math import prod
 from pathlib import Path
@@ -13,7 +11,7 @@ from torch import Tensor
 
 from rf_repro.config.schema import DecoderConfig
 from rf_repro.core.errors import UserError
-from rf_repro.core.files import write_json
+from rf_repro.core.files import atomic_folder, write_json
 from rf_repro.model.hf_checkpoint import CONFIG, INDEX, SINGLE, some
 from rf_repro.model.hf_weights import Entry, architecture, backbone_entries
 
@@ -43,27 +41,20 @@ def export_backbone(
     entries = _entries(state, config)
     shards = _shards(state, entries, max_shard_bytes)
     sources = {name: (entry, index) for entry in entries for index, (name, _) in enumerate(entry.sources)}
-    temporary: Path | None = None
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.", suffix=".tmp"))
-        files: dict[str, str] = {}
+    files: dict[str, str] = {}
+    with atomic_folder(folder) as temporary:
         for number, names in enumerate(shards, start=1):
             file = SINGLE if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
             tensors = {name: _part(state, *sources[name]) for name in names}
-            save_file(tensors, temporary / file, metadata={"format": "pt"})
+            try:
+                save_file(tensors, temporary / file, metadata={"format": "pt"})
+            except SafetensorError as error:
+                raise UserError(f"{folder}: cannot write ({error}); free space or choose another folder") from error
             files |= dict.fromkeys(names, file)
         if len(shards) > 1:
             total = sum(prod(entry.shape) * state[entry.targets[0]].element_size() for entry in entries)
             write_json(temporary / INDEX, {"metadata": {"total_size": total}, "weight_map": files})
         write_json(temporary / CONFIG, _hf_config(config, state["text_embedding.weight"]))
-        temporary.chmod(0o755)
-        temporary.replace(folder)
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"{folder}: cannot write ({error}); free space or choose another folder") from error
-    finally:
-        if temporary is not None:
-            shutil.rmtree(temporary, ignore_errors=True)  # gone already where it became `folder`
 
 
 def _entries(state: Mapping[str, Tensor], config: DecoderConfig) -> list[Entry]:

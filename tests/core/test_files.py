@@ -12,6 +12,7 @@ import pytest
 from rf_repro.core.errors import UserError
 from rf_repro.core.files import (
     append_jsonl,
+    atomic_folder,
     atomic_path,
     read_json,
     read_jsonl,
@@ -89,6 +90,24 @@ def test_a_folder_that_is_a_file_is_a_user_error(tmp_path: Path) -> None:
     (tmp_path / "runs").write_text("")
     with pytest.raises(UserError, match="cannot write"):
         write_json(tmp_path / "runs" / "run.json", {})
+
+
+def test_a_folder_takes_the_place_of_the_old_one_whole_or_not_at_all(tmp_path: Path) -> None:
+    target = tmp_path / "images"
+    for names in (("old", "older"), ("new",)):
+        with atomic_folder(target) as temporary:
+            for name in names:
+                (temporary / name).write_text(name)
+    with (
+        pytest.raises(UserError, match=rf"{target}: cannot write \(No space left.*free space"),
+        atomic_folder(target) as temporary,
+    ):
+        (temporary / "newest").symlink_to("/dev/full")
+        (temporary / "newest").write_text("newest")
+    assert [path.name for path in tmp_path.iterdir()] == ["images"]
+    assert [path.name for path in target.iterdir()] == ["new"]
+    with pytest.raises(UserError, match="cannot write"), atomic_folder(target / "new" / "below"):
+        pass
 
 
 def test_records_get_the_permissions_that_the_umask_leaves(tmp_path: Path) -> None:

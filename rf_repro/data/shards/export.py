@@ -3,10 +3,7 @@
 
 import io
 import json
-import os
-import shutil
 import tarfile
-import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -16,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from rf_repro.core.files import atomic_path
+from rf_repro.core.files import atomic_folder, atomic_path
 from rf_repro.data.shards.samples import RawSample
 
 ROW_GROUP = 100  # rows, as Hugging Face writes images: any order of reading costs little
@@ -95,24 +92,16 @@ def _write_parquet(path: Path, samples: list[RawSample]) -> None:
 
 def _write_jsonl(path: Path, samples: list[RawSample]) -> None:
     """The images first, all at once: a file of lines never names one that is not there."""
-    lines = []
-    path.parent.mkdir(parents=True, exist_ok=True)
     images = path.with_suffix("")
-    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{images.name}.", suffix=".tmp"))
-    try:
-        for sample in samples:
-            fields = _fields(sample)
-            if sample.image is not None:
-                (temporary / f"{sample.key}.png").write_bytes(sample.image)
-                fields = {"image": f"{images.name}/{sample.key}.png", **fields}
-            lines.append(json.dumps(fields) + "\n")
-        if any(sample.image is not None for sample in samples):
-            if images.exists():  # of a run that was stopped before its lines were written
-                shutil.rmtree(images)
-            temporary.chmod(0o755)
-            os.replace(temporary, images)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)  # gone already where it became `images`
+    lines = []
+    for sample in samples:
+        name = {} if sample.image is None else {"image": f"{images.name}/{sample.key}.png"}
+        lines.append(json.dumps({**name, **_fields(sample)}) + "\n")
+    if any(sample.image is not None for sample in samples):
+        with atomic_folder(images) as temporary:  # instead of those of a run that was stopped before its lines were written
+            for sample in samples:
+                if sample.image is not None:
+                    (temporary / f"{sample.key}.png").write_bytes(sample.image)
     with atomic_path(path) as file:
         file.write_text("".join(lines), encoding="utf-8")
 

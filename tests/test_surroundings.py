@@ -178,6 +178,8 @@ def test_a_foreign_package_of_our_name_is_one_line_at_the_start(tmp_path: Path, 
 
 def shell(text: str, cwd: Path, **variables: str | None) -> tuple[int, str]:
     """Exit status of the first command of a line of bash, and what all said on stderr. `rf-repro` in it is ours."""
+    if "/dev/full" in text and not Path("/dev/full").exists():
+        pytest.skip("macOS has no /dev/full")
     line = text.replace("rf-repro", shlex.join(CLI))
     done = run("bash", "-c", f"{line}; exit ${{PIPESTATUS[0]}}", cwd=cwd, **variables)
     return done.returncode, done.stderr

@@ -1,7 +1,6 @@
 """The commands of docs/base.md, in its order, on tiny random models of the same classes and on scenes in real data's formats."""
 
 import json
-import os
 import re
 import shlex
 import subprocess
@@ -10,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from rf_repro.cli import main
 from rf_repro.config.data_schema import ScenesConfig
 from rf_repro.core.files import write_jsonl
 from rf_repro.core.run_dir import RunDir
@@ -48,20 +48,33 @@ def smaller(words: list[str], changes: list[str], run: str) -> list[str] | None:
 
 @pytest.mark.slow
 @pytest.mark.dist
-def test_the_pages_commands_run_in_its_order(tmp_path: Path) -> None:
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+def test_the_pages_commands_run_in_its_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
 
     def execute(*command: str) -> str:
-        without_slurm = {"PATH": "/nowhere"} if "plan" in command else {}  # a queue that is there would be asked
-        done = subprocess.run(command, cwd=tmp_path, env=environment | without_slurm, capture_output=True, text=True)
+        done = subprocess.run([sys.executable, *command], capture_output=True, text=True)
         assert done.returncode == 0, f"{shlex.join(command)}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
         return done.stdout
 
-    cli = (sys.executable, "-m", "rf_repro.cli")
+    def rf_repro(*command: str) -> str:
+        """In a process of its own where it trains: that starts others."""
+        if command[0] == "train":
+            return execute("-m", "rf_repro.cli", *command)
+        capsys.readouterr()
+        with monkeypatch.context() as patch:
+            if command[:2] == ("sweep", "plan"):
+                patch.setenv("PATH", "/nowhere")  # a queue that is there would be asked
+            status = main(list(command))
+        printed = capsys.readouterr()
+        assert status == 0, f"{shlex.join(command)}\n{printed.out[-2000:]}\n{printed.err[-4000:]}"
+        return printed.out
+
     write_models(tmp_path)
     for line in LINES:  # the shards, fewer than the page's
         if line.startswith("rf-repro data scenes"):
-            execute(*cli, *re.sub(r"--num \d+", "--num 60", line).split()[1:], "--shard-size", "20")
+            rf_repro(*re.sub(r"--num \d+", "--num 60", line).split()[1:], "--shard-size", "20")
     sources = {"gen": ("generation", "webdataset"), "und": ("understanding", "parquet"), "txt": ("text", "jsonl")}
     rows = [f"- {{name: {n}, path: scenes/{n}, task: {t}, format: {f}}}" for n, (t, f) in sources.items()]
     (tmp_path / "my-data.yaml").write_text("\n".join(rows) + "\n")
@@ -78,13 +91,13 @@ def test_the_pages_commands_run_in_its_order(tmp_path: Path) -> None:
         words = words[: words.index(">")] if ">" in words else words
         if words[0] == "torchrun":  # finds the run done; that it trains as one process would is tested elsewhere
             at = words.index("train")
-            execute(sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", *words[3:at],
+            execute("-m", "torch.distributed.run", "--nproc-per-node", "2", *words[3:at],
                     *(smaller(words[at:], changes, run) or ()))  # fmt: skip
             continue
         command = smaller(words[1:], changes, run)
         if command is None:
             continue
-        printed = execute(*cli, *command)
+        printed = rf_repro(*command)
         seen.add(words[1])
         if output is not None:
             (tmp_path / output).write_text(printed)

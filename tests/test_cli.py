@@ -42,6 +42,7 @@ COMMANDS = (
     ["config"],
 )
 HEAVY = ("torch", "numpy", "pandas", "matplotlib", "submitit", "rich", "transformers", "PIL")
+REPRODUCE = ("reproduce", "--scale", "smoke", "--seeds", "0", "--set", "stages.joint.steps=10", "--set", "evals.every=0")
 
 
 def rf_repro(*arguments: str, folder: Path) -> "subprocess.CompletedProcess[str]":
@@ -164,9 +165,9 @@ def test_plan_prints_every_run_with_its_state_and_writes_nothing(
 
 @pytest.fixture(scope="module")
 def smoke(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in which `reproduce` has run at scale `smoke`, one seed."""
+    """A folder in which `reproduce` has run at scale `smoke`, one seed, a third of the steps."""
     folder = tmp_path_factory.mktemp("smoke")
-    done = rf_repro("reproduce", "--scale", "smoke", "--seeds", "0", folder=folder)
+    done = rf_repro(*REPRODUCE, folder=folder)
     assert done.returncode == 0, done.stderr
     (folder / "stdout.txt").write_text(done.stdout)
     return folder
@@ -195,7 +196,7 @@ def test_reproduce_goes_from_nothing_to_a_report(smoke: Path) -> None:
 @pytest.mark.slow
 def test_reproducing_again_trains_nothing(smoke: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in (smoke / "runs").rglob("*") if path.is_file()}
-    done = rf_repro("reproduce", "--scale", "smoke", "--seeds", "0", folder=smoke)
+    done = rf_repro(*REPRODUCE, folder=smoke)
     assert done.returncode == 0
     assert "6 of 6 runs are done already" in done.stderr
     assert {path: path.stat().st_mtime_ns for path in (smoke / "runs").rglob("*") if path.is_file()} == before

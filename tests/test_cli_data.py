@@ -1,11 +1,8 @@
 """`rf-repro data`: help without heavy imports, one line for a mistake, and a run that survives being killed."""
 
 import json
-import os
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -13,6 +10,7 @@ import pytest
 from rf_repro.cli import main, make_parser
 from rf_repro.core.files import read_jsonl
 from tests.evaluators.tiny_chat import save_tiny_chat
+from tests.killing import kill_at
 from tests.test_cli import HEAVY, parser_of
 
 COMMANDS = (["data"], ["data", "fetch"], ["data", "rewrite"], ["data", "scenes"], ["data", "inspect"])
@@ -76,34 +74,27 @@ def test_a_mistake_is_one_line_and_writes_nothing(
 
 
 @pytest.mark.slow
-def test_rewriting_goes_on_after_a_kill(tmp_path: Path) -> None:
+def test_rewriting_goes_on_after_a_kill(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     save_tiny_chat(tmp_path / "model")
     (tmp_path / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
     (tmp_path / "template.txt").write_text("Describe {prompt} in many words.")
+    given = {"model": "model", "template": "template.txt"}
+    command = ["data", "rewrite", str(tmp_path / "prompts.jsonl"), "--max-new-tokens", "100", "--batch-size", "2", "--device",
+               "cpu", *(word for name, file in given.items() for word in (f"--{name}", str(tmp_path / file))), "--out"]  # fmt: skip
 
-    def start(out: str) -> "subprocess.Popen[str]":
-        command = [sys.executable, "-m", "rf_repro.cli", "data", "rewrite", "prompts.jsonl", "--model", "model", "--out", out,
-                   "--template", "template.txt", "--max-new-tokens", "100", "--batch-size", "2", "--device", "cpu"]  # fmt: skip
-        return subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-    whole = start("whole.jsonl")
-    printed, errors = whole.communicate()
-    assert (whole.returncode, errors) == (0, "")
+    assert main([*command, str(tmp_path / "whole.jsonl")]) == 0
+    printed, errors = capsys.readouterr()
+    assert errors == ""
     lines = printed.splitlines()
-    assert lines[0].startswith("whole.jsonl  24 prompts, set custom-")
+    assert lines[0].startswith(f"{tmp_path / 'whole.jsonl'}  24 prompts, set custom-")
     assert lines[1].endswith("were cut at --max-new-tokens 100; a larger value lets them end")
 
-    killed, cache = start("killed.jsonl"), tmp_path / "killed.cache.jsonl"
-    while killed.poll() is None and not (cache.exists() and len(cache.read_bytes().splitlines()) > 5):
-        time.sleep(0.01)
-    os.kill(killed.pid, signal.SIGKILL)
-    killed.communicate()
-    assert killed.returncode == -signal.SIGKILL
+    cache = tmp_path / "killed.cache.jsonl"
+    kill_at(str(cache), 7, main, [*command, str(tmp_path / "killed.jsonl")])
     assert not (tmp_path / "killed.jsonl").exists()
-    kept = len(read_jsonl(cache))
-    assert 5 < kept < 1 + len(ROWS)
+    assert 0 < len(read_jsonl(cache)) < 1 + len(ROWS)
 
-    resumed = start("killed.jsonl")
-    assert resumed.communicate()[1] == ""
+    assert main([*command, str(tmp_path / "killed.jsonl")]) == 0
+    assert capsys.readouterr().err == ""
     assert (tmp_path / "killed.jsonl").read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
     assert cache.read_bytes() == (tmp_path / "whole.cache.jsonl").read_bytes()

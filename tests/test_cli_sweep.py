@@ -87,7 +87,8 @@ def test_bundled_profiles_can_be_copied(tmp_path: Path, capsys: pytest.CaptureFi
 @pytest.mark.slow
 def test_the_same_jobs_run_here(tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     runs, report = tmp_path / "runs", tmp_path / "report"
-    command = ["sweep", "submit", *GRID, "--only", "pixel", "--cluster", "local", "--profile", "cpu"]
+    command = ["sweep", "submit", *GRID, "--only", "pixel", "--cluster", "local", "--profile", "cpu",
+               "--set", "evals.every=0", "--set", "stages.joint.steps=10"]  # fmt: skip
     assert main([*command, "--runs", str(runs), "--out", str(report)]) == 0
     assert f"report: {report / 'report.html'}" in capfd.readouterr().out
     assert [run.record().status for run in RunDir.find(runs)] == ["done", "done"]

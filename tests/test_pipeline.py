@@ -1,24 +1,22 @@
 """From configuration to records at `smoke`: shared stages, resumption after SIGKILL, and runs that are done stay as they are."""
 
 import os
-import random
 import shutil
-import signal
-import subprocess
-import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 
 from ablations.registry import GRIDS
+from rf_repro.config import shared
 from rf_repro.config.overrides import apply_overrides, from_dict
 from rf_repro.config.scales import smoke
+from rf_repro.config.schema import EvalConfig
 from rf_repro.config.shared import shared_runs
 from rf_repro.core.errors import Stopped, TrainingDiverged, UserError
 from rf_repro.core.files import read_json
@@ -26,13 +24,14 @@ from rf_repro.core.run_dir import RunDir
 from rf_repro.data.mixture import SceneMixture
 from rf_repro.data.scenes.tokenizer import SceneTokenizer
 from rf_repro.pipeline import last_checkpoint, run_variant
-from rf_repro.train.devices import resolve_device
+from rf_repro.representation import probe
 from rf_repro.sampling import sample_prompts
 from rf_repro.train.checkpoint import load_checkpoint
+from rf_repro.train.devices import resolve_device
 from rf_repro.train.encoder_pretraining import load_encoder
+from tests.killing import kill_at
 from tests.train.test_trainer import assert_same_run
 
-ROOT = Path(__file__).parents[1]
 PIXEL = smoke()
 PIXEL_RF = apply_overrides(smoke(), {"representation.kind": "discrete"})
 
@@ -41,16 +40,23 @@ PIXEL_RF = apply_overrides(smoke(), {"representation.kind": "discrete"})
 def fast() -> Iterator[Path]:
     """A folder in memory where there is one: thousands of small atomic files wait for a disk, one by one."""
     memory = Path("/dev/shm")
-    before = tempfile.tempdir
     with tempfile.TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else None) as name:
-        tempfile.tempdir = name  # evaluations put their temporary images there
         yield Path(name)
-        tempfile.tempdir = before
+
+
+@contextmanager
+def short_evaluations() -> Iterator[None]:
+    """Of shared stages, which score 200 images a task whatever the variant does, and of codebooks, whose score nothing needs."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shared, "EvalConfig", partial(EvalConfig, images_per_task=4))
+        patch.setattr(probe, "STEPS", 20)
+        yield
 
 
 @pytest.fixture(scope="module")
-def runs(fast: Path) -> Path:
-    return fast / "runs"
+def runs(fast: Path) -> Iterator[Path]:
+    with short_evaluations():
+        yield fast / "runs"
 
 
 @pytest.fixture(scope="module")
@@ -145,45 +151,35 @@ def test_images_lost_while_sampling_are_made_again_bit_by_bit(runs: Path, pixel_
     assert pixel_rf.eval_result("geneval") == result
 
 
-CHILD = """
-import sys
-from pathlib import Path
-from rf_repro.config.overrides import apply_overrides
-from rf_repro.config.scales import smoke
-from rf_repro.pipeline import run_variant
+def run_pixel_rf(runs: Path) -> None:
+    """In a process of its own."""
+    torch.set_num_threads(1)
+    with short_evaluations():
+        run_variant(PIXEL_RF, variant="pixel_rf", seed=0, runs=runs, device="cpu")
 
-config = apply_overrides(smoke(), {"representation.kind": "discrete"})
-run_variant(config, variant="pixel_rf", seed=0, runs=Path(sys.argv[1]), device="cpu")
-"""
+
+MOMENTS = {  # the file that it is about to make, and for the how-manieth time
+    "in the first checkpoint of the shared stage": ("*/stage-pretrain/*/checkpoints/*", 1),
+    "before the second checkpoint": ("*/pixel_rf/*/metrics.jsonl", 2),
+    "among the samples": ("*/samples/*.png", 9),
+    "between two scores": ("*/pixel_rf/*/evals/geneval-*.json", 1),
+}
 
 
 @pytest.mark.slow
 def test_killed_again_and_again_it_ends_where_it_would_have(fast: Path, pixel_rf: RunDir) -> None:
-    """SIGKILL at random moments, in the shared stage, in training, in sampling or scoring; then to the end."""
-    seed = time.time_ns()
-    delays = random.Random(seed)
-    environment = {**os.environ, "TMPDIR": str(fast), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", CHILD, str(fast / "killed")]
-    kills = 0
-    for longest in (1, 3, 5):  # seconds; the whole run takes more than the first
-        before = mtimes(fast / "killed")
-        child = subprocess.Popen(command, cwd=ROOT, env=environment)
-        while child.poll() is None and mtimes(fast / "killed") == before:
-            time.sleep(0.02)  # until its imports are done and it works
-        try:
-            child.wait(timeout=delays.uniform(0, longest))
-        except subprocess.TimeoutExpired:
-            child.send_signal(signal.SIGKILL)
-            child.wait()
-            kills += 1
-    subprocess.run(command, cwd=ROOT, env=environment, check=True, timeout=120)
+    """SIGKILL in the shared stage, in training, in sampling and in scoring; then to the end."""
+    for pattern, times in MOMENTS.values():
+        kill_at(pattern, times, run_pixel_rf, fast / "killed")
     run = RunDir(fast / "killed" / pixel_rf.path.relative_to(fast / "runs"))
-    assert run.record().status == "done", f"delays of seed {seed}"
-    assert kills >= 1
+    assert run.record().status != "done"
+    run_variant(PIXEL_RF, variant="pixel_rf", seed=0, runs=fast / "killed", device="cpu")
+    assert run.record().status == "done"
+    assert len(run.record().attempts) == len(MOMENTS)  # the first one was killed before
     assert_same_run(pixel_rf, run)
     assert set(run.eval_names()) == set(pixel_rf.eval_names())
     for name in pixel_rf.eval_names():
-        assert run.eval_result(name) == pixel_rf.eval_result(name), f"{name}, delays of seed {seed}"
+        assert run.eval_result(name) == pixel_rf.eval_result(name), name
     assert read_json(run.samples / "manifest.json") == read_json(pixel_rf.samples / "manifest.json")
 
 

@@ -2,7 +2,7 @@
 
 import copy
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 
 from evaluators.colors.clip import PROFILES, ClipColorClassifier, build, load
 from evaluators.detection import Detections
+from evaluators.detectors import pixels
 from evaluators.detectors.mask2former import Mask2FormerDetector
 from evaluators.geneval.metadata import COLORS
 from evaluators.geneval.self_check import LOGIT_TOLERANCE, TOP, Check, calibrate, self_check
@@ -29,6 +30,15 @@ CLIP = {
     "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
 }
 SHA256 = "ab" * 32
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_images() -> Iterator[None]:
+    """The detector sees images at a quarter of GenEval's size."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pixels, "SHORT_SIDE", 200)
+        patch.setattr(pixels, "LONG_SIDE", 333)
+        yield
 
 
 @pytest.fixture(scope="module")

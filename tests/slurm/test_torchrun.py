@@ -4,45 +4,57 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from rf_repro.core.run_dir import RunDir
+from rf_repro.train.ranks import Ranks
+from slurm.jobs import RunJob
+from slurm.plan import make_plan
+from tests.train.processes import run_ranks
 from tests.train.test_trainer import assert_same_run
+from tests.waiting import SECONDS, wait_until
 
 ROOT = Path(__file__).parents[2]
 pytestmark = [pytest.mark.dist, pytest.mark.slow]
+CHANGES = {"evals.images_per_task": 1, "evals.every": 0}
+SMALLER = [word for path, value in CHANGES.items() for word in ("--set", f"{path}={value}")]
 
 
-def torchrun(runs: Path, *options: str) -> subprocess.Popen[str]:
+def torchrun(runs: Path) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "rf_repro.cli"]
-    arguments = ["train", "--scale", "smoke", "--variant", "pixel_rf", "--device", "cpu", "--runs", str(runs), *options]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    arguments = ["train", "--scale", "smoke", "--variant", "pixel_rf", "--device", "cpu", "--runs", str(runs), *SMALLER]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     return subprocess.Popen([*command, *arguments], cwd=ROOT, env=environment, text=True, stderr=subprocess.PIPE)
 
 
+def undisturbed(ranks: Ranks, runs: Path) -> None:
+    """The same runs, by ranks that nobody stopped."""
+    for job in make_plan("smoke", ["table3a"], [0], runs, CHANGES, only=["pixel_rf"]).jobs:
+        if ranks.is_first:
+            job.create(runs)
+        ranks.barrier()
+        RunJob(job, runs, "cpu", 1).work_with(ranks, lambda: False)
+
+
 def test_two_ranks_train_one_run_and_go_on_where_they_were_stopped(tmp_path: Path) -> None:
-    undisturbed = torchrun(tmp_path / "once")
-    _, said = undisturbed.communicate(timeout=300)
-    assert undisturbed.returncode == 0, said
+    run_ranks(undisturbed, 2, tmp_path / "groups", tmp_path / "once")
     run, stage = sorted(RunDir.find(tmp_path / "once"), key=lambda one: one.path.parent.name)
-    assert run.record().status == stage.record().status == "done"
-    assert [(attempt.ranks, attempt.error) for attempt in run.record().attempts + stage.record().attempts] == [(2, None)] * 2
 
     with torchrun(tmp_path / "twice") as stopped:
-        other = RunDir(tmp_path / "twice" / run.path.relative_to(tmp_path / "once"))
-        deadline = time.monotonic() + 200
-        while not (other.metrics_path.exists() and len(other.metrics()) >= 1):
-            assert time.monotonic() < deadline
-            assert stopped.poll() is None
-            time.sleep(0.02)
+        other, other_stage = (RunDir(tmp_path / "twice" / one.path.relative_to(tmp_path / "once")) for one in (run, stage))
+        wait_until(lambda: other.metrics_path.exists() and other.metrics(), stopped)
         stopped.send_signal(signal.SIGTERM)  # torchrun passes it to its ranks
-        stopped.wait(timeout=60)
+        stopped.communicate(timeout=SECONDS)
     assert (other.record().attempts[0].error or "").startswith("Stopped: ")
     again = torchrun(tmp_path / "twice")
-    _, said = again.communicate(timeout=300)
+    _, said = again.communicate(timeout=SECONDS)
     assert again.returncode == 0, said
+    assert other.record().status == other_stage.record().status == "done"
+    assert [(attempt.ranks, attempt.error) for attempt in other_stage.record().attempts] == [(2, None)]
+    assert [attempt.ranks for attempt in other.record().attempts] == [2, 2]
     assert [attempt.from_step > 0 for attempt in other.record().attempts] == [False, True]
+    assert other.record().attempts[1].error is None
+    assert_same_run(stage, other_stage)
     assert_same_run(run, other, metrics=False)

@@ -89,7 +89,7 @@ reproduce: $(VENV)/.installed
 	$(BIN)/rf-repro reproduce --scale tiny
 
 test: install
-	$(BIN)/python -m pytest -m "not slurm"
+	$(BIN)/python -m pytest -m "not slurm" -n auto --dist loadscope --no-loadscope-reorder
 
 test-slurm: install
 	RF_REPRO_NEEDS_SLURM=1 tests/cluster/run.sh $(BIN)/python -m pytest -m slurm tests/slurm_cluster

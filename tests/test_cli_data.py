@@ -78,9 +78,9 @@ def test_rewriting_goes_on_after_a_kill(tmp_path: Path, capsys: pytest.CaptureFi
     save_tiny_chat(tmp_path / "model")
     (tmp_path / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
     (tmp_path / "template.txt").write_text("Describe {prompt} in many words.")
-    given = {"model": "model", "template": "template.txt"}
-    command = ["data", "rewrite", str(tmp_path / "prompts.jsonl"), "--max-new-tokens", "100", "--batch-size", "2", "--device",
-               "cpu", *(word for name, file in given.items() for word in (f"--{name}", str(tmp_path / file))), "--out"]  # fmt: skip
+    command = ["data", "rewrite", str(tmp_path / "prompts.jsonl"), "--model", str(tmp_path / "model"), "--template",
+               str(tmp_path / "template.txt"), "--max-new-tokens", "100", "--batch-size", "2", "--device", "cpu",
+               "--out"]  # fmt: skip
 
     assert main([*command, str(tmp_path / "whole.jsonl")]) == 0
     printed, errors = capsys.readouterr()

@@ -10,7 +10,7 @@ import sys
 # is a clone's folder `rf_repro`, which an editable install comes after.
 if __name__ == "__main__" and not sys.flags.safe_path and sys.path[0] != os.path.abspath(f"{__file__}/../.."):
     del sys.path[0]
-    if sys.modules["rf_repro"].__file__ is None:
+    if getattr(sys.modules.get("rf_repro"), "__file__", "") is None:
         del sys.modules["rf_repro"]
 
 import argparse

@@ -104,3 +104,20 @@ def test_metrics_and_evaluations(tmp_path: Path) -> None:
     assert run.eval_result("geneval") == result
     assert run.eval_names() == ["geneval"]
     assert run.eval_items("geneval") == [{"correct": True}]
+
+
+def test_scratch_lies_in_the_run_is_no_stranger_there_and_goes(tmp_path: Path) -> None:
+    run = RunDir.locate(tmp_path, HASH, "tiny", "pixel", 0)
+    run.path.mkdir(parents=True)
+    (run.path / ".scratch-killed" / "00000").mkdir(parents=True)
+    assert create(tmp_path) == run
+    with run.scratch() as folder, run.scratch() as other:
+        assert folder != other
+        assert folder.parent == run.path
+        assert create(tmp_path) == run
+        assert RunDir.find(tmp_path) == [run]
+    assert [path.name for path in run.path.glob(".*")] == [".scratch-killed"]
+    run.remove_leftovers()
+    assert sorted(path.name for path in run.path.iterdir()) == ["config.json", "run.json"]
+    with pytest.raises(UserError, match="cannot make a folder in it"), RunDir(run.record_path).scratch():
+        pass

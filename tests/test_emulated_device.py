@@ -1,0 +1,356 @@
+"""The suite on an accelerator that this machine lacks: the emulation's own limits, then the whole path on it.
+
+What no emulation shows is how fast or how exact a device is, what its kernels refuse besides, and its memory.
+"""
+
+import copy
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from shutil import copytree
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from ablations.registry import GRIDS
+from rf_repro.cli import main
+from rf_repro.config.overrides import apply_overrides
+from rf_repro.config.schema import ExperimentConfig
+from rf_repro.core.run_dir import RunDir
+from rf_repro.data.scenes.questions import SceneQuestions
+from rf_repro.model.layers import RMSNorm
+from rf_repro.pipeline import run_variant
+from rf_repro.train.devices import resolve_device
+from rf_repro.train.vae_trainer import VAETrainer
+from rf_repro.vlm import load_rf_vlm
+from tests.support.emulated_device import GPU, Emulation, emulated_device
+
+FLOAT64 = "doesn't support float64. Please use float32"
+TWO_DEVICES = "found at least two devices"
+GENERATOR = "device type for generator but found 'cpu'"
+
+
+@pytest.fixture(params=["mps", "cuda"])
+def emulation(request: pytest.FixtureRequest) -> Iterator[Emulation]:
+    with emulated_device(request.param) as emulation:
+        yield emulation
+
+
+@pytest.fixture
+def mps() -> Iterator[Emulation]:
+    with emulated_device("mps") as emulation:
+        yield emulation
+
+
+# The emulation
+
+
+def test_auto_finds_it(emulation: Emulation) -> None:
+    device = resolve_device("auto")
+    assert device.type == emulation.device.type
+    for tensor in (
+        torch.ones(2).to(device),
+        torch.ones(2, device=device),
+        torch.ones(2).to(device) + 1,
+        nn.Linear(2, 2).to(device).bias,
+    ):
+        assert tensor.device == emulation.device
+        assert tensor.cpu().device.type == "cpu"
+
+
+@pytest.mark.parametrize(
+    ("operation", "error", "words"),
+    [
+        (lambda x: x + torch.ones(3), RuntimeError, TWO_DEVICES),
+        (lambda x: torch.ones(3).mul_(x), RuntimeError, TWO_DEVICES),
+        (lambda x: torch.ones(()).mul_(x[0]), RuntimeError, TWO_DEVICES),
+        (lambda x: torch.stack([x[0], torch.ones(())]), RuntimeError, TWO_DEVICES),
+        (lambda x: torch.ones(3)[x.long()], RuntimeError, TWO_DEVICES),
+        (lambda x: F.embedding(torch.tensor([1]), x[:, None]), RuntimeError, TWO_DEVICES),
+        (lambda x: torch.rand(3, device=x.device, generator=torch.Generator()), RuntimeError, GENERATOR),
+        (lambda x: x.normal_(generator=torch.Generator()), RuntimeError, GENERATOR),
+        (lambda x: torch.multinomial(x, 1, generator=torch.Generator()), RuntimeError, GENERATOR),
+        (lambda x: x.numpy(), TypeError, "can't convert .*:0 device type tensor to numpy"),
+        (lambda x: np.asarray(x), TypeError, "can't convert .*:0 device type tensor to numpy"),
+        (lambda x: torch.Generator(x.device), RuntimeError, "[gG]enerator"),
+    ],
+)
+def test_refuses(emulation: Emulation, operation: Callable[[Tensor], Any], error: type[Exception], words: str) -> None:
+    with pytest.raises(error, match=words):
+        operation(torch.ones(3, device=emulation.device))
+
+
+@pytest.mark.parametrize(
+    "operation",
+    [
+        lambda x: x.double(),
+        lambda x: torch.zeros(3, dtype=torch.float64, device=x.device),
+        lambda x: torch.from_numpy(np.zeros(3)).to(x.device),
+        lambda x: x.sum(dtype=torch.float64),
+        lambda x: x.to("cpu", torch.float64),
+        lambda x: torch.zeros(3, dtype=torch.float64).copy_(x),
+    ],
+)
+def test_float64_is_refused_on_mps_alone(operation: Callable[[Tensor], Tensor]) -> None:
+    with emulated_device("mps") as emulation, pytest.raises(TypeError, match=FLOAT64):
+        operation(torch.ones(3, device=emulation.device))
+    with emulated_device("cuda") as emulation:
+        assert operation(torch.ones(3, device=emulation.device)).dtype == torch.float64
+
+
+def test_what_real_devices_take_is_taken(emulation: Emulation) -> None:
+    x = torch.arange(4.0, device=emulation.device)
+    assert (x + torch.tensor(1.0, dtype=torch.float64)).tolist() == [1, 2, 3, 4]
+    assert torch.where(x > 1, x, torch.tensor(9.0)).tolist() == [9, 9, 2, 3]
+    assert x[torch.tensor([3, 0])].tolist() == [3, 0]  # indices of the CPU
+    assert x.clone().copy_(torch.ones(4).double()).tolist() == [1] * 4
+    assert torch.zeros(4).copy_(x).tolist() == [0, 1, 2, 3]
+    assert torch.tensor([x[1], x[2]]).tolist() == [1, 2]
+    assert torch.zeros_like(x, device="cpu").numpy().shape == (4,)
+    assert torch.zeros_like(torch.empty(2, device="meta"), device=emulation.device).tolist() == [0, 0]
+    with torch.inference_mode():
+        assert (x.view(2, 2) + torch.ones(2, device=emulation.device)).tolist() == [[1, 2], [3, 4]]
+
+
+def test_views_share_memory(emulation: Emulation) -> None:
+    x = torch.zeros(2, 3, device=emulation.device)
+    row, column = x[0], x.T[1]
+    row.add_(1)
+    column[1] = 5
+    x.view(-1)[2:3].fill_(7)
+    assert x.tolist() == [[1, 1, 7], [0, 5, 0]]
+    assert row.tolist() == [1, 1, 7]
+
+
+class Network(nn.Module):
+    """Some of everything: a custom gradient, a part that is unused, fused attention, a layer that is computed again."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.mix, self.out = RMSNorm(16, 1e-6), nn.Linear(16, 48), nn.Linear(16, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + checkpoint(self.attend, x, use_reentrant=False)
+        kept, _ = x.split([3, 2], 1)
+        return self.out(kept).square().mean()
+
+    def attend(self, x: Tensor) -> Tensor:
+        places = torch.arange(x.shape[1], device=x.device)[:, None] / x.shape[1]
+        q, k, v = self.mix(self.norm(x + places)).unflatten(-1, (6, 8)).transpose(1, 2).chunk(3, 1)
+        return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+
+
+def test_training_has_the_bits_of_the_cpu(emulation: Emulation) -> None:
+    torch.manual_seed(0)
+    network, x = Network(), torch.randn(4, 5, 16)
+    moved = copy.deepcopy(network)
+    before = list(moved.parameters())
+    moved.to(emulation.device)
+    assert all(one is other for one, other in zip(before, moved.parameters(), strict=True))
+    moved = copy.deepcopy(moved)
+    moved.load_state_dict(network.state_dict())
+    inputs = torch.nn.Parameter(x.clone())
+    for module, given in ((network, x), (moved, inputs.to(emulation.device))):
+        optimizer = torch.optim.AdamW(module.parameters(), 1e-2, fused=True)
+        for _ in range(3):
+            optimizer.zero_grad()
+            module(given).backward(retain_graph=True)
+            nn.utils.clip_grad_norm_(module.parameters(), 0.1)
+            optimizer.step()
+    for (name, parameter), own in zip(network.named_parameters(), moved.parameters(), strict=True):
+        assert own.device == emulation.device
+        assert torch.equal(own.cpu(), parameter), name
+        assert torch.equal(own.grad.cpu(), parameter.grad), name
+    assert inputs.grad is not None  # through the move to the device
+    assert not inputs.grad.is_mps
+
+
+def test_what_has_no_kernel_or_is_broken_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    with emulated_device("mps") as emulation:
+        with pytest.raises(NotImplementedError, match="'aten::special_ndtri' is not currently implemented for the MPS device"):
+            torch.special.ndtri(torch.full((3,), 0.5, device="mps"))
+        assert {"aten::full"} <= emulation.ran
+    monkeypatch.setenv("RF_TEST_EMULATED_BROKEN", "aten::mm,aten::add.Tensor")
+    for kind, error in (("mps", NotImplementedError), ("cuda", RuntimeError)):
+        with emulated_device(kind):
+            x = torch.ones(2, 2, device=kind)
+            for operation in (lambda x=x: x @ x, lambda x=x: x + x):
+                with pytest.raises(error, match=r"'aten::(mm|add.Tensor)'"):
+                    operation()
+            assert (x * 2).sum().item() == 8
+
+
+def test_cuda_counts_visible_devices(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    with emulated_device("cuda"):
+        assert torch.cuda.device_count() == 2
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+        assert torch.cuda.device_count() == 1
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+        assert not torch.cuda.is_available()
+    assert not torch.backends.mps.is_available()
+
+
+def test_processes_have_it_once_they_import_torch() -> None:
+    script = (
+        "import sys, rf_repro.core.errors; assert 'torch' not in sys.modules; import torch; print(torch.ones(1, device='mps'))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=os.environ | {"RF_TEST_EMULATED_DEVICE": "mps"}, capture_output=True
+    )
+    assert done.stdout == b"tensor([1.0], device='mps:0')\n", done.stderr
+
+
+# The suite
+
+CHANGES = {
+    "data.scenes.num_train": 256, "stages.pretrain.steps": 4, "stages.joint.steps": 6, "model.vae.steps": 4, "sampling.steps": 2,
+    "evals.images_per_task": 1, "evals.curve_images_per_task": 1, "evals.every": 6, "representation.warmup_batches": 1,
+}  # fmt: skip
+TABLES = ("table3a", "table3b", "table3c")
+OPTIONS = [word for path, value in CHANGES.items() for word in ("--set", f"{path}={value}")]
+COMMANDS_OWN = "pixel"  # the run that the command makes; the others are made here, in one process
+
+
+def variants(*tables: str) -> dict[str, ExperimentConfig]:
+    found: dict[str, ExperimentConfig] = {}
+    for table in tables:
+        found |= GRIDS[table].configs("smoke", CHANGES)
+    return found
+
+
+def reproduce(kind: str, tables: str, runs: Path) -> list[str]:
+    """What the command ran on the device."""
+    log = runs / "operators"
+    device = {"RF_TEST_EMULATED_DEVICE": kind, "RF_TEST_EMULATED_LOG": str(log)}
+    command = [sys.executable, "-m", "rf_repro.cli", "reproduce", "--scale", "smoke", "--tables", tables, *OPTIONS,
+               "--runs", str(runs), "--out", str(runs / "report")]  # fmt: skip
+    done = subprocess.run(command, env=os.environ | device, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "going on with the CPU" not in done.stderr
+    assert (runs / "report" / "report.html").exists()
+    return log.read_text().split()
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("emulated")
+
+
+@pytest.fixture(scope="module")
+def mps_runs(root: Path) -> Path:
+    """Runs of all variants and stages on "mps"."""
+    runs = root / "mps"
+    with emulated_device("mps"):
+        for variant, config in variants(*TABLES).items():
+            if variant != COMMANDS_OWN:
+                run_variant(config, variant=variant, seed=0, runs=runs)
+    assert "aten::_fused_adamw_" in reproduce("mps", ",".join(TABLES), runs)
+    return runs
+
+
+def run_of(runs: Path, name: str) -> RunDir:
+    (path,) = (runs / "smoke" / name).iterdir()
+    return RunDir(path)
+
+
+@pytest.mark.slow
+def test_tables_3a_to_3c_on_mps(mps_runs: Path) -> None:
+    names = {path.name for path in (mps_runs / "smoke").iterdir()}
+    assert names == {*variants(*TABLES), "stage-pretrain", "stage-vae"}
+    for name in names:
+        record = run_of(mps_runs, name).record()
+        assert record.status == "done"
+        assert [(attempt.device, attempt.arithmetic) for attempt in record.attempts] == [("mps", "fp32")], name
+    run = run_of(mps_runs, "pixel_rf")
+    assert (run.evals / "codebook-probe.json").exists()
+    assert (run.evals / "questions.json").exists()
+
+
+@pytest.fixture
+def float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The CPU computes in float32, as MPS, also where it has bf16."""
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX512_CORE")
+
+
+def test_a_vae_trained_on_the_device_has_the_bits_of_the_cpu(emulation: Emulation) -> None:
+    config = apply_overrides(variants("table3a")["vae"], {"optim.precision": "fp32", "model.vae.batch_size": 4})
+    images = torch.randint(0, 256, (600, 24, 24, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    state = []
+    for device in (emulation.device, torch.device("cpu")):
+        trainer = VAETrainer(config, 0, device, images)
+        for _ in range(2):
+            trainer.train_step()
+        trainer.finish()
+        state.append({name: tensor.cpu() for name, tensor in trainer.averaged_state().items()})
+    assert "aten::convolution_backward" in emulation.ran
+    for name, tensor in state[1].items():
+        assert torch.equal(state[0][name], tensor), name
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("float32")
+def test_a_run_on_mps_learns_what_it_learns_on_the_cpu(mps_runs: Path, root: Path) -> None:
+    """To rounding: on a CPU attention is computed otherwise, and Sinkhorn's sums are in float64. A run as short as this scores
+    nothing on either."""
+    runs = root / "cpu"
+    copytree(mps_runs / "smoke" / "stage-pretrain", runs / "smoke" / "stage-pretrain")
+    there = run_of(mps_runs, "pixel_rf")
+    here = run_variant(variants("table3a")["pixel_rf"], variant="pixel_rf", seed=0, runs=runs, device="cpu")
+    assert [attempt.arithmetic for attempt in here.record().attempts] == ["fp32"]
+    (row,), (wanted,) = there.metrics(), here.metrics()
+    for name in ("loss", "loss/flow", "loss/representation", "loss/text", "grad_norm", "codebook/usage", "codebook/perplexity"):
+        assert row[name] == pytest.approx(wanted[name], rel=1e-3), name
+    scores = [run.eval_result("geneval") for run in (there, here)]
+    assert scores[0] is not None
+    assert scores[1] is not None
+    assert scores[0].metrics == scores[1].metrics
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("float32")
+def test_samples_of_mps_are_those_of_the_cpu(mps_runs: Path, tmp_path: Path, mps: Emulation) -> None:
+    images = {}
+    for device in ("cpu", "auto"):
+        assert not mps.ran
+        out = tmp_path / device
+        words = ["--prompt", "a photo of a red circle", "--num", "2", "--out", str(out), "--device", device]
+        assert main(["sample", str(run_of(mps_runs, "repa").path), *words]) == 0
+        images[device] = [np.asarray(Image.open(path)).astype(int) for path in sorted(out.rglob("*.png"))]
+    assert mps.ran
+    assert len(images["auto"]) == 2
+    assert np.abs(np.array(images["auto"]) - np.array(images["cpu"])).max() <= 1
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("float32")
+def test_answers_of_mps_are_those_of_the_cpu(mps_runs: Path, mps: Emulation) -> None:
+    run = run_of(mps_runs, "pixel_rf")
+    batch = SceneQuestions(variants("table3a")["pixel_rf"].data.scenes).held_out(1)
+    asked = [(Image.fromarray(image), question) for image, question in zip(batch.images, batch.questions, strict=True)]
+    there, here = (load_rf_vlm(run, device) for device in (mps.device, torch.device("cpu")))
+    assert there.answer(asked, 4) == here.answer(asked, 4)
+    choices = [(("yes",), ("no",))] * len(asked)
+    assert np.allclose(there.choice_probabilities(asked, choices), here.choice_probabilities(asked, choices), atol=1e-5)
+
+
+@pytest.mark.slow
+def test_table_3a_on_cuda(mps_runs: Path, root: Path) -> None:
+    """One variant with RF and its VAE are made there; the rest is done on the other device, and done is done."""
+    runs = root / "cuda"
+    for name in ("stage-pretrain", "pixel", "pixel_rf", "vae"):
+        copytree(mps_runs / "smoke" / name, runs / "smoke" / name)
+    assert "aten::_fused_adamw_" in reproduce("cuda", "table3a", runs)
+    for name in ("stage-vae", "vae_rf"):
+        record = run_of(runs, name).record()
+        assert record.status == "done"
+        assert [(attempt.device, attempt.arithmetic) for attempt in record.attempts] == [(GPU, "fp32")], name
+    assert {attempt.device for attempt in run_of(runs, "pixel").record().attempts} == {"mps"}

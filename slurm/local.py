@@ -70,7 +70,9 @@ class _Signals:
 
     @contextmanager
     def installed(self) -> Iterator[None]:
-        kinds = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        kinds = [signal.SIGINT, signal.SIGTERM]
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # by nohup: the work outlives the terminal
+            kinds.append(signal.SIGHUP)
         before = {kind: signal.signal(kind, self._remember) for kind in kinds}
         try:
             yield

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from fnmatch import fnmatch
 from typing import Any
 
-from tests.train.processes import CONTEXT, SECONDS
+from tests.train.processes import CONTEXT
+from tests.waiting import SECONDS
 
 
 def kill_at(pattern: str, times: int, work: Callable[..., object], *arguments: object) -> None:

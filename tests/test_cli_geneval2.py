@@ -3,10 +3,6 @@ are known."""
 
 import json
 import math
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,20 +20,10 @@ from rf_repro.core.run_dir import RunDir
 from tests.evaluators.chat_server import chat_server
 from tests.evaluators.drawn import PROMPTS, RED_COW_BLUE_DOG, TWO_COWS, write_folder
 from tests.evaluators.geneval2_files import make_rows, perfect, write_images, write_rows
+from tests.killing import kill_at
 
 ROOT = Path(__file__).resolve().parents[1]
 NUM = 6  # prompts
-KILLED = """
-import sys, time
-from rf_repro.cli import main
-from rf_repro.commands import geneval2
-from tests.evaluators.geneval2_files import make_rows, perfect
-judge = perfect(make_rows({num}))
-reply = judge._reply
-judge._reply = lambda parts: (time.sleep(0.02), reply(parts))[1]
-geneval2.load_vlm = lambda options: judge
-sys.exit(main({command!r}))
-"""
 
 
 @pytest.fixture(scope="module")
@@ -151,21 +137,19 @@ def files_of(out: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in out.iterdir() if not path.name.startswith(".")}
 
 
+def judge_perfectly(command: list[str]) -> None:
+    """In a process of its own."""
+    geneval2.load_vlm = lambda options: perfect(make_rows(NUM))  # type: ignore[assignment]
+    main(command)
+
+
 def test_killed_and_resumed_it_ends_with_the_same_bytes(images: Path, tmp_path: Path, judge: Callable[[Scripted], None]) -> None:
     judge(perfect(make_rows(NUM)))
     assert main(on_prompts(images, tmp_path / "whole")) == 0
     asked = len(read_jsonl(tmp_path / "whole" / "geneval2.replies.jsonl"))
     command = on_prompts(images, tmp_path / "killed")
-    code = KILLED.format(num=NUM, command=command)
-    process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.DEVNULL)
     store = tmp_path / "killed" / "geneval2.replies.jsonl"
-    try:
-        deadline = time.monotonic() + 60
-        while time.monotonic() < deadline and not (store.exists() and store.read_bytes().count(b"\n") > 5):
-            time.sleep(0.005)
-    finally:
-        process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
+    kill_at(str(store), 7, judge_perfectly, command)
     assert 5 < store.read_bytes().count(b"\n") < asked
     assert not (tmp_path / "killed" / "geneval2.json").exists()
     assert main(command) == 0

@@ -213,8 +213,6 @@ def test_the_build_for_cpus_is_whole_and_gives_way_to_the_other(little: Machine)
     (little.checkout / "pyproject.toml").touch()
     little.install()
     assert little.versions()["torch"] == "2.13.0"
-    little.install("INDEX=cpu")
-    assert little.versions().items() >= {"torch": "2.13.0+cpu", "torchvision": "0.28.0+cpu"}.items()
 
 
 @pytest.mark.slow
@@ -247,7 +245,7 @@ def with_half_of_pip(little: Machine) -> None:
     (site,) = (little.checkout / ".venv").glob("lib/*/site-packages")
     (record,) = site.glob("pip-*.dist-info")
     shutil.rmtree(record)  # it is written last
-    shutil.rmtree(site / "pip" / "_vendor" / "rich")
+    shutil.rmtree(site / "pip" / "_internal" / "operations")
 
 
 def without_anything(little: Machine) -> None:
@@ -258,7 +256,8 @@ def without_anything(little: Machine) -> None:
 @pytest.mark.parametrize("begin", [without_pip, without_python, with_half_of_pip, without_anything])
 def test_a_venv_that_was_left_half_made_is_ended(little: Machine, begin: Callable[[Machine], None]) -> None:
     begin(little)
-    little.install("INDEX=none")
+    done = little.make(".venv/.installed", "INDEX=none")
+    assert done.returncode == 0, done.stderr
     assert little.versions().items() >= {"torch": "2.13.0", "little": "1"}.items()
 
 

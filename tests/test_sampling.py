@@ -2,10 +2,6 @@
 
 import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +10,7 @@ import torch
 import torch.distributed as dist
 from PIL import Image
 
+from rf_repro.cli import main
 from rf_repro.config.overrides import from_dict
 from rf_repro.core.errors import UserError
 from rf_repro.core.geneval_names import geneval_name, is_sized, table_size
@@ -30,6 +27,7 @@ from rf_repro.sampling import TOKENS_AT_ONCE, image_tokens, make_batches, sample
 from rf_repro.train.checkpoint import is_sharded_checkpoint, load_weights
 from rf_repro.train.ranks import ALONE
 from rf_repro.train.sharded_checkpoint import ShardedSaver
+from tests.killing import kill_at
 from tests.tiny_run import STEP, tiny_changes, write_run
 
 PROMPTS = ["a photo of a dog", "a photo of two red circles above a blue square", "a photo of a cat", "dogs", "a photo of a cup"]
@@ -138,22 +136,14 @@ def test_lost_images_are_made_again_bit_by_bit_and_others_are_kept(run: RunDir, 
     assert counts[-1] == (10, 10)
 
 
-KILLED = "import sys; from rf_repro.cli import main; raise SystemExit(main(sys.argv[1:]))"
-
-
 @pytest.mark.slow
 def test_killed_while_it_draws_it_resumes_to_the_same_bytes(run: RunDir, sampled: ImageFolder, root: Path) -> None:
     out = root / "killed"
     options = [text for prompt in PROMPTS for text in ("--prompt", prompt)]
     command = ["sample", str(run.path), *options, "--num", "2", "--out", str(out), "--size", "48x96", "--batch-size", "3",
                "--device", "cpu"]  # fmt: skip
-    with subprocess.Popen([sys.executable, "-c", KILLED, *command], stdout=subprocess.DEVNULL) as process:
-        deadline = time.monotonic() + 60
-        while not list(out.rglob("*.png")) and process.poll() is None:
-            assert time.monotonic() < deadline
-            time.sleep(0.001)
-        if process.poll() is None:
-            process.send_signal(signal.SIGKILL)
+    kill_at(str(out / "*.png"), 5, main, command)
+    assert len(list(out.rglob("[!.]*.png"))) == 4
     done = sample_prompts(run, PROMPTS, 2, out, device="cpu", size=SIZE, batch_size=3)
     assert done.entries() == sampled.entries()
     assert not [name for _, _, names in os.walk(out) for name in names if name.endswith(".png") and name.startswith(".")]

@@ -43,7 +43,7 @@ from rf_repro.core.files import atomic_path
 with atomic_path(Path(sys.argv[1])) as temporary:
     temporary.write_text('{"step": ')
     print("half written", flush=True)
-    time.sleep(60)
+    time.sleep(600)
 """
     with subprocess.Popen([sys.executable, "-c", code, str(target)], stdout=subprocess.PIPE, text=True) as child:
         assert child.stdout is not None

@@ -16,7 +16,7 @@ from pathlib import Path
 from rf_repro.core.run_lock import run_lock
 with run_lock(Path(sys.argv[1])):
     print("held", flush=True)
-    time.sleep(60)
+    time.sleep(600)
 """
 
 

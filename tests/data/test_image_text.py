@@ -1,13 +1,9 @@
 """The loader: the same packs for any number of processes and ranks, across kills; errors and ends of its processes."""
 
-import json
 import multiprocessing
 import os
 import pickle
 import signal
-import subprocess
-import sys
-import time
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -19,12 +15,15 @@ import torch
 from rf_repro.config.overrides import apply_overrides
 from rf_repro.config.schema import ExperimentConfig
 from rf_repro.core.errors import UserError
+from rf_repro.core.files import append_jsonl, read_jsonl
 from rf_repro.core.hashing import content_hash
 from rf_repro.data.image_text import ImageTextData, metrics, streams_of
 from rf_repro.data.packer import Pack
 from rf_repro.data.text_tokenizer import ImageTextTokenizer
 from rf_repro.pipeline import data_fingerprint
 from tests.data.tiny_shards import sample, tiny_config, write_source, write_tar
+from tests.killing import kill_at
+from tests.waiting import SECONDS
 
 
 def make_config(folder: Path) -> ExperimentConfig:
@@ -93,44 +92,20 @@ def test_seeds_and_stages_have_packs_of_their_own(config: ExperimentConfig, expe
     assert not set(map(summary, next(other.steps()))) & set(expected[0])
 
 
-SCRIPT = """
-import json, sys
-from itertools import islice
-from pathlib import Path
-from rf_repro.config.overrides import from_dict
-from tests.data.test_image_text import loader, summary
-
-config, positions, out = json.loads(Path(sys.argv[1]).read_text()), Path(sys.argv[2]), Path(sys.argv[3])
-saved = json.loads(positions.read_text()) if positions.exists() else None
-for packs in islice(loader(from_dict(config), 2).steps(saved), 12):
-    with out.open("a") as file:
-        file.write(json.dumps([[summary(pack) for pack in packs], [pack.position for pack in packs]]) + "\\n")
-print("done")
-"""
+def note(config: ExperimentConfig, positions: Any, out: Path) -> None:
+    """Takes twelve steps from two loading processes, a line each."""
+    for packs in islice(loader(config, 2).steps(positions), 12):
+        append_jsonl(out, {"packs": [summary(pack) for pack in packs], "positions": [pack.position for pack in packs]})
 
 
 @pytest.mark.slow
 def test_a_killed_process_goes_on_where_it_was(config: ExperimentConfig, tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text(json.dumps(config.to_dict()))
-    paths = [str(tmp_path / name) for name in ("config.json", "positions.json", "out.jsonl")]
-
-    def start() -> "subprocess.Popen[str]":
-        return subprocess.Popen([sys.executable, "-c", SCRIPT, *paths], stdout=subprocess.PIPE, text=True)
-
-    killed, out = start(), tmp_path / "out.jsonl"
-    while not (out.exists() and len(out.read_text().splitlines()) >= 3):
-        assert killed.poll() is None
-        time.sleep(0.005)
-    os.kill(killed.pid, signal.SIGKILL)
-    killed.wait()  # its loaders notice within seconds
-    rows = [json.loads(line) for line in out.read_text().splitlines()]
-    kept = min(len(rows), 5)
-    (tmp_path / "positions.json").write_text(json.dumps(rows[kept - 1][1]))
-    out.unlink()
-    again = start()
-    assert again.communicate()[0] == "done\n"
-    following = [json.loads(line)[0] for line in out.read_text().splitlines()]
-    assert [row[0] for row in rows[:kept]] + following == take(config, 0, kept + 12)
+    first, second = tmp_path / "first.jsonl", tmp_path / "second.jsonl"
+    kill_at(str(first), 5, note, config, None, first)  # its loaders notice within seconds
+    rows = read_jsonl(first)
+    assert len(rows) == 4
+    note(config, rows[-1]["positions"], second)
+    assert [row["packs"] for row in rows + read_jsonl(second)] == take(config, 0, 4 + 12)
 
 
 def test_positions_of_other_streams_are_refused(config: ExperimentConfig) -> None:
@@ -168,7 +143,7 @@ def test_processes_end_with_the_loop_and_ignore_a_jobs_signals(config: Experimen
         assert len(next(steps)) == len(first)
     steps.close()
     for child in children:
-        child.join(timeout=10)
+        child.join(SECONDS)
         assert not child.is_alive()
 
 

@@ -1,10 +1,5 @@
 """Scenes as shards: read back they are the world's own arrays and texts; written again, or after a kill, the same bytes."""
 
-import os
-import signal
-import subprocess
-import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,6 +18,7 @@ from rf_repro.data.scenes.world import ScenesWorld
 from rf_repro.data.scenes_shards import FORMATS, TASKS, Format, ScenesExport, Task, export_scenes
 from rf_repro.data.shards import RawSample, list_shards, read_shard, shard_length
 from rf_repro.data.shards.images import decode_image, resize
+from tests.killing import kill_at
 
 SMALL = ScenesConfig(num_train=400)
 
@@ -82,40 +78,20 @@ def test_a_second_run_completes_to_the_same_bytes(shard_format: Format, tmp_path
 
 @pytest.mark.slow
 @pytest.mark.parametrize("shard_format", FORMATS)
-def test_a_kill_leaves_whole_shards_and_the_next_run_goes_on(shard_format: str, tmp_path: Path) -> None:
-    command = [
-        sys.executable,
-        "-m",
-        "rf_repro.cli",
-        "data",
-        "scenes",
-        "--num",
-        "3000",
-        "--shard-size",
-        "60",
-        "--format",
-        shard_format,
-    ]
-
-    def start(name: str) -> "subprocess.Popen[str]":
-        arguments = [*command, "--out", name]
-        return subprocess.Popen(arguments, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-    killed, source = start("killed"), SourceConfig("scenes", str(tmp_path / "killed"), shard_format)  # type: ignore[arg-type]
-    while (killed.poll() is None and not (tmp_path / "killed").is_dir()) or len(
-        list((tmp_path / "killed").glob("generation*"))
-    ) < 5:
-        time.sleep(0.005)
-    os.kill(killed.pid, signal.SIGKILL)
-    killed.communicate()
+def test_a_kill_leaves_whole_shards_and_the_next_run_goes_on(
+    shard_format: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["data", "scenes", "--num", "600", "--shard-size", "60", "--format", shard_format, "--out"]
+    source = SourceConfig("scenes", str(tmp_path / "killed"), shard_format)  # type: ignore[arg-type]
+    kill_at(str(tmp_path / "killed" / "generation*"), 5, main, [*command, str(tmp_path / "killed")])
     found = list_shards(source)
-    assert 1 <= len(found) < 50
+    assert len(found) == (2 if shard_format == "jsonl" else 4)  # images in a folder of their own come before the lines
     assert len(read(source)) == 60 * len(found)
-    resumed = start("killed")
-    printed, errors = resumed.communicate()
-    assert (resumed.returncode, errors) == (0, "")
-    assert f"3000 samples, 50 shards, {len(found)} of them were there already" in printed
-    assert start("whole").wait() == 0
+    assert main([*command, str(tmp_path / "killed")]) == 0
+    printed = capsys.readouterr()
+    assert f"600 samples, 10 shards, {len(found)} of them were there already" in printed.out
+    assert printed.err == ""
+    assert main([*command, str(tmp_path / "whole")]) == 0
     after = files(tmp_path / "killed")  # what was not finished has a hidden name
     shown = {name: data for name, data in after.items() if not any(part.startswith(".") for part in name.split("/"))}
     assert shown == files(tmp_path / "whole")

@@ -1,7 +1,5 @@
-"""A process that asks a slow script, to be killed: `python -m tests.evaluators.asking STORE SECONDS [I N]`."""
+"""Questions, and a script that answers them."""
 
-import sys
-import time
 from pathlib import Path
 
 from PIL import Image
@@ -35,13 +33,5 @@ def reply(parts: Parts) -> str:
     return ("yes", "no")[number % 2] if number % 5 == 0 else f"number {number}"
 
 
-def ask_all(store: Path, seconds: float = 0.0, shard: tuple[int, int] = (0, 1)) -> Replies:
-    def slow(parts: Parts) -> str:
-        time.sleep(seconds)
-        return reply(parts)
-
-    return ask(QUERIES, Scripted(slow), store, protocol="numbers-v1", max_new_tokens=9, batch_size=BATCH, shard=shard)
-
-
-if __name__ == "__main__":
-    ask_all(Path(sys.argv[1]), float(sys.argv[2]), tuple(map(int, sys.argv[3:5])) or (0, 1))  # type: ignore[arg-type]
+def ask_all(store: Path, shard: tuple[int, int] = (0, 1)) -> Replies:
+    return ask(QUERIES, Scripted(reply), store, protocol="numbers-v1", max_new_tokens=9, batch_size=BATCH, shard=shard)

@@ -1,11 +1,6 @@
 """The ask engine: resumed after any kill to the bytes of an undisturbed run; shards; failures; identity."""
 
 import os
-import random
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +14,7 @@ from evaluators.vlm.scripted import Scripted
 from rf_repro.core.errors import UserError
 from rf_repro.core.files import read_jsonl, write_jsonl
 from tests.evaluators.asking import BATCH, COUNT, QUERIES, ask_all, reply
+from tests.killing import kill_at
 
 EXPECTED = Replies(
     answers={f"q{n}": f"number {n}" for n in range(COUNT) if n % 5 and n != 7},
@@ -60,15 +56,9 @@ def test_every_question_has_its_reply(tmp_path: Path) -> None:
 def test_a_killed_run_ends_with_the_bytes_of_an_undisturbed_one(tmp_path: Path) -> None:
     whole, killed = tmp_path / "whole.jsonl", tmp_path / "killed.jsonl"
     ask_all(whole)
-    draws, kept = random.Random(0), []
-    for _ in range(4):
-        process = subprocess.Popen([sys.executable, "-m", "tests.evaluators.asking", str(killed), "0.03"])
-        before, deadline = lines_of(killed), time.monotonic() + 20
-        while lines_of(killed) < max(before, 1) + 2 and process.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.002)
-        time.sleep(draws.uniform(0, 0.1))
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+    kept = []
+    for times in (4, 3, 6, 5):
+        kill_at(str(killed), times, ask_all, killed)
         kept.append(lines_of(killed))
     assert kept[0] > 2
     assert sorted(kept) == kept, "what was written is not lost"

@@ -158,7 +158,7 @@ def test_processes_share_a_folder(tmp_path: Path) -> None:
     workers = [context.Process(target=_encode_all, args=(tmp_path, first, start, results)) for first in (0, 1)]
     for worker in workers:
         worker.start()
-    found = [torch.from_numpy(results.get(timeout=60)) for _ in workers]
+    found = [torch.from_numpy(results.get(timeout=600)) for _ in workers]
     for worker in workers:
         worker.join()
     vae = KLAutoencoder(VAEConfig(downsample=8, latent_channels=4, width=8))

@@ -70,7 +70,7 @@ def compiled(folder, body):
     """The log of a run without an error; the page is there."""
     (folder / "all.tex").write_text(WRAPPER % body)
     command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error"] if shutil.which("pdflatex") else ["tectonic"]
-    done = subprocess.run([*command, "all.tex"], cwd=folder, capture_output=True, text=True, errors="replace", timeout=300)
+    done = subprocess.run([*command, "all.tex"], cwd=folder, capture_output=True, text=True, errors="replace", timeout=600)
     assert done.returncode == 0, done.stdout[-3000:]
     assert (folder / "all.pdf").stat().st_size > 10_000
     return done.stdout

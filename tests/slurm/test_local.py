@@ -2,11 +2,10 @@
 
 import io
 import os
+import shutil
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,6 +16,7 @@ from slurm.display import PlainDisplay
 from slurm.local import Failure, run_plan
 from slurm.plan import Job, Plan
 from tests.slurm.workers import STEPS, Count, smoke_plan
+from tests.waiting import SECONDS, wait_until
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[2]
@@ -27,23 +27,27 @@ def jobs_can_import_the_workers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
 
 
-def launch(plan: Plan, jobs: int = 2, **settings: object) -> tuple[list[Failure], str]:
-    output = io.StringIO()
+def launch(plan: Plan, jobs: int = 2, output: io.StringIO | None = None, **settings: object) -> tuple[list[Failure], str]:
+    output = output or io.StringIO()
     failures = run_plan(plan, lambda job, threads, slot: Count(job, threads, **settings), PlainDisplay(output), jobs)  # type: ignore[arg-type]
     return failures, output.getvalue()
 
 
-def launcher(runs: Path, jobs: int, seconds: float, *more: str) -> "subprocess.Popen[str]":
-    """A launcher in a process of its own, the leader of a group as a shell would make it."""
-    command = [sys.executable, "-m", "tests.slurm.workers", str(runs), str(jobs), str(seconds), *more]
-    return subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, start_new_session=True)
+def launcher(runs: Path, jobs: int, *more: str, before: tuple[str, ...] = ()) -> "subprocess.Popen[str]":
+    """A launcher in a process of its own, the leader of a group as a shell would make it. `more`: of `tests.slurm.workers`."""
+    command = [*before, sys.executable, "-m", "tests.slurm.workers", str(runs), str(jobs), *more]
+    return subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
 
 
-def wait_until(condition: Callable[[], bool], seconds: float = 30.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited too long"
-        time.sleep(0.02)
+def read_until(process: "subprocess.Popen[str]", words: str) -> None:
+    """Reads what a launcher says until a line has these words."""
+    assert process.stderr is not None
+    for line in process.stderr:
+        if words in line:
+            return
+    pytest.fail(f"it ended without {words!r}")
 
 
 def attempts(job: Job) -> list[int]:
@@ -125,31 +129,30 @@ def test_what_needs_a_failed_stage_is_not_started(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_stopped_launcher_ends_its_jobs_and_the_next_one_resumes_them(tmp_path: Path, kind: signal.Signals) -> None:
     plan = smoke_plan(tmp_path)
-    with launcher(tmp_path, 2, seconds=0.3) as process:
-        wait_until(lambda: len(working(plan)) == 2)
+    with launcher(tmp_path, 2, str(tmp_path / "hold")) as process:
+        wait_until(lambda: len(working(plan)) == 2, process)
         process.send_signal(kind)
-        assert process.wait(timeout=20) == 128 + kind
-        assert process.stderr is not None
-        assert "stopping 2 run(s)" in process.stderr.read()
+        read_until(process, "stopping 2 run(s)")
+        assert process.wait(SECONDS) == 128 + kind
     assert all(lock_holder(job.run.path) is None for job in plan.jobs)
     stopped = [job for job in plan.jobs if job.state == "resumable"]
-    reached = {job.name: len(job.run.metrics()) for job in stopped}
     assert len(stopped) == 2
     failures, output = launch(plan)
     assert failures == []
     assert output.count("resumes") == 2
-    assert {job.name: attempts(job) for job in stopped} == {name: [0, step] for name, step in reached.items()}
+    assert [attempts(job) for job in stopped] == [[0, 1]] * 2
     assert attempts(plan.jobs[0]) == [0]  # what was done is not done again
 
 
 def test_ctrl_c_in_a_terminal_is_the_launchers_alone(tmp_path: Path) -> None:
     """The terminal sends SIGINT to the whole foreground group; jobs still end by unwinding, at the launcher's word."""
     plan = smoke_plan(tmp_path)
-    with launcher(tmp_path, 2, seconds=0.3) as process:
-        wait_until(lambda: len(working(plan)) == 2)
+    with launcher(tmp_path, 2, str(tmp_path / "hold")) as process:
+        wait_until(lambda: len(working(plan)) == 2, process)
         logs = [next((job.run.path / "logs").glob("*.err")) for job in working(plan)]
         os.killpg(process.pid, signal.SIGINT)
-        assert process.wait(timeout=20) == 128 + signal.SIGINT
+        process.communicate(timeout=SECONDS)
+        assert process.returncode == 128 + signal.SIGINT
     assert all(lock_holder(job.run.path) is None for job in plan.jobs)
     for log in logs:
         assert "slurm/jobs.py" in log.read_text()  # the job's own SIGTERM handler, and no other interrupt
@@ -158,53 +161,82 @@ def test_ctrl_c_in_a_terminal_is_the_launchers_alone(tmp_path: Path) -> None:
 
 def test_a_second_ctrl_c_kills_jobs_that_do_not_listen(tmp_path: Path) -> None:
     plan = smoke_plan(tmp_path)
-    with launcher(tmp_path, 1, 60.0, "deaf") as process:
-        wait_until(lambda: plan.jobs[0].state == "running")
+    with launcher(tmp_path, 1, str(tmp_path / "hold"), "deaf") as process:
+        wait_until(lambda: working(plan), process)
+        [job] = working(plan)
         process.send_signal(signal.SIGINT)
+        read_until(process, "stopping 1 run(s)")
         with pytest.raises(subprocess.TimeoutExpired):
-            process.wait(timeout=1.5)
+            process.wait(timeout=1)
         process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=10) == 128 + signal.SIGINT
-    assert plan.jobs[0].state == "resumable"
+        process.communicate(timeout=SECONDS)
+        assert process.returncode == 128 + signal.SIGINT
+    assert job.state == "resumable"
+
+
+@pytest.mark.skipif(shutil.which("nohup") is None, reason="no nohup here")
+def test_under_nohup_it_outlives_the_terminal_and_can_still_be_stopped(tmp_path: Path) -> None:
+    plan = smoke_plan(tmp_path)
+    with launcher(tmp_path, 1, str(tmp_path / "hold"), before=("nohup",)) as process:
+        wait_until(lambda: working(plan), process)
+        [job] = working(plan)
+        os.killpg(process.pid, signal.SIGHUP)  # as a terminal that is closed
+        (tmp_path / "hold").touch()
+        wait_until(lambda: job.state == "done", process)
+        (tmp_path / "hold").unlink()
+        wait_until(lambda: working(plan), process)
+        process.send_signal(signal.SIGINT)
+        read_until(process, "stopping 1 run(s)")
+        process.communicate(timeout=SECONDS)
+        assert process.returncode == 128 + signal.SIGINT
 
 
 def test_a_launcher_killed_outright_leaves_runs_that_the_next_one_waits_for(tmp_path: Path) -> None:
     plan = smoke_plan(tmp_path)
-    with launcher(tmp_path, 2, seconds=0.4) as process:
-        wait_until(lambda: len(working(plan)) == 2)
+    with launcher(tmp_path, 2, str(tmp_path / "hold")) as process:
+        wait_until(lambda: len(working(plan)) == 2, process)
         process.kill()
         process.wait()
-    orphans = working(plan)
-    assert len(orphans) == 2  # they go on
-    failures, output = launch(plan)
+    assert len(working(plan)) == 2
+    waiting = "of another launcher works on it; waiting for it"
+
+    class Output(io.StringIO):
+        """Lets the orphans go on when the next launcher has seen both."""
+
+        def write(self, text: str) -> int:
+            written = super().write(text)
+            if self.getvalue().count(waiting) == 2:
+                (tmp_path / "hold").touch()
+            return written
+
+    failures, output = launch(plan, output=Output())
     assert failures == []
-    assert output.count("of another launcher works on it; waiting for it") == 2
+    assert output.count(waiting) == 2
     assert [job.state for job in plan.jobs] == ["done"] * 5
     assert all(attempts(job) == [0] for job in plan.jobs)  # nobody did a run's work twice
 
 
 def test_an_adopted_run_that_is_killed_is_taken_over(tmp_path: Path) -> None:
     plan = smoke_plan(tmp_path)
-    with launcher(tmp_path, 1, seconds=0.4) as process:
-        wait_until(lambda: len(working(plan)) == 1)
+    with launcher(tmp_path, 1, str(tmp_path / "hold")) as process:
+        wait_until(lambda: working(plan), process)
         process.kill()
         process.wait()
     [orphan] = working(plan)
-    with launcher(tmp_path, 1, seconds=0.02) as second:
-        assert second.stderr is not None
-        while "waiting for it" not in second.stderr.readline():
-            pass
+    with launcher(tmp_path, 1) as second:
+        read_until(second, "waiting for it")
         holder = lock_holder(orphan.run.path)
         assert holder
         os.kill(holder, signal.SIGKILL)
-        assert second.wait(timeout=60) == 0
+        second.communicate(timeout=SECONDS)
+        assert second.returncode == 0
     assert orphan.state == "done"
     assert len(attempts(orphan)) == 2
 
 
 def test_two_launchers_at_once_share_the_work(tmp_path: Path) -> None:
     plan = smoke_plan(tmp_path)
-    with launcher(tmp_path, 2, seconds=0.1) as one, launcher(tmp_path, 2, seconds=0.1) as two:
-        assert (one.wait(timeout=120), two.wait(timeout=120)) == (0, 0)
+    with launcher(tmp_path, 2) as one, launcher(tmp_path, 2) as two:
+        assert (one.wait(SECONDS), two.wait(SECONDS)) == (0, 0)
     assert [job.state for job in plan.jobs] == ["done"] * 5
     assert all(len(job.run.metrics()) == STEPS for job in plan.jobs)

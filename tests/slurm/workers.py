@@ -1,6 +1,6 @@
 """A job small enough to test the launcher with, and real in all that the launcher relies on: it locks, records, resumes.
 
-`python -m tests.slurm.workers RUNS JOBS SECONDS [deaf]` launches the plan of `smoke_plan` in a process of its own.
+`python -m tests.slurm.workers RUNS JOBS [HOLD [deaf]]` launches the plan of `smoke_plan` in a process of its own.
 """
 
 import os
@@ -27,6 +27,7 @@ class Count:
     job: Job
     threads: int
     seconds: float = 0.02  # a step
+    hold: str = ""  # a file: variants that have done a step wait until it is there
     fail: tuple[str, ...] = ()
     die: tuple[str, ...] = ()
     deaf: bool = False  # to SIGTERM, as a process that hangs is
@@ -52,6 +53,8 @@ class Count:
             for step in range(len(before) + 1, STEPS + 1):
                 time.sleep(self.seconds)
                 append_jsonl(run.metrics_path, {"step": step, "loss": 1 / step, "time": time.time()})
+                while self.hold and self.job.kind == "variant" and not Path(self.hold).exists() and run.path.exists():
+                    time.sleep(0.02)
             names = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "CUDA_VISIBLE_DEVICES")
             write_json(run.path / "environment.json", [os.environ.get(name) for name in names])
             run.write_record(replace(record, status="done", started_from=started_from(self.job)))
@@ -67,7 +70,7 @@ def smoke_plan(runs: Path) -> Plan:
     return Plan(runs, tuple(job for job in jobs if job.variant in ("stage-pretrain", "pixel", "pixel_rf")))
 
 
-def main(runs: str, jobs: str, seconds: str, deaf: str = "") -> int:
+def main(runs: str, jobs: str, hold: str = "", deaf: str = "") -> int:
     from slurm.display import PlainDisplay
     from slurm.local import Interrupted, run_plan
 
@@ -75,7 +78,7 @@ def main(runs: str, jobs: str, seconds: str, deaf: str = "") -> int:
         display = PlainDisplay(sys.stderr)
         failures = run_plan(
             smoke_plan(Path(runs)),
-            lambda job, threads, slot: Count(job, threads, float(seconds), deaf=bool(deaf)),
+            lambda job, threads, slot: Count(job, threads, hold=hold, deaf=bool(deaf)),
             display,
             int(jobs),
         )

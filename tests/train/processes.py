@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from rf_repro.train.ranks import Ranks, joined_ranks
+from tests.waiting import SECONDS
 
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(
@@ -22,7 +23,6 @@ CONTEXT.set_forkserver_preload(
         "tests.train.test_sharded_checkpoint",
     ]
 )
-SECONDS = 600.0  # until a group counts as hung
 
 Work = Callable[..., Any]  # (ranks, *arguments) -> what torch.save takes; importable by name
 

@@ -16,6 +16,7 @@ from rf_repro.core.errors import UserError
 from rf_repro.train import ranks as ranks_module
 from rf_repro.train.ranks import Ranks, joined_ranks
 from tests.train.processes import Group, only_one, run_ranks
+from tests.waiting import SECONDS, wait_until
 
 ROOT = Path(__file__).parents[2]
 
@@ -88,10 +89,7 @@ def test_every_operation_gives_its_closed_form_on_every_rank(size: int, tmp_path
 def members(ranks: Ranks, name: int, folder: Path) -> list[int]:
     """Who answers, when every group is at work: nobody leaves before all have come."""
     (folder / f"at-work-{name}-{ranks.rank}").touch()
-    deadline = time.monotonic() + 60
-    while len(list(folder.glob("at-work-*"))) < 6:
-        assert time.monotonic() < deadline, "another group never came to work"
-        time.sleep(0.05)
+    wait_until(lambda: len(list(folder.glob("at-work-*"))) == 6)
     return ranks.gather(torch.tensor([name])).tolist()
 
 
@@ -120,7 +118,7 @@ def test_torchrun_leads_to_the_same_place(tmp_path: Path) -> None:
     script = tmp_path / "hello.py"
     script.write_text(HELLO)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=SECONDS, check=False)
     assert done.returncode == 0, done.stderr
     assert "met [10, 11]" in done.stdout
 
@@ -160,21 +158,18 @@ def test_alone_where_the_environment_tells_of_nobody(monkeypatch: pytest.MonkeyP
         assert only_one(ranks)
 
 
-def lose_the_first(ranks: Ranks) -> float:
-    """The first rank is killed while the second waits for it: how long the second waits, in seconds."""
+def lose_the_first(ranks: Ranks) -> None:
+    """The first rank is killed while the second waits for it."""
     assert timedelta(hours=1) <= ranks_module.PATIENCE  # it is not that which ends the waiting
-    begin = time.monotonic()
     if ranks.is_first:
         time.sleep(0.5)
         os.kill(os.getpid(), signal.SIGKILL)
     with pytest.raises(RuntimeError):
         ranks.barrier()
-    return time.monotonic() - begin
 
 
 @pytest.mark.dist
 def test_a_rank_that_is_lost_ends_the_others_at_once(tmp_path: Path) -> None:
     group = Group(lose_the_first, 2, tmp_path)
-    group.processes[1].join(60)
+    group.processes[1].join(SECONDS)
     assert group.processes[1].exitcode == 0
-    assert torch.load(group.results[1]) < 20

@@ -196,7 +196,7 @@ def launch(plan: "Plan", device: str, jobs: int | None, threads: int = 1) -> boo
     if sum(job.steps for job in left) > SHORT:
         machine = look_at(left, device, at_once, threads)
         if machine is None:
-            print("this machine could not be measured in time; the time left follows as runs advance", file=sys.stderr, flush=True)
+            print("this machine could not be measured; the time left follows as runs advance", file=sys.stderr, flush=True)
     if machine is not None:
         at_once = jobs or max(at_once, len(machine.gpus))
         device = "cpu" if machine.kind == "cpu" else device  # also where another one failed, which was told

@@ -24,11 +24,13 @@ from ablations.registry import GRIDS
 from rf_repro.cli import main
 from rf_repro.config.overrides import apply_overrides
 from rf_repro.config.schema import ExperimentConfig
+from rf_repro.core.errors import UserError
 from rf_repro.core.run_dir import RunDir
 from rf_repro.data.scenes.questions import SceneQuestions
 from rf_repro.model.layers import RMSNorm
 from rf_repro.pipeline import run_variant
 from rf_repro.train.devices import resolve_device
+from rf_repro.train.ranks import joined_ranks
 from rf_repro.train.vae_trainer import VAETrainer
 from rf_repro.vlm import load_rf_vlm
 from tests.support.emulated_device import GPU, Emulation, emulated_device
@@ -294,6 +296,16 @@ def test_a_vae_trained_on_the_device_has_the_bits_of_the_cpu(emulation: Emulatio
     assert "aten::convolution_backward" in emulation.ran
     for name, tensor in state[1].items():
         assert torch.equal(state[0][name], tensor), name
+
+
+def test_several_ranks_on_mps_are_refused_before_they_wait_for_each_other(
+    monkeypatch: pytest.MonkeyPatch, mps: Emulation
+) -> None:
+    for name, value in (("WORLD_SIZE", "2"), ("RANK", "0")):
+        monkeypatch.setenv(name, value)
+    for device in ("auto", "mps"):
+        with pytest.raises(UserError, match="WORLD_SIZE=2: on MPS one process trains alone"), joined_ranks(device):
+            pass
 
 
 @pytest.mark.slow

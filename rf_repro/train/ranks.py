@@ -130,7 +130,7 @@ def joined_ranks(device: str = "cpu") -> Iterator[Ranks]:
 
     Raises:
         UserError: a variable is missing or impossible, the rendezvous file exists already or does not come within ten
-            minutes, or there are more ranks on the node than GPUs.
+            minutes, there are more ranks on the node than GPUs, or several on MPS.
     """
     size = _number("WORLD_SIZE", 1) if "WORLD_SIZE" in os.environ else 1
     if size == 1:
@@ -138,6 +138,8 @@ def joined_ranks(device: str = "cpu") -> Iterator[Ranks]:
         return
     rank = _number("RANK", 0, size - 1)
     uses_cuda = device == "cuda" or (device == "auto" and torch.cuda.is_available())
+    if device == "mps" or (device == "auto" and not uses_cuda and torch.backends.mps.is_available()):
+        raise UserError(f"WORLD_SIZE={size}: on MPS one process trains alone; start one, or give --device cpu")  # gloo lacks MPS
     if uses_cuda:
         _choose_gpu(_number("LOCAL_RANK", 0))
     backend = "cpu:gloo,cuda:nccl" if uses_cuda else "gloo"

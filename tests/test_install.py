@@ -149,7 +149,7 @@ def test_a_report_without_a_checkout(installed: Path, elsewhere: Path, built: Pa
 def test_reproduce_without_a_checkout(installed: Path, elsewhere: Path) -> None:
     said = succeed([installed / "rf-repro", "reproduce", "--scale", "smoke"], elsewhere)
     assert said.endswith("report: report/report.html\n")
-    assert len(list((elsewhere / "runs" / "smoke").glob("*/*/record.json"))) >= 4
+    assert len(list((elsewhere / "runs" / "smoke").glob("*/*/run.json"))) >= 4
     assert (elsewhere / "report" / "report.html").exists()
 
 

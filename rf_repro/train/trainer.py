@@ -99,12 +99,12 @@ class Trainer(TrainingLoop):
         space: ImageSpace | None = None,
         ranks: Ranks = ALONE,
     ) -> None:
-        super().__init__(config, stage, seed, device, ranks=ranks)
         if 0 < stage.mixture.generation < ranks.size and not stage.packs_per_step:
             raise UserError(
                 f"stages.{stage.name}.mixture.generation={stage.mixture.generation}: fewer samples a step than the {ranks.size} "
                 f"ranks; start at most {stage.mixture.generation}, or raise it"
             )
+        super().__init__(config, stage, seed, device, ranks=ranks)
         self.data = data
         self.tokens = TextTokens(tokenizer.pad_id, tokenizer.bos_id, tokenizer.null_id)
         self.space: ImageSpace = PixelSpace(config.model.pixel.patch_size) if space is None else space

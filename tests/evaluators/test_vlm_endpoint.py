@@ -191,7 +191,7 @@ def test_a_server_that_dribbles_or_sleeps_is_left_in_time(where: str, patience: 
 
     begun = time.monotonic()
     with chat_server(act) as server:
-        with pytest.raises(SomeFailed, match="no whole reply within|HTTP 500"):
+        with pytest.raises(SomeFailed, match=r"no whole reply within|HTTP 500"):
             Endpoint("m", server.url, patience=patience).answer(questions(1), 5)
         assert time.monotonic() - begun < SECONDS / 2  # the server would go on for longer
         assert len(server.bodies) == requests

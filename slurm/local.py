@@ -143,6 +143,7 @@ class _Launcher:
         """Collects what ended, starts what can start, and shows the rest."""
         for active in [active for active in self.active if self._ended(active)]:
             self.active.remove(active)
+            self._tell_of_failed_device(active)
             self._collect(active)
         failed = {failure.job.run.path for failure in self.failures}
         for job in list(self.waiting):

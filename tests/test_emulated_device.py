@@ -33,6 +33,8 @@ from rf_repro.train.devices import resolve_device
 from rf_repro.train.ranks import joined_ranks
 from rf_repro.train.vae_trainer import VAETrainer
 from rf_repro.vlm import load_rf_vlm
+from slurm.machine import look_at
+from slurm.plan import make_plan
 from tests.support.emulated_device import GPU, Emulation, emulated_device
 
 FLOAT64 = "doesn't support float64. Please use float32"
@@ -366,3 +368,36 @@ def test_table_3a_on_cuda(mps_runs: Path, root: Path) -> None:
         assert record.status == "done"
         assert [(attempt.device, attempt.arithmetic) for attempt in record.attempts] == [(GPU, "fp32")], name
     assert {attempt.device for attempt in run_of(runs, "pixel").record().attempts} == {"mps"}
+
+
+@pytest.mark.slow
+def test_a_device_that_fails_its_first_step_gives_way_to_the_cpu(tmp_path: Path) -> None:
+    device = {"RF_TEST_EMULATED_DEVICE": "mps", "RF_TEST_EMULATED_BROKEN": "aten::addmm"}
+    command = [sys.executable, "-m", "rf_repro.cli", "train", "--scale", "smoke", "--variant", COMMANDS_OWN, *OPTIONS,
+               "--runs", str(tmp_path)]  # fmt: skip
+    done = subprocess.run(command, env=os.environ | device, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for name in ("stage-pretrain", COMMANDS_OWN):
+        run = run_of(tmp_path, name)
+        assert f"{name} s0: mps failed, goes on with the CPU (log: {run.path / 'logs'})" in done.stderr.splitlines()
+        attempts = run.record().attempts
+        assert [attempt.device for attempt in attempts] == ["mps", "cpu"]
+        assert (attempts[0].error or "").startswith("DeviceFailed: mps failed (NotImplementedError: The operator 'aten::addmm'")
+        assert run.record().status == "done"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("broken", ["", "aten::addmm"])
+def test_a_measurement_finds_the_gpus_or_that_they_fail(
+    broken: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in (("DEVICE", "cuda"), ("BROKEN", broken)):
+        monkeypatch.setenv(f"RF_TEST_EMULATED_{name}", value)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,3")
+    jobs = [job for job in make_plan("smoke", ["table3a"], [0], tmp_path, CHANGES).jobs if job.variant == COMMANDS_OWN]
+    machine = look_at(jobs, "auto", 1)
+    assert machine is not None
+    assert (machine.kind, machine.gpus) == (("cpu", ()) if broken else ("cuda", ("5", "3")))
+    told = capsys.readouterr().err
+    assert told.startswith("cuda failed (RuntimeError: CUDA error: no kernel image") if broken else told == ""
+    assert (f"2 x {GPU} in fp32" in machine.describe(2, jobs)) == (not broken)

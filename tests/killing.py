@@ -7,7 +7,7 @@ from collections.abc import Callable
 from fnmatch import fnmatch
 from typing import Any
 
-from tests.train.processes import CONTEXT
+from tests.train.processes import CONTEXT, start_processes_as_usual
 from tests.waiting import SECONDS
 
 
@@ -28,6 +28,7 @@ def kill_at(pattern: str, times: int, work: Callable[..., object], *arguments: o
 
 
 def _until(pattern: str, times: int, work: Callable[..., object], arguments: tuple[object, ...]) -> None:
+    start_processes_as_usual()
     left = times
 
     def watch(event: str, given: tuple[Any, ...]) -> None:

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import sys
 import time
 import traceback
 from collections.abc import Callable
@@ -14,6 +15,7 @@ import torch
 from rf_repro.train.ranks import Ranks, joined_ranks
 from tests.waiting import SECONDS
 
+PROCESSES_START_BY = "spawn" if sys.platform == "darwin" else "fork"  # Python 3.11 to 3.13's own
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(
     [
@@ -23,6 +25,13 @@ CONTEXT.set_forkserver_preload(
         "tests.train.test_sharded_checkpoint",
     ]
 )
+
+
+def start_processes_as_usual() -> None:
+    """For a process of the server: loaders start their workers as outside tests. Else the server would be those workers' parent,
+    and they would outlive an owner that is killed."""
+    multiprocessing.set_start_method(PROCESSES_START_BY, force=True)
+
 
 Work = Callable[..., Any]  # (ranks, *arguments) -> what torch.save takes; importable by name
 
@@ -69,6 +78,7 @@ def run_ranks(work: Work, size: int, folder: Path, *arguments: object) -> list[A
 def _work(work: Work, environment: dict[str, str], result: Path, arguments: tuple[object, ...]) -> None:
     os.environ.update(environment)
     torch.set_num_threads(1)
+    start_processes_as_usual()
     try:
         with joined_ranks() as ranks:
             value = work(ranks, *arguments)

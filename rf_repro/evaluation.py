@@ -31,7 +31,7 @@ from rf_repro.data.scenes.world import BenchmarkPrompt, SceneBatch, ScenesWorld
 from rf_repro.representation.probe import probe_codes
 from rf_repro.sample.answer import answer_questions
 from rf_repro.sample.sampler import Sampler
-from rf_repro.train.devices import first_use
+from rf_repro.train.devices import trying
 from rf_repro.train.trainer import Trainer
 
 BENCHMARK = "geneval-scenes"
@@ -102,7 +102,7 @@ class SceneEvaluation:
                 continue
             progress("sample", first, len(wanted))
             given = None if representation is None else representation[first : first + size]
-            with first_use(sampler.device):
+            with trying(sampler.device):
                 images, _ = sampler.sample(self.text_ids(batch), [r.seed for r in batch], given)
             self._write(out, batch, to_pixels(images).cpu().numpy())
         progress("sample", len(wanted), len(wanted))
@@ -181,7 +181,7 @@ def evaluate_understanding(evaluation: SceneEvaluation, trainer: Trainer, run: R
     batch = SceneQuestions(evaluation.config.data.scenes).held_out(evaluation.config.evals.questions_per_type)
     progress("answer", 0, len(batch.questions))
     model, length = trainer.inference_model(), evaluation.config.data.answer_tokens
-    with first_use(trainer.device):
+    with trying(trainer.device):
         answers = answer_questions(
             model, batch.images, batch.questions, evaluation.tokenizer, max_new_tokens=length,
             batch_size=trainer.config.sampling.batch_size,

@@ -38,7 +38,7 @@ from rf_repro.model.vae import KLAutoencoder, LatentSpace
 from rf_repro.pipeline import make_trainer
 from rf_repro.sample.answer import answer_questions
 from rf_repro.train.arithmetic import arithmetic
-from rf_repro.train.devices import first_use, on_device
+from rf_repro.train.devices import on_device, trying
 from rf_repro.train.encoder_pretraining import EncoderPretraining
 from rf_repro.train.ranks import ALONE
 from rf_repro.train.trainer import Trainer
@@ -64,7 +64,7 @@ def measure(name: str, config: ExperimentConfig, device: torch.device) -> dict[s
         config, data=replace(config.data, scenes=scenes), representation=replace(config.representation, warmup_batches=0)
     )
     tokenizer = SceneTokenizer(scenes)
-    with first_use(device):
+    with trying(device):
         if name == "stage-vae":
             return {"step": _a_step(VAETrainer(config, 0, device, SceneMixture(config.data, tokenizer).images))}
         if name == "stage-encoder":
@@ -117,7 +117,7 @@ def _seconds(device: torch.device, work: Callable[[], object]) -> float:
 
 
 def describe(device: torch.device, wish: str) -> dict[str, Any]:
-    """What computes: {"system", "processor", "device", "gpus", "arithmetic"}; `gpus` are those that this process sees.
+    """What computes: "system", "processor", "kind" of device, its name ("device"), "gpus" seen by this process, "arithmetic".
 
     Args:
         wish: `optim.precision` of what will run.

@@ -36,7 +36,7 @@ from rf_repro.model.space import ImageSpace, PixelSpace
 from rf_repro.model.vae import KLAutoencoder, LatentSpace, WanAutoencoder
 from rf_repro.train.arithmetic import arithmetic
 from rf_repro.train.checkpoint import list_checkpoints, step_of
-from rf_repro.train.devices import first_use, resolve_device
+from rf_repro.train.devices import resolve_device, trying
 from rf_repro.train.encoder_pretraining import EncoderPretraining, load_encoder, pretrain_encoder
 from rf_repro.train.loop import never
 from rf_repro.train.ranks import ALONE, Ranks
@@ -116,14 +116,14 @@ def make_trainer(
             raise UserError("parallel.sharding=fsdp: models of the scenes world are sampled as they train; use none")
         tokenizer = SceneTokenizer(config.data.scenes)
         mixture = SceneMixture(config.data, tokenizer)
-        with first_use(device, ranks):
+        with trying(device, ranks):
             return Trainer(config, stage, seed, device, mixture, tokenizer, start, encoder, space, ranks)
     from rf_repro.data.image_text import ImageTextData, streams_of
     from rf_repro.data.text_tokenizer import ImageTextTokenizer
 
     words = ImageTextTokenizer.from_config(config)
     data = ImageTextData(config, stage, seed, words, streams_of(ranks.rank, ranks.size, stage.packs_per_step))
-    with first_use(device, ranks):
+    with trying(device, ranks):
         return Trainer(config, stage, seed, device, data, words, start, encoder, space, ranks)
 
 

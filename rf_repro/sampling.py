@@ -30,7 +30,7 @@ from rf_repro.pipeline import image_space, last_checkpoint
 from rf_repro.sample.sampler import Sampler
 from rf_repro.train.arithmetic import DTYPES, arithmetic
 from rf_repro.train.checkpoint import step_of, stream_weights
-from rf_repro.train.devices import first_use, on_device, resolve_device
+from rf_repro.train.devices import on_device, resolve_device, trying
 from rf_repro.train.sharding import fill, materialise, on_meta
 
 TOKENS_AT_ONCE = 1 << 16  # of a batch, without its unconditional half: at 1024 px and patches of 16, 12 images
@@ -101,11 +101,11 @@ def sample_prompts(
             return
         for i, row in enumerate(rows):
             folder.write_prompt(i, row)
-        with first_use(on):
+        with trying(on):
             sampler = _load_sampler(config, run, checkpoint, captions, on)
         for batch in missing:
             ids = torch.stack([captions.ids[wanted[i].prompt_id] for i in batch])
-            with first_use(on):
+            with trying(on):
                 images, _ = sampler.sample(ids, [wanted[i].seed for i in batch], size=size)
             for i, pixels in zip(batch, to_pixels(images).cpu().numpy(), strict=True):
                 folder.write_image(wanted[i].prompt_id, wanted[i].sample, wanted[i].seed, Image.fromarray(pixels))

@@ -4,12 +4,12 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
-from pathlib import Path
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from statistics import mean
 from typing import Any
 
+from rf_repro.core.capacity import usable_bytes, usable_cores
 from rf_repro.core.errors import UserError
 from rf_repro.core.import_path import job_environment
 from slurm.forecast import Speed, seconds_left, time_of_all
@@ -65,31 +65,9 @@ def run_key(job: Job) -> str:
     return f"{job.variant}/{job.run.path.name.rpartition('-s')[0]}"
 
 
-def usable_cores() -> int:
-    """That this process may use: its affinity, and a container's quota."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    quota, _, period = _cgroup("cpu.max").partition(" ")
-    return max(1, min(cores, int(quota) // int(period))) if quota.isdigit() and period.isdigit() else cores
-
-
-def usable_memory() -> int:
-    """Bytes of this machine or container."""
-    whole = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    limit = _cgroup("memory.max")
-    return min(whole, int(limit)) if limit.isdigit() else whole
-
-
-def _cgroup(name: str) -> str:
-    """A limit of the container that this process is in; empty without one."""
-    try:
-        return Path("/sys/fs/cgroup", name).read_text(encoding="ascii").strip()
-    except OSError:
-        return ""
-
-
 def default_jobs() -> int:
     """Runs at once, of one thread each: as many as there are cores and memory for, at most four."""
-    return max(1, min(usable_cores(), MOST_RUNS, int(usable_memory() // RUN_BYTES)))
+    return max(1, min(usable_cores(), MOST_RUNS, int(usable_bytes() // RUN_BYTES)))
 
 
 def look_at(jobs: Sequence[Job], device: str, count: int, threads: int = 1) -> Machine | None:
@@ -118,7 +96,7 @@ def look_at(jobs: Sequence[Job], device: str, count: int, threads: int = 1) -> M
     told = {line: None for answer in found for line in answer["told"]}
     print("".join(f"{line}\n" for line in told), end="", file=sys.stderr, flush=True)
     measured = {name: speed for answer in found for name, speed in answer["speeds"].items()}
-    defaults = {item.name: _mean_of(measured.values(), item.name, item.default) for item in fields(Speed)}
+    defaults = {name: _mean_of(measured.values(), name, guess) for name, guess in asdict(Speed()).items()}
     one = found[0]["machine"]
     return Machine(
         one["system"], one["processor"], one["device"], one["kind"], one["arithmetic"], _visible_gpus(one["gpus"]),
@@ -126,7 +104,7 @@ def look_at(jobs: Sequence[Job], device: str, count: int, threads: int = 1) -> M
     )  # fmt: skip
 
 
-def _mean_of(speeds: Any, name: str, default: Any) -> float:
+def _mean_of(speeds: Collection[dict[str, float]], name: str, default: float) -> float:
     found = [speed[name] for speed in speeds if name in speed]
     return mean(found) if found else default
 
@@ -146,11 +124,14 @@ def _start(configs: dict[str, Any], device: str, threads: int) -> "subprocess.Po
 
 def _answer(process: "subprocess.Popen[str]") -> dict[str, Any] | None:
     try:
-        output, _ = process.communicate(timeout=PATIENCE)
+        output, errors = process.communicate(timeout=PATIENCE)
     except subprocess.TimeoutExpired:
         return None
-    answer: dict[str, Any] | None = json.loads(output) if process.returncode == 0 else None
-    if answer is not None and "error" in answer:
+    if process.returncode:  # a forecast is not worth a run, which will say what is wrong if it is
+        print(f"measuring this machine failed: {(errors.splitlines() or ['killed'])[-1]}", file=sys.stderr, flush=True)
+        return None
+    answer: dict[str, Any] = json.loads(output)
+    if "error" in answer:
         raise UserError(answer["error"])
     return answer
 

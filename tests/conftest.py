@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from rf_repro.core.capacity import usable_bytes, usable_cores
+
 # What a user, a scheduler or a git hook sets, and what would change what a test sees, in its subprocesses too.
 STRANGE = (
     "COLUMNS", "LINES", "NO_COLOR", "FORCE_COLOR", "CLICOLOR", "TTY_", "JUPYTER_", "PYTHON_COLORS", "MPLBACKEND",
@@ -59,37 +61,3 @@ def pytest_xdist_auto_num_workers() -> int | None:
         return None  # pytest-xdist reads it
     workers = min(usable_cores(), usable_bytes() // WORKER_BYTES, MOST_WORKERS)
     return workers if workers > 1 else 0
-
-
-def usable_cores() -> int:
-    """Cores by affinity, and by the CPU time that the control groups around this process grant, rounded up."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    granted = [text.split() for text in control_groups("cpu", "cpu.max")]
-    granted += zip(control_groups("cpu", "cpu.cfs_quota_us"), control_groups("cpu", "cpu.cfs_period_us"), strict=True)
-    return min([cores, *(max(1, -(-int(quota) // int(period))) for quota, period in granted if quota not in ("max", "-1"))])
-
-
-def usable_bytes() -> int:
-    """Memory that is free or can be freed, by the machine and by the control groups around this process."""
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        found = [1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")]
-    except OSError:
-        found = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
-    limits = control_groups("memory", "memory.max") + control_groups("memory", "memory.limit_in_bytes")
-    return min([*found, *(int(limit) for limit in limits if limit != "max")], default=MOST_WORKERS * WORKER_BYTES)
-
-
-def control_groups(controller: str, name: str) -> list[str]:
-    """The text of a file of each control group around this process: of version 2, or of version 1's controller."""
-    texts, root = [], Path("/sys/fs/cgroup")
-    own = Path("/proc/self/cgroup")
-    for line in own.read_text().splitlines() if own.exists() else ():
-        _, controllers, path = line.split(":", 2)
-        if controllers and controller not in controllers.split(","):
-            continue
-        top = root / controller if controllers else root
-        group = top / path.strip("/")
-        files = [folder / name for folder in (group, *group.parents) if folder.is_relative_to(top)]
-        texts += [file.read_text().strip() for file in files if file.is_file()]
-    return texts

@@ -14,10 +14,12 @@ import pytest
 import yaml
 
 from rf_repro.cli import main, make_parser
+from rf_repro.commands.options import grid_plan
 from rf_repro.config.overrides import from_dict
 from rf_repro.config.scales import tiny
 from rf_repro.core.files import append_jsonl, read_json, read_jsonl
 from rf_repro.core.run_dir import RunDir
+from slurm.forecast import Speed, pieces, seconds_left
 from tests.waiting import SECONDS, wait_until
 
 COMMANDS = (
@@ -191,6 +193,19 @@ def test_reproduce_goes_from_nothing_to_a_report(smoke: Path) -> None:
     assert "Pixel+RF beats Pixel (table3a): " in output
     assert (smoke / "report" / "report.md").exists()
     assert (smoke / "report" / "claims.json").exists()
+
+
+@pytest.mark.slow
+def test_the_forecast_waits_for_what_a_run_leaves(smoke: Path) -> None:
+    """Every file whose lack counts as work is one that a finished run has, by its own code."""
+    parser = make_parser().parse_args([*REPRODUCE, "--runs", str(smoke / "runs")])
+    jobs = grid_plan(parser).jobs
+    assert len(jobs) == 6
+    for job in jobs:
+        assert [piece.record for piece in pieces(job) if not (job.run.path / piece.record).exists()] == [], job.name
+        assert seconds_left(job, Speed(), job.steps) == 0
+        scored = [path for path in job.run.evals.glob("geneval*.json") if not path.stem.endswith("items")]
+        assert len(scored) == sum(piece.scored > 0 for piece in pieces(job)), job.name  # and it counts all of them
 
 
 @pytest.mark.slow

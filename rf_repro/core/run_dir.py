@@ -103,12 +103,12 @@ class RunDir:
         try:
             yield folder
         finally:
-            shutil.rmtree(folder, ignore_errors=True)
+            shutil.rmtree(folder, ignore_errors=True)  # what cannot go now goes at the run's next start
 
     def remove_leftovers(self) -> None:
         """Removes what a killed process left. For the one that holds the run's lock."""
         for folder in self.path.glob(f"{SCRATCH}*"):
-            shutil.rmtree(folder, ignore_errors=True)
+            shutil.rmtree(folder, ignore_errors=True)  # it only takes room, and is no reason against a run
         remove_leftovers(self.path)
 
     def config(self) -> dict[str, Any]:

@@ -11,11 +11,12 @@ from rf_repro.core.errors import Stopped, TrainingDiverged, UserError
 from rf_repro.train.ranks import ALONE, Ranks
 
 T = TypeVar("T")
+REMEDY = "; --device cpu does without it"
 DEVICE_ERRORS = (RuntimeError, TypeError, AssertionError)  # a kernel or dtype that it lacks, memory; a build without the device
 
 
 class DeviceFailed(UserError):
-    """A device failed what it was first asked for: its kernels, memory or driver do not fit."""
+    """A device failed what it was asked for: its kernels, memory or driver do not fit."""
 
 
 def resolve_device(name: str) -> torch.device:
@@ -31,7 +32,7 @@ def resolve_device(name: str) -> torch.device:
 
 
 @contextmanager
-def first_use(device: torch.device, ranks: Ranks = ALONE) -> Iterator[None]:
+def trying(device: torch.device, ranks: Ranks = ALONE) -> Iterator[None]:
     """Around work of a kind that a device may not be able to do: its errors become `DeviceFailed`. Not on the CPU, which has to
     do it all, nor among several ranks, of which one cannot leave."""
     try:
@@ -42,11 +43,11 @@ def first_use(device: torch.device, ranks: Ranks = ALONE) -> Iterator[None]:
         if device.type == "cpu" or ranks.size > 1:
             raise
         reason = (str(error).strip().splitlines() or ["no reason given"])[0]
-        raise DeviceFailed(f"{device.type} failed ({type(error).__name__}: {reason}); --device cpu does without it") from error
+        raise DeviceFailed(f"{device.type} failed ({type(error).__name__}: {reason}){REMEDY}") from error
 
 
 def on_device(name: str, work: Callable[[torch.device], T], may_fall_back: bool = True) -> T:
-    """Does the work on a device; where `auto` chose one that fails its first use, on the CPU, and says so in one line.
+    """Does the work on a device; where `auto` chose one that fails, on the CPU, and says so in one line.
 
     Args:
         name: auto, cpu, cuda or mps.
@@ -62,5 +63,5 @@ def on_device(name: str, work: Callable[[torch.device], T], may_fall_back: bool 
     except DeviceFailed as error:
         if name != "auto" or not may_fall_back:
             raise
-        print(f"{str(error).partition(';')[0]}: going on with the CPU", file=sys.stderr, flush=True)
+        print(f"{str(error).removesuffix(REMEDY)}: going on with the CPU", file=sys.stderr, flush=True)
         return work(torch.device("cpu"))

@@ -32,7 +32,7 @@ from rf_repro.representation.self_distillation import (
     self_distillation_losses,
 )
 from rf_repro.train.checkpoint import load_weights
-from rf_repro.train.devices import first_use
+from rf_repro.train.devices import trying
 from rf_repro.train.ema import Average
 from rf_repro.train.loop import StepLosses, TrainingLoop, never
 from rf_repro.train.optim import MasterOptimizer
@@ -143,7 +143,7 @@ def pretrain_encoder(
         TrainingDiverged: a loss or gradient is not finite.
         UserError: a checkpoint is damaged, the config asks for no pretraining, or there are several ranks.
     """
-    with first_use(device, ranks):
+    with trying(device, ranks):
         training = EncoderPretraining(config, seed, device, mixture, tokenizer, ranks)
     training.run(run, stop=stop)
     if run.eval_result("encoder-probe") is None:

@@ -26,7 +26,7 @@ from rf_repro.train.checkpoint import (
     save_checkpoint,
     step_of,
 )
-from rf_repro.train.devices import first_use
+from rf_repro.train.devices import trying
 from rf_repro.train.ema import Average
 from rf_repro.train.optim import MasterOptimizer
 from rf_repro.train.ranks import ALONE, Ranks
@@ -166,7 +166,7 @@ class TrainingLoop(ABC):
             self.wait_for_checkpoint()
 
     def _run(self, run: RunDir, at_step: Callable[[int], None] | None, stop: Callable[[], bool]) -> None:
-        with first_use(self.device, self.ranks):
+        with trying(self.device, self.ranks):
             is_resumed = self.resume(run)
             if not is_resumed:
                 self.begin()
@@ -176,7 +176,7 @@ class TrainingLoop(ABC):
         before = self.step
         while self.step < self.stage.steps:
             start = self._clock()
-            with first_use(self.device, self.ranks) if self.step == before else nullcontext():
+            with trying(self.device, self.ranks) if self.step == before else nullcontext():
                 rows.append(self.train_step())
             is_last = self.step == self.stage.steps
             if is_last:

@@ -17,7 +17,7 @@ from rf_repro.evaluation import Progress, SceneEvaluation, requests, temporary_f
 from rf_repro.model.space import ImageSpace
 from rf_repro.model.vae import KLAutoencoder, kl_divergence
 from rf_repro.train.checkpoint import load_checkpoint
-from rf_repro.train.devices import first_use
+from rf_repro.train.devices import trying
 from rf_repro.train.ema import Average
 from rf_repro.train.loop import StepLosses, TrainingLoop, never
 from rf_repro.train.optim import MasterOptimizer
@@ -104,7 +104,7 @@ def train_vae(
 ) -> VAETrainer:
     """Trains the VAE of a `stage-vae` run to its end, from where it stopped. See `VAETrainer` for what it raises, and
     `TrainingLoop.run` for `stop`."""
-    with first_use(device, ranks):
+    with trying(device, ranks):
         trainer = VAETrainer(config, seed, device, images, ranks)
     trainer.run(run, stop=stop)
     return trainer
@@ -139,7 +139,7 @@ def evaluate_reconstruction(
         return
     wanted = requests(evaluation.world.benchmark(evaluation.config.evals.images_per_task))
     truth = torch.from_numpy(evaluation.ground_truth(wanted).images)
-    with first_use(device):
+    with trying(device):
         chunks = [space.decode(space.encode(to_images(images.to(device)))) for images in truth.split(CHUNK)]
     with temporary_folder(run) as folder:
         evaluation.write_images(wanted, to_pixels(torch.cat(chunks)).cpu().numpy(), folder)

@@ -2,10 +2,12 @@
 
 import io
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from rf_repro.config.overrides import apply_overrides
 from rf_repro.core.errors import UserError
 from rf_repro.core.files import append_jsonl, write_json
 from slurm import machine as module
@@ -13,7 +15,7 @@ from slurm.display import PlainDisplay
 from slurm.forecast import Speed, pieces, seconds_left, time_of_all
 from slurm.jobs import LocalJob, RunJob
 from slurm.local import run_plan
-from slurm.machine import Machine, default_jobs, look_at, run_key, usable_cores
+from slurm.machine import Machine, default_jobs, look_at, run_key
 from slurm.plan import Job, make_plan
 from slurm.progress import Watch
 from tests.slurm.workers import Count, smoke_plan
@@ -182,12 +184,21 @@ def test_runs_beside_each_other_have_a_gpu_each(tmp_path: Path, monkeypatch: pyt
     assert call.devices == "7"
 
 
-@pytest.mark.parametrize(("quota", "cores"), [("", 8), ("max 100000", 8), ("200000 100000", 2), ("50000 100000", 1)])
-def test_a_containers_share_counts(quota: str, cores: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module.os, "sched_getaffinity", lambda pid: set(range(8)), raising=False)
-    monkeypatch.setattr(module, "_cgroup", lambda name: quota if name == "cpu.max" else "")
-    assert usable_cores() == cores
-    monkeypatch.setattr(module, "usable_memory", lambda: 64 * 2**30)
-    assert default_jobs() == min(cores, 4)
-    monkeypatch.setattr(module, "usable_memory", lambda: 2 * 2**30)
-    assert default_jobs() == 1
+@pytest.mark.parametrize(("cores", "gigabytes", "runs"), [(1, 64, 1), (2, 64, 2), (128, 64, 4), (8, 4, 2), (8, 1, 1)])
+def test_runs_at_once_follow_from_cores_and_memory(
+    cores: int, gigabytes: int, runs: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "usable_cores", lambda: cores)
+    monkeypatch.setattr(module, "usable_bytes", lambda: gigabytes * 2**30)
+    assert default_jobs() == runs
+
+
+@pytest.mark.slow
+def test_a_measurement_that_fails_says_why_and_stops_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    jobs = make_plan("smoke", ["table3a"], [0], tmp_path).jobs
+    monkeypatch.setattr(module, "run_key", lambda job: "stage-vae/of-what-is-none")  # a VAE that its config does not describe
+    broken = [replace(job, config=apply_overrides(job.config, {"model.vae.batch_size": 2**40})) for job in jobs[:1]]
+    assert look_at(broken, "cpu", 1) is None
+    assert capsys.readouterr().err.startswith("measuring this machine failed: ")

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from rf_repro.core.errors import Stopped, TrainingDiverged, UserError
-from rf_repro.train.devices import DeviceFailed, first_use, on_device
+from rf_repro.train.devices import DeviceFailed, on_device, trying
 from rf_repro.train.ranks import Ranks
 
 
@@ -19,7 +19,7 @@ def mps_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
 def failing_with(error: BaseException, tried: list[str]) -> Callable[[torch.device], str]:
     def work(device: torch.device) -> str:
         tried.append(device.type)
-        with first_use(device):
+        with trying(device):
             if device.type != "cpu":
                 raise error
         return device.type
@@ -66,5 +66,5 @@ def test_what_is_not_the_devices_fault_passes(error: BaseException) -> None:
 
 def test_the_cpus_errors_and_those_among_ranks_stay_what_they_are() -> None:
     for device, ranks in ((torch.device("cpu"), Ranks()), (torch.device("mps"), Ranks(0, 2))):
-        with pytest.raises(RuntimeError, match=r"^broken$"), first_use(device, ranks):
+        with pytest.raises(RuntimeError, match=r"^broken$"), trying(device, ranks):
             raise RuntimeError("broken")

@@ -82,6 +82,7 @@ def test_rewriting_goes_on_after_a_kill(tmp_path: Path, capsys: pytest.CaptureFi
                str(tmp_path / "template.txt"), "--max-new-tokens", "100", "--batch-size", "2", "--device", "cpu",
                "--out"]  # fmt: skip
 
+    capsys.readouterr()  # of saving the model
     assert main([*command, str(tmp_path / "whole.jsonl")]) == 0
     printed, errors = capsys.readouterr()
     assert errors == ""

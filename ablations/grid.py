@@ -5,9 +5,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from rf_repro.config.overrides import apply_overrides
+from rf_repro.config.prerequisites import Prerequisite, prerequisites
 from rf_repro.config.scales import get_scale
 from rf_repro.config.schema import ExperimentConfig
-from rf_repro.config.shared import SharedRun, shared_runs
 from rf_repro.core.errors import UserError
 
 GENEVAL_TASKS = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
@@ -101,9 +101,9 @@ class AblationGrid:
         base = apply_overrides(get_scale(scale), changes or {})
         return {row.key: row.config(base) for row in self.rows}
 
-    def shared(self, scale: str, changes: Overrides | None = None) -> dict[tuple[str, str], SharedRun]:
+    def shared(self, scale: str, changes: Overrides | None = None) -> dict[tuple[str, str], Prerequisite]:
         """(run name, config hash) -> every run that the rows start from, in training order."""
-        runs = (run for config in self.configs(scale, changes).values() for run in shared_runs(config))
+        runs = (run for config in self.configs(scale, changes).values() for run in prerequisites(config))
         return {(run.name, run.config.result_hash()): run for run in runs}
 
 

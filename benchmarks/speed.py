@@ -23,7 +23,7 @@ import torch
 from rf_repro.config.overrides import apply_overrides
 from rf_repro.config.scales import get_scale
 from rf_repro.config.schema import ExperimentConfig
-from rf_repro.data.mixture import SceneMixture
+from rf_repro.data.scenes.mixture import SceneMixture
 from rf_repro.data.scenes.tokenizer import SceneTokenizer
 from rf_repro.model.attention import _by_span, _explicit
 from rf_repro.model.rf_model import GenerationInput

@@ -17,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from rf_repro.core.records import Attempt
-from slurm.plan import make_plan
+from rf_repro.launch.plan import make_plan
 
 ROOT = Path(__file__).parents[1]
 

@@ -11,8 +11,8 @@ from reports.collect import RowScores, Run
 from reports.paper_values import PAPER_TABLES
 from reports.statistics import ColumnItems, Interval, columns_won, contrast
 from rf_repro.config.overrides import apply_overrides
+from rf_repro.config.prerequisites import prerequisites
 from rf_repro.config.scales import get_scale
-from rf_repro.config.shared import shared_runs
 
 Verdict = Literal["reproduced", "not reproduced", "inconclusive", "not run"]
 Gates = Mapping[tuple[str, str, str], float]  # (config hash of a run, evaluation, metric) -> the lowest value over its seeds
@@ -181,7 +181,7 @@ def _barred(gate: ClaimGate, grid: AblationGrid, scale: str, gates: Gates, chang
     """Why the gate keeps the claim from being decided; empty when it does not."""
     row = grid.variant(gate.row)
     config = row.config(apply_overrides(get_scale(scale), changes or {}))
-    started = {run.name: run.config.result_hash() for run in shared_runs(config)}
+    started = {run.name: run.config.result_hash() for run in prerequisites(config)}
     if gate.run not in started:
         return ""
     what = f"gate of {row.label}, {gate.metric} of {gate.evaluation} in its {gate.run}"

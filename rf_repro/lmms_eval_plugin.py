@@ -52,7 +52,7 @@ def _make_class() -> type:
         def __init__(
             self, run: str, device: str | None = None, batch_size: int | str = 1, max_batch_size: int | None = None
         ) -> None:
-            from rf_repro.vlm import load_rf_vlm
+            from rf_repro.experiment.vlm import load_rf_vlm
 
             super().__init__()
             if not str(batch_size).isdigit() or int(batch_size) < 1:
@@ -130,7 +130,7 @@ def _cut(answer: str, until: str | Sequence[str] | None) -> str:
 
 
 def _device(name: str) -> Any:
-    from rf_repro.train.devices import resolve_device
+    from rf_repro.compute.devices import resolve_device
 
     device = resolve_device(name.partition(":")[0])
     if device.type != "cuda":

@@ -8,7 +8,7 @@ from typing import Literal
 from rf_repro.core.records import Action, Attempt, RunRecord
 from rf_repro.core.run_lock import lock_holder
 from rf_repro.data.scenes.world import world_fingerprint
-from slurm.plan import Job, Plan
+from rf_repro.launch.plan import Job, Plan
 from slurm.queue import QueuedJob
 from slurm.requeue import read_requeue
 from slurm.submission import Element, Ledger

@@ -16,7 +16,7 @@ from rf_repro.core.files import read_json, write_json
 from rf_repro.core.hashing import content_hash
 from rf_repro.core.provenance import utc_now
 from rf_repro.core.records import strict
-from slurm.plan import Plan, make_plan
+from rf_repro.launch.plan import Plan, make_plan
 from slurm.profile import Action
 from slurm.queue import QueuedJob
 

@@ -17,9 +17,10 @@ from submitit.slurm.slurm import _make_sbatch_string
 
 from rf_repro.core.errors import UserError
 from rf_repro.core.records import Action
+from rf_repro.launch.jobs import RunJob
+from rf_repro.launch.plan import Job
 from slurm import requeue
-from slurm.jobs import ReportJob, RunJob, SlurmJob
-from slurm.plan import Job
+from slurm.jobs import ReportJob, SlurmJob
 from slurm.profile import Profile
 from slurm.resources import Resources
 from slurm.state import Row

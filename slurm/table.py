@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from rf_repro.core.records import ACTIONS, Action
-from slurm.progress import clock, read_progress
+from rf_repro.launch.progress import clock, read_progress
 from slurm.state import ActionState, Row, hours, last_attempt
 
 PLAIN_WIDTH = 200  # columns where nobody's terminal says how many

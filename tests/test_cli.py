@@ -19,7 +19,7 @@ from rf_repro.config.overrides import from_dict
 from rf_repro.config.scales import tiny
 from rf_repro.core.files import append_jsonl, read_json, read_jsonl
 from rf_repro.core.run_dir import RunDir
-from slurm.forecast import Speed, pieces, seconds_left
+from rf_repro.launch.forecast import Speed, pieces, seconds_left
 from tests.waiting import SECONDS, wait_until
 
 COMMANDS = (
@@ -283,8 +283,8 @@ def test_bars_show_phase_steps_loss_and_time(tmp_path: Path) -> None:
     """The terminal display, drawn to a terminal that is a string."""
     from rich.console import Console
 
-    from slurm.display import BarDisplay
-    from slurm.progress import Watch
+    from rf_repro.launch.display import BarDisplay
+    from rf_repro.launch.progress import Watch
     from tests.slurm.workers import smoke_plan
 
     plan = smoke_plan(tmp_path)

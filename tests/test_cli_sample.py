@@ -11,7 +11,6 @@ import pytest
 from PIL import Image
 
 from ablations.grid import GENEVAL_TASKS
-from evaluators.scenes.detector import SceneDetector
 from reports.build import build_report
 from reports.contact_sheet import read_sheets, show_images
 from rf_repro.cli import main
@@ -21,6 +20,7 @@ from rf_repro.core.files import read_json, write_json, write_jsonl
 from rf_repro.core.image_folder import ImageFolder
 from rf_repro.core.run_dir import RunDir
 from rf_repro.data.scenes.world import ScenesWorld
+from rf_repro.worlds.scenes.detector import SceneDetector
 from tests.reports.runs import make_items, make_result
 from tests.tiny_run import STEP, tiny_changes, write_run
 

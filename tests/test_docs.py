@@ -10,7 +10,7 @@ from ablations.grid import AblationGrid
 from ablations.registry import GRIDS
 from reports.build import build_report
 from rf_repro.cli import make_parser
-from slurm.plan import make_plan
+from rf_repro.launch.plan import make_plan
 
 DOCS = Path(__file__).parents[1] / "docs"
 

@@ -22,19 +22,19 @@ from torch.utils.checkpoint import checkpoint
 
 from ablations.registry import GRIDS
 from rf_repro.cli import main
+from rf_repro.compute.devices import resolve_device
+from rf_repro.compute.ranks import joined_ranks
 from rf_repro.config.overrides import apply_overrides
 from rf_repro.config.schema import ExperimentConfig
 from rf_repro.core.errors import UserError
 from rf_repro.core.run_dir import RunDir
 from rf_repro.data.scenes.questions import SceneQuestions
-from rf_repro.model.layers import RMSNorm
-from rf_repro.pipeline import run_variant
-from rf_repro.train.devices import resolve_device
-from rf_repro.train.ranks import joined_ranks
+from rf_repro.experiment.run import run_variant
+from rf_repro.experiment.vlm import load_rf_vlm
+from rf_repro.launch.machine import look_at
+from rf_repro.launch.plan import make_plan
+from rf_repro.maths.layers import RMSNorm
 from rf_repro.train.vae_trainer import VAETrainer
-from rf_repro.vlm import load_rf_vlm
-from slurm.machine import look_at
-from slurm.plan import make_plan
 from tests.support.emulated_device import GPU, Emulation, emulated_device
 
 FLOAT64 = "doesn't support float64. Please use float32"

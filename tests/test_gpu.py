@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from rf_repro.compute.devices import resolve_device
 from rf_repro.config.overrides import apply_overrides
 from rf_repro.config.scales import smoke
 from rf_repro.core.run_dir import RunDir
-from rf_repro.pipeline import run_variant
-from rf_repro.train.devices import resolve_device
-from slurm.machine import look_at
-from slurm.plan import make_plan
+from rf_repro.experiment.run import run_variant
+from rf_repro.launch.machine import look_at
+from rf_repro.launch.plan import make_plan
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 

@@ -63,9 +63,9 @@ def test_the_rules_catch_what_they_forbid() -> None:
     assert violations("rf_repro.core.files", ["rf_repro.config.data_schema.ScenesConfig"])
     assert violations("evaluators.geneval.scoring", ["rf_repro.model.rf_model.RFModel"])
     assert violations("ablations.grid", ["reports.build"])
-    assert violations("reports.build", ["slurm.plan.Plan"])
+    assert violations("reports.build", ["rf_repro.launch.plan.Plan"])
     assert violations("rf_repro.train.trainer", ["slurm.jobs"])
-    assert not violations("rf_repro.commands.plan", ["slurm.progress.read_progress"])
+    assert not violations("rf_repro.commands.plan", ["rf_repro.launch.progress.read_progress"])
 
 
 @pytest.mark.parametrize("package", ["rf_repro.core", "rf_repro.config", "ablations", "reports", "rf_repro.cli", "slurm"])

@@ -13,22 +13,22 @@ import pytest
 import torch
 
 from ablations.registry import GRIDS
-from rf_repro.config import shared
+from rf_repro.compute.devices import resolve_device
+from rf_repro.config import prerequisites as prerequisites_module
 from rf_repro.config.overrides import apply_overrides, from_dict
+from rf_repro.config.prerequisites import prerequisites
 from rf_repro.config.scales import smoke
 from rf_repro.config.schema import EvalConfig
-from rf_repro.config.shared import shared_runs
 from rf_repro.core.errors import Stopped, TrainingDiverged, UserError
 from rf_repro.core.files import read_json
 from rf_repro.core.run_dir import RunDir
-from rf_repro.data.mixture import SceneMixture
+from rf_repro.data.scenes.mixture import SceneMixture
 from rf_repro.data.scenes.tokenizer import SceneTokenizer
-from rf_repro.pipeline import last_checkpoint, run_variant
-from rf_repro.representation import probe
-from rf_repro.sampling import sample_prompts
+from rf_repro.experiment.run import last_checkpoint, run_variant
+from rf_repro.experiment.sampling import sample_prompts
 from rf_repro.train.checkpoint import load_checkpoint
-from rf_repro.train.devices import resolve_device
 from rf_repro.train.encoder_pretraining import load_encoder
+from rf_repro.worlds.scenes import probe
 from tests.killing import kill_at
 from tests.train.test_trainer import assert_same_run
 
@@ -48,7 +48,7 @@ def fast() -> Iterator[Path]:
 def short_evaluations() -> Iterator[None]:
     """Of shared stages, which score 200 images a task whatever the variant does, and of codebooks, whose score nothing needs."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(shared, "EvalConfig", partial(EvalConfig, images_per_task=4))
+        patch.setattr(prerequisites_module, "EvalConfig", partial(EvalConfig, images_per_task=4))
         patch.setattr(probe, "STEPS", 20)
         yield
 
@@ -219,7 +219,7 @@ def test_every_variant_of_every_table_is_trained_sampled_and_scored(key: str, ru
     assert run.record().status == "done"
     assert set(run.eval_names()) == expected
     shared = {Path(name).parent.name: RunDir(runs / "smoke" / name) for name in run.record().started_from}
-    assert list(shared) == [one.name for one in shared_runs(config)]
+    assert list(shared) == [one.name for one in prerequisites(config)]
     gates = {
         "stage-vae": "geneval-vae-reconstruction",
         "stage-encoder": "encoder-probe",

@@ -11,6 +11,7 @@ import torch.distributed as dist
 from PIL import Image
 
 from rf_repro.cli import main
+from rf_repro.compute.ranks import ALONE
 from rf_repro.config.overrides import from_dict
 from rf_repro.core.errors import UserError
 from rf_repro.core.geneval_names import geneval_name, is_sized, table_size
@@ -19,13 +20,12 @@ from rf_repro.core.image_folder import ImageFolder
 from rf_repro.core.run_dir import RunDir
 from rf_repro.data.packing import TextTokens, to_pixels
 from rf_repro.data.text_tokenizer import ImageTextTokenizer
+from rf_repro.experiment.run import last_checkpoint
+from rf_repro.experiment.sampling import TOKENS_AT_ONCE, image_tokens, make_batches, sample_prompts
 from rf_repro.model.rf_model import RFModel
 from rf_repro.model.space import PixelSpace
-from rf_repro.pipeline import last_checkpoint
 from rf_repro.sample.sampler import Sampler
-from rf_repro.sampling import TOKENS_AT_ONCE, image_tokens, make_batches, sample_prompts
 from rf_repro.train.checkpoint import is_sharded_checkpoint, load_weights
-from rf_repro.train.ranks import ALONE
 from rf_repro.train.sharded_checkpoint import ShardedSaver
 from tests.killing import kill_at
 from tests.tiny_run import STEP, tiny_changes, write_run

@@ -93,7 +93,7 @@ def test_the_command_line_starts_there_too(tmp_path: Path, start: str) -> None:
 
 WHERE = """
 from pathlib import Path
-from slurm.local import _submit
+from rf_repro.launch.local import _submit
 print(_submit(lambda: [__import__(name).__file__ for name in {names}], Path("logs").absolute(), 1).result())
 """
 

@@ -18,13 +18,13 @@ from rf_repro.data.scenes.tokenizer import SceneTokenizer
 from rf_repro.data.shards.images import resize
 from rf_repro.data.shards.samples import Turn
 from rf_repro.data.text_tokenizer import ImageTextTokenizer
+from rf_repro.experiment.run import last_checkpoint
+from rf_repro.experiment.vlm import ImageTextReader, RFVisionLanguageModel, SceneReader, load_rf_vlm
 from rf_repro.model.initialise import initialise
 from rf_repro.model.layout import SampleLayout, Span
 from rf_repro.model.rf_model import RFModel, UnderstandingInput
-from rf_repro.pipeline import last_checkpoint
 from rf_repro.sample.answer import answer_questions, next_token_logits
 from rf_repro.train.checkpoint import load_weights
-from rf_repro.vlm import ImageTextReader, RFVisionLanguageModel, SceneReader, load_rf_vlm
 from tests.model.small import run as run_model
 from tests.model.small import small_config
 from tests.tiny_run import STEP, tiny_changes, write_run

@@ -121,7 +121,7 @@ def run_rewrite(options: argparse.Namespace) -> int:
     rows = load(options.prompts)
     template = read_template(options.template)
     from evaluators.rewriter.chat_model import load_chat_model
-    from rf_repro.train.devices import resolve_device
+    from rf_repro.compute.devices import resolve_device
 
     model = load_chat_model(options.model, resolve_device(options.device), max_new_tokens)
     with progress_bar("rewrite") as progress:

@@ -134,7 +134,7 @@ def load_judge(options: argparse.Namespace) -> "Judge":
     spec: str = options.model
     kind, _, weights = spec.partition(":")
     if kind == mplug.SPEC:
-        from rf_repro.train.devices import resolve_device
+        from rf_repro.compute.devices import resolve_device
 
         device = resolve_device(options.device)
         model = mplug.load(weights or mplug.WEIGHTS, f"{device.type}:{device.index or 0}" if device.type == "cuda" else "cpu")

@@ -122,8 +122,8 @@ def run_scenes(options: argparse.Namespace, rules: "GenEvalOptions") -> int:
     """Scores images of the procedural world, which a manifest lists."""
     from evaluators.geneval.evaluate import evaluate_folder
     from evaluators.geneval.official_results import write_official_results
-    from evaluators.scenes.colors import SceneColorClassifier
-    from evaluators.scenes.detector import SceneDetector
+    from rf_repro.worlds.scenes.colors import SceneColorClassifier
+    from rf_repro.worlds.scenes.detector import SceneDetector
 
     folder, out = ImageFolder(options.folder), writable_folder(options.out or options.folder, "--out")
     sampled = SampledRun.open(options.run_dir, options.folder) if options.run_dir else None

@@ -23,8 +23,8 @@ def run(options: argparse.Namespace) -> int:
         raise UserError(f"{options.run_dir}: is not a run directory (no run.json)")
     from rf_repro.config.overrides import from_dict
     from rf_repro.core.files import write_text
+    from rf_repro.experiment.run import last_checkpoint
     from rf_repro.model.hf_export import export_backbone
-    from rf_repro.pipeline import last_checkpoint
     from rf_repro.train.checkpoint import load_weights
 
     run_dir = RunDir(options.run_dir)

@@ -153,7 +153,7 @@ def _tell_problems(found: "Scan", out: Path, partial: bool) -> None:
 
 
 def _default_batch_size(device: str) -> int:
-    from rf_repro.train.devices import resolve_device
+    from rf_repro.compute.devices import resolve_device
 
     return CPU_BATCH_SIZE if resolve_device(device).type == "cpu" else BATCH_SIZE
 
@@ -196,7 +196,7 @@ def load_models(options: argparse.Namespace) -> tuple["Detector", "ClipColorClas
         UserError: a package is missing, or weights are missing or not those of the model.
     """
     from evaluators.colors import clip
-    from rf_repro.train.devices import resolve_device
+    from rf_repro.compute.devices import resolve_device
 
     device = str(resolve_device(options.device))
     detector: Detector

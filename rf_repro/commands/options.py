@@ -16,7 +16,7 @@ from rf_repro.core.errors import UserError
 from rf_repro.core.files import write_text
 
 if TYPE_CHECKING:
-    from slurm.plan import Job, Plan
+    from rf_repro.launch.plan import Job, Plan
 
 Commands = Any  # argparse's subparsers action, whose type is private
 DEVICES = ("auto", "cpu", "cuda", "mps")
@@ -172,7 +172,7 @@ def tell_problems(problems: Sequence[Problem], path: Path) -> None:
 
 def grid_plan(options: argparse.Namespace) -> "Plan":
     """The plan that the options of `add_grid` ask for."""
-    from slurm.plan import make_plan
+    from rf_repro.launch.plan import make_plan
 
     return make_plan(
         options.scale, options.tables.split(","), numbers(options.seeds, "--seeds") if options.seeds else None, options.runs,
@@ -186,10 +186,10 @@ def launch(plan: "Plan", device: str, jobs: int | None, threads: int = 1) -> boo
     Args:
         jobs: runs at once; None: as many as suit the machine.
     """
-    from slurm.display import make_display
-    from slurm.jobs import LocalJob, RunJob
-    from slurm.local import run_plan
-    from slurm.machine import default_jobs, look_at
+    from rf_repro.launch.display import make_display
+    from rf_repro.launch.jobs import LocalJob, RunJob
+    from rf_repro.launch.local import run_plan
+    from rf_repro.launch.machine import default_jobs, look_at
 
     left = [job for job in plan.jobs if job.state != "done" and job.config.data.world == "scenes"]
     at_once, machine = jobs or default_jobs(), None

@@ -13,7 +13,7 @@ def add_parser(commands: Commands) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    from slurm.progress import read_progress
+    from rf_repro.launch.progress import read_progress
 
     plan = grid_plan(options)
     states = []

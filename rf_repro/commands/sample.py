@@ -65,7 +65,7 @@ def run(options: argparse.Namespace) -> int:
     if options.out.exists() and any(options.out.iterdir()) and not folder.origin_path.exists():
         raise UserError(f"--out {options.out}: is not empty; name a new folder")
     prompts = _prompts(options)
-    from rf_repro.sampling import sample_prompts
+    from rf_repro.experiment.sampling import sample_prompts
 
     with progress_bar("sample") as progress:
         folder = sample_prompts(

@@ -40,7 +40,7 @@ def add_parser(commands: Commands) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    from slurm.plan import make_plan
+    from rf_repro.launch.plan import make_plan
 
     seeds = numbers(str(options.seed), "--seed")
     plan = make_plan(
@@ -50,7 +50,7 @@ def run(options: argparse.Namespace) -> int:
     writable_folder(options.runs, "--runs")
     threads = at_least_one(options.threads, "--threads")
     if os.environ.get("WORLD_SIZE", "1") != "1":
-        from slurm.jobs import RunJob, run_as_rank
+        from rf_repro.launch.jobs import RunJob, run_as_rank
 
         run_as_rank([RunJob(job, plan.runs, options.device, threads) for job in plan.jobs])
         return 0

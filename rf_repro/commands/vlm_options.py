@@ -64,12 +64,12 @@ def load_vlm(options: argparse.Namespace) -> "VisionLanguageModel":
         if not name or not rest.startswith(("://", "s://")):
             raise UserError("--model openai:...: must be openai:NAME@http://HOST:PORT/v1, the model's name and the API's address")
         return Endpoint(name, f"http{rest}", concurrency=options.concurrency, cache=options.reply_cache)
+    from rf_repro.compute.devices import resolve_device
     from rf_repro.core.run_dir import RunDir
-    from rf_repro.train.devices import resolve_device
 
     device = resolve_device(options.device)
     if RunDir(Path(spec)).record_path.exists():
-        from rf_repro.vlm import load_rf_vlm
+        from rf_repro.experiment.vlm import load_rf_vlm
 
         return load_rf_vlm(RunDir(Path(spec)), device)
     from evaluators.vlm.transformers_model import load_transformers_vlm
@@ -92,6 +92,6 @@ def vlm_batch_size(options: argparse.Namespace) -> int:
         return at_least_one(options.batch_size, "--batch-size")
     if options.model.startswith(ENDPOINT):
         return ENDPOINT_BATCH_SIZE
-    from rf_repro.train.devices import resolve_device
+    from rf_repro.compute.devices import resolve_device
 
     return CPU_BATCH_SIZE if resolve_device(options.device).type == "cpu" else BATCH_SIZE

@@ -49,7 +49,7 @@ class Memory:
 
 
 def is_sharded(config: ExperimentConfig, gpus: int) -> bool:
-    """Whether states lie in parts: one GPU alone has none to share them with (rf_repro.train.sharding)."""
+    """Whether states lie in parts: one GPU alone has none to share them with (rf_repro.compute.sharding)."""
     return config.parallel.sharding == "fsdp" and gpus > 1
 
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from ablations.grid import Variant
 from ablations.registry import GRIDS, get_grid
 from ablations.variants import PIXEL_RF
+from rf_repro.config.prerequisites import prerequisites
 from rf_repro.config.schema import ExperimentConfig, StageConfig
-from rf_repro.config.shared import shared_runs
 from rf_repro.core.errors import UserError
 from rf_repro.estimate.flops import Cost, step_flops
 from rf_repro.estimate.gpus import GPU
@@ -157,9 +157,9 @@ def estimate_plan(base: ExperimentConfig, tables: Sequence[str], cluster: Cluste
     for table, rows in grids.items():
         for row in rows:
             config = row.config(base)
-            for run in (run for run in shared_runs(config) if not run.is_own):  # the variant's own stages come below
+            for run in (run for run in prerequisites(config) if not run.is_own):  # the variant's own stages come below
                 key = run.name, run.config.result_hash()
-                if run.name in ("stage-encoder", "stage-vae"):
+                if not run.is_stage:
                     left_out[run.name] = None
                 elif key not in shared:
                     shared[key] = RunEstimate(run.name, (estimate_stage(run.config, run.config.stages[-1], cluster),))

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rf_repro.config.schema import EncoderConfig
-from rf_repro.model.layers import patchify, pool_2x2, sincos_2d
+from rf_repro.maths.layers import patchify, pool_2x2, sincos_2d
 
 
 class EncoderBlock(nn.Module):

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rf_repro.config.schema import DecoderConfig
-from rf_repro.model.layers import swiglu
+from rf_repro.maths.layers import swiglu
 
 
 class FeedForward(nn.Module):

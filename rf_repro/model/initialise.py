@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from rf_repro.core.errors import UserError
 from rf_repro.core.hashing import derive_seed
+from rf_repro.maths.layers import RMSNorm
 from rf_repro.model.experts import Experts
-from rf_repro.model.layers import RMSNorm
 from rf_repro.model.rf_model import RFModel
 
 EMBEDDING_STD = 0.02

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from rf_repro.config.schema import DecoderConfig
+from rf_repro.maths.layers import RMSNorm, apply_rope, rope_tables
 from rf_repro.model.attention import KVCache, attend
 from rf_repro.model.experts import build_pool
-from rf_repro.model.layers import RMSNorm, apply_rope, rope_tables
 from rf_repro.model.layout import POOLS, PackedLayout, Pool
 
 # Attention to far pixels falls by these per patch in the heads in turn; the last head sees everything alike.

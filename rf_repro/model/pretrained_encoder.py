@@ -23,7 +23,7 @@ from rf_repro.core.errors import UserError
 from rf_repro.core.files import read_json
 from rf_repro.core.install import extra_hint
 from rf_repro.estimate.encoders import DINOV3_REGISTERS, GATED_DINOV3, SIGLIP2_POSITIONS
-from rf_repro.model.layers import patchify
+from rf_repro.maths.layers import patchify
 from rf_repro.model.segments import Segments, segment_attention
 
 ATTENTION = "rf_repro_segments"  # our function's name among transformers' attention functions

@@ -17,14 +17,14 @@ from torch.utils.checkpoint import checkpoint
 
 from rf_repro.config.schema import EncoderConfig, ExperimentConfig
 from rf_repro.data.packing import PackedBatch, Size
+from rf_repro.maths.layers import RMSNorm, TimeEmbedding, pool_2x2, sincos_2d, upper_left
 from rf_repro.model.attention import KVCache
 from rf_repro.model.encoder import VisionTransformer
-from rf_repro.model.layers import RMSNorm, TimeEmbedding, pool_2x2, sincos_2d, upper_left
 from rf_repro.model.layout import Grid, Group, PackedLayout, Pool, SampleLayout, Span, SpanKind
 from rf_repro.model.mot import MixtureOfTransformers
-from rf_repro.model.representation_tokens import ContinuousTokens, DiscreteTokens, RepresentationTokens
 from rf_repro.model.space import patch_dim
 from rf_repro.representation.alignment import Projector
+from rf_repro.representation.tokens import ContinuousTokens, DiscreteTokens, RepresentationTokens
 
 if TYPE_CHECKING:
     from rf_repro.model.pretrained_encoder import PretrainedEncoder

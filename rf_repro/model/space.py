@@ -6,7 +6,7 @@ from typing import Protocol
 from torch import Tensor
 
 from rf_repro.config.schema import ModelConfig
-from rf_repro.model.layers import patchify, unpatchify
+from rf_repro.maths.layers import patchify, unpatchify
 from rf_repro.model.layout import Grid
 
 

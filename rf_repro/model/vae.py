@@ -17,7 +17,7 @@ from rf_repro.config.schema import VAEConfig
 from rf_repro.core.errors import UserError
 from rf_repro.core.hashing import derive_seed
 from rf_repro.core.install import extra_hint
-from rf_repro.model.layers import patchify, unpatchify
+from rf_repro.maths.layers import patchify, unpatchify
 
 MIN_LOG_VARIANCE, MAX_LOG_VARIANCE = -20.0, 10.0  # exp() stays finite whatever a young encoder says
 MAX_WIDENING = 4  # of the channels, over those at half the resolution

@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from rf_repro.compute.ranks import ALONE, Ranks
 from rf_repro.config.schema import ContinuousConfig
-from rf_repro.model.layers import TimeEmbedding
-from rf_repro.train.ranks import ALONE, Ranks
+from rf_repro.maths.layers import TimeEmbedding
 
 STATISTICS_DECAY = 0.99
 

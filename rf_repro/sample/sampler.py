@@ -14,10 +14,10 @@ from torch import Tensor
 from rf_repro.config.schema import SamplingConfig
 from rf_repro.core.hashing import derive_seed
 from rf_repro.data.packing import Size, TextTokens
+from rf_repro.maths.schedule import guide, shifted_times, timestep_shift
 from rf_repro.model.attention import KVCache
 from rf_repro.model.rf_model import RFModel
 from rf_repro.model.space import ImageSpace
-from rf_repro.sample.schedule import guide, shifted_times, timestep_shift
 
 
 class Sampler:

@@ -22,10 +22,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from rf_repro.compute.ranks import ALONE, Ranks
 from rf_repro.core.errors import UserError
 from rf_repro.core.files import read_json, write_json
 from rf_repro.core.hashing import content_hash, file_sha256
-from rf_repro.train.ranks import ALONE, Ranks
 
 _FILES = ("weights.safetensors", "ema.safetensors", "optimizer.pt")
 REMEDY = "delete this folder to go back to the checkpoint before it, or to the start"
@@ -145,7 +145,7 @@ def load_weights(path: Path, ema: bool) -> dict[str, Tensor]:
 
 
 def stream_weights(path: Path, ema: bool, ranks: Ranks = ALONE) -> Iterator[tuple[str, Tensor]]:
-    """As `load_weights`, one by one: no more than one tensor need be held. `rf_repro.train.sharding.fill` takes them.
+    """As `load_weights`, one by one: no more than one tensor need be held. `rf_repro.compute.sharding.fill` takes them.
 
     Args:
         ranks: who all stream it at the same time, and share the work of checking a sharded one for damage.

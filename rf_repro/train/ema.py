@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from rf_repro.train.sharding import local
+from rf_repro.compute.sharding import local
 
 
 class Average:

@@ -13,30 +13,30 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rf_repro.compute.devices import trying
+from rf_repro.compute.ranks import ALONE, Ranks
 from rf_repro.config.schema import ExperimentConfig
 from rf_repro.core.errors import UserError
 from rf_repro.core.hashing import derive_seed
 from rf_repro.core.records import EvalResult
 from rf_repro.core.run_dir import RunDir
-from rf_repro.data.mixture import SceneMixture
 from rf_repro.data.packing import to_images
+from rf_repro.data.scenes.mixture import SceneMixture
 from rf_repro.data.scenes.tokenizer import SceneTokenizer
 from rf_repro.data.scenes.world import ScenesWorld
+from rf_repro.model.contrastive import ContrastiveModel
 from rf_repro.model.initialise import initialise
-from rf_repro.representation.contrastive import ContrastiveModel
-from rf_repro.representation.probe import PROBE_SCENES, probe_features
-from rf_repro.representation.self_distillation import (
+from rf_repro.model.self_distillation import (
     SelfDistillationModel,
     draw_masks,
     draw_views,
     self_distillation_losses,
 )
 from rf_repro.train.checkpoint import load_weights
-from rf_repro.train.devices import trying
 from rf_repro.train.ema import Average
 from rf_repro.train.loop import StepLosses, TrainingLoop, never
 from rf_repro.train.optim import MasterOptimizer
-from rf_repro.train.ranks import ALONE, Ranks
+from rf_repro.worlds.scenes.probe import PROBE_SCENES, probe_features
 
 AVERAGE_DECAY = 0.97  # a teacher that follows soon: the whole training is a few thousand steps
 DECAY_FRACTION = 0.6  # of the learning rate, as in the first stage

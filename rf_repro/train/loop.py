@@ -13,11 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rf_repro.compute.arithmetic import DTYPES, arithmetic
+from rf_repro.compute.devices import trying
+from rf_repro.compute.ranks import ALONE, Ranks
+from rf_repro.compute.sharding import copy_part_, is_sharded
 from rf_repro.config.schema import ExperimentConfig, StageConfig
 from rf_repro.core.errors import Stopped, TrainingDiverged, UserError
 from rf_repro.core.files import append_jsonl, write_jsonl
 from rf_repro.core.run_dir import RunDir
-from rf_repro.train.arithmetic import DTYPES, arithmetic
 from rf_repro.train.checkpoint import (
     Checkpoint,
     is_sharded_checkpoint,
@@ -26,12 +29,9 @@ from rf_repro.train.checkpoint import (
     save_checkpoint,
     step_of,
 )
-from rf_repro.train.devices import trying
 from rf_repro.train.ema import Average
 from rf_repro.train.optim import MasterOptimizer
-from rf_repro.train.ranks import ALONE, Ranks
 from rf_repro.train.sharded_checkpoint import ShardedSaver, check, held_names, load_sharded
-from rf_repro.train.sharding import copy_part_, is_sharded
 
 LOG_EVERY = 25  # steps averaged in one row of metrics.jsonl
 

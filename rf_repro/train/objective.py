@@ -6,14 +6,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from rf_repro.compute.ranks import ALONE, Ranks
 from rf_repro.config.schema import ExperimentConfig, ObjectiveConfig, StageConfig
 from rf_repro.data.packing import PackedBatch, SampleGroup, TextTokens
+from rf_repro.maths.flow import interpolate, sample_times, velocity_loss
 from rf_repro.model.encoder import MaskedImageHead, VisionTransformer
 from rf_repro.model.rf_model import GenerationInput, RFModel, UnderstandingInput
 from rf_repro.model.space import ImageSpace
 from rf_repro.representation.alignment import alignment_loss
-from rf_repro.train.flow import interpolate, sample_times, velocity_loss
-from rf_repro.train.ranks import ALONE, Ranks
 
 # Weight of masked-image modelling beside captioning in the first stage at `tiny` (assumed; it balanced the two).
 MASKED_IMAGE_WEIGHT = 4.0

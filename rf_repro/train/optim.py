@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
+from rf_repro.compute.ranks import ALONE, Ranks
+from rf_repro.compute.sharding import copy_part_, is_sharded
 from rf_repro.config.schema import OptimConfig, StageConfig
 from rf_repro.core.errors import UserError
 from rf_repro.model.initialise import is_generation
 from rf_repro.train.muon import Muon
-from rf_repro.train.ranks import ALONE, Ranks
-from rf_repro.train.sharding import copy_part_, is_sharded
 
 
 def rate_factor(step: int, stage: StageConfig) -> float:

@@ -28,10 +28,10 @@ from torch.distributed.checkpoint.planner import SavePlan, SavePlanner, WriteIte
 from torch.distributed.checkpoint.storage import WriteResult
 from torch.futures import Future as WriteFuture
 
+from rf_repro.compute.ranks import ALONE, PATIENCE, Ranks
 from rf_repro.core.errors import UserError
 from rf_repro.core.hashing import file_sha256
 from rf_repro.train.checkpoint import REMEDY, check_files, keep_last_two, read_state, write_state
-from rf_repro.train.ranks import ALONE, PATIENCE, Ranks
 
 KINDS = ("weights", "ema", "optimizer")
 Tensors = Mapping[str, Mapping[str, Tensor]]  # kind -> name -> tensor, sharded or not

@@ -10,28 +10,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from rf_repro.config.schema import ExperimentConfig, MixtureConfig, StageConfig
-from rf_repro.core.errors import UserError
-from rf_repro.core.hashing import derive_seed
-from rf_repro.data.mixture import SceneMixture
-from rf_repro.data.packing import PackedBatch, TextTokens
-from rf_repro.data.scenes.tokenizer import SceneTokenizer
-from rf_repro.model.encoder import MaskedImageHead, VisionTransformer
-from rf_repro.model.experts import router_metrics
-from rf_repro.model.initialise import initial_values, starting_values
-from rf_repro.model.layers import pool_2x2
-from rf_repro.model.rf_model import RFModel, build_encoder
-from rf_repro.model.space import ImageSpace, PixelSpace
-from rf_repro.representation.alignment import resize_grid
-from rf_repro.representation.continuous import FeatureStatistics
-from rf_repro.representation.vq import OnlineVQ, usage_and_perplexity
-from rf_repro.train.checkpoint import stream_weights
-from rf_repro.train.ema import Average
-from rf_repro.train.loop import StepLosses, TrainingLoop
-from rf_repro.train.objective import draw_pack, own_part, pack_losses, term_names, weights
-from rf_repro.train.optim import MasterOptimizer
-from rf_repro.train.ranks import ALONE, Ranks
-from rf_repro.train.sharding import (
+from rf_repro.compute.ranks import ALONE, Ranks
+from rf_repro.compute.sharding import (
     before_backward,
     checkpoint_activations,
     copy_part_,
@@ -44,6 +24,26 @@ from rf_repro.train.sharding import (
     shard,
     whole_tensors,
 )
+from rf_repro.config.schema import ExperimentConfig, MixtureConfig, StageConfig
+from rf_repro.core.errors import UserError
+from rf_repro.core.hashing import derive_seed
+from rf_repro.data.packing import PackedBatch, TextTokens
+from rf_repro.data.scenes.mixture import SceneMixture
+from rf_repro.data.scenes.tokenizer import SceneTokenizer
+from rf_repro.maths.layers import pool_2x2
+from rf_repro.model.encoder import MaskedImageHead, VisionTransformer
+from rf_repro.model.experts import router_metrics
+from rf_repro.model.initialise import initial_values, starting_values
+from rf_repro.model.rf_model import RFModel, build_encoder
+from rf_repro.model.space import ImageSpace, PixelSpace
+from rf_repro.representation.alignment import resize_grid
+from rf_repro.representation.continuous import FeatureStatistics
+from rf_repro.representation.vq import OnlineVQ, usage_and_perplexity
+from rf_repro.train.checkpoint import stream_weights
+from rf_repro.train.ema import Average
+from rf_repro.train.loop import StepLosses, TrainingLoop
+from rf_repro.train.objective import draw_pack, own_part, pack_losses, term_names, weights
+from rf_repro.train.optim import MasterOptimizer
 
 if TYPE_CHECKING:
     from rf_repro.data.image_text import ImageTextData, Pack

@@ -8,20 +8,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from rf_repro.compute.devices import trying
+from rf_repro.compute.ranks import ALONE, Ranks
 from rf_repro.config.schema import ExperimentConfig, VAEConfig
 from rf_repro.core.errors import UserError
 from rf_repro.core.hashing import derive_seed
 from rf_repro.core.run_dir import RunDir
 from rf_repro.data.packing import to_images, to_pixels
-from rf_repro.evaluation import Progress, SceneEvaluation, requests, temporary_folder
 from rf_repro.model.space import ImageSpace
 from rf_repro.model.vae import KLAutoencoder, kl_divergence
 from rf_repro.train.checkpoint import load_checkpoint
-from rf_repro.train.devices import trying
 from rf_repro.train.ema import Average
 from rf_repro.train.loop import StepLosses, TrainingLoop, never
 from rf_repro.train.optim import MasterOptimizer
-from rf_repro.train.ranks import ALONE, Ranks
+from rf_repro.worlds.scenes.evaluation import Progress, SceneEvaluation, requests, temporary_folder
 
 DECAY_FRACTION = 0.5  # of the steps, over which the rate falls to zero in the end (assumed; over all of them the error is larger)
 CHUNK = 256  # images at a time where no gradient is needed

@@ -20,7 +20,7 @@ from rf_repro.core.hashing import content_hash
 from rf_repro.data.image_text import ImageTextData, metrics, streams_of
 from rf_repro.data.packer import Pack
 from rf_repro.data.text_tokenizer import ImageTextTokenizer
-from rf_repro.pipeline import data_fingerprint
+from rf_repro.experiment.run import data_fingerprint
 from tests.data.tiny_shards import sample, tiny_config, write_source, write_tar
 from tests.killing import kill_at
 from tests.waiting import SECONDS

@@ -9,8 +9,6 @@ import pytest
 from PIL import Image
 
 from evaluators.geneval.relations import relations
-from evaluators.scenes.colors import SceneColorClassifier
-from evaluators.scenes.detector import SceneDetector
 from rf_repro.config.data_schema import ScenesConfig
 from rf_repro.core.errors import UserError
 from rf_repro.data.scenes.glyphs import CONSONANTS, GLYPHS, VOWELS, GlyphSizes
@@ -19,6 +17,8 @@ from rf_repro.data.scenes.held_out import HeldOut
 from rf_repro.data.scenes.questions import QUESTION_TYPES, QuestionBatch, SceneQuestions
 from rf_repro.data.scenes.render import RGB
 from rf_repro.data.scenes.tokenizer import SceneTokenizer
+from rf_repro.worlds.scenes.colors import SceneColorClassifier
+from rf_repro.worlds.scenes.detector import SceneDetector
 
 TINY = ScenesConfig()
 HARD = ScenesConfig(

@@ -13,7 +13,7 @@ from rf_repro.config.overrides import apply_overrides, from_dict
 from rf_repro.config.scales import paper
 from rf_repro.config.schema import ExperimentConfig
 from rf_repro.core.errors import UserError
-from rf_repro.data.mixture import SceneMixture
+from rf_repro.data.scenes.mixture import SceneMixture
 from rf_repro.data.scenes.tokenizer import SceneTokenizer
 from rf_repro.estimate.flops import Cost, step_flops, vae_encode_flops
 from rf_repro.estimate.parameters import count_parameters
@@ -107,8 +107,8 @@ def learned_rows(trainer: Trainer) -> list[int]:
 def counted_drops(config: ExperimentConfig) -> int:
     """Sequences of the first step whose representation is dropped, from the draws of `draw_pack` in their order."""
     from rf_repro.core.hashing import derive_seed
+    from rf_repro.maths.flow import sample_times
     from rf_repro.model.space import patch_dim
-    from rf_repro.train.flow import sample_times
 
     stage = config.stages[-1]
     generator = torch.Generator().manual_seed(derive_seed("step", stage.name, 0, 1))

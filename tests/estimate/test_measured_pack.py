@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from rf_repro.compute.sharding import checkpoint_activations, layers_of
 from rf_repro.config.overrides import apply_overrides
 from rf_repro.config.scales import paper
 from rf_repro.config.schema import ExperimentConfig
@@ -23,7 +24,6 @@ from rf_repro.estimate.workload import Workload, make_workload
 from rf_repro.model.rf_model import RFModel
 from rf_repro.model.space import PixelSpace
 from rf_repro.train.objective import Drawn, draw_pack, pack_losses
-from rf_repro.train.sharding import checkpoint_activations, layers_of
 from tests.estimate.live_bytes import LiveBytes
 
 SIDES, TEXT, COPIES = (64, 96, 128), 48, 4

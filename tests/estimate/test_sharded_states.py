@@ -6,14 +6,14 @@ from pathlib import Path
 import pytest
 import torch
 
+from rf_repro.compute.ranks import Ranks
+from rf_repro.compute.sharding import local
 from rf_repro.config.overrides import apply_overrides
 from rf_repro.config.scales import tiny
 from rf_repro.estimate.memory import CONTEXT_BYTES, pass_memory
 from rf_repro.estimate.parameters import count_parameters
 from rf_repro.estimate.plan import find_variant
 from rf_repro.estimate.workload import make_workload
-from rf_repro.train.ranks import Ranks
-from rf_repro.train.sharding import local
 from tests.estimate.live_bytes import LiveBytes
 from tests.estimate.test_memory import EXPERTS, held
 from tests.train.processes import run_ranks

@@ -23,8 +23,6 @@ from evaluators.geneval_vlm.judge import judge_images, score
 from evaluators.geneval_vlm.questions import COUNTS, questions_of
 from evaluators.geneval_vlm.questions import plural as plural_of
 from evaluators.geneval_vlm.summary import summarize
-from evaluators.scenes.colors import SceneColorClassifier
-from evaluators.scenes.detector import SceneDetector
 from evaluators.vlm.protocol import Parts, images_of, text_of
 from evaluators.vlm.scripted import Scripted
 from rf_repro.config.data_schema import ScenesConfig
@@ -33,6 +31,8 @@ from rf_repro.core.records import EvalResult
 from rf_repro.data.scenes.grammar import TASKS
 from rf_repro.data.scenes.grammar import plural as shapes_plural
 from rf_repro.data.scenes.world import ScenesWorld
+from rf_repro.worlds.scenes.colors import SceneColorClassifier
+from rf_repro.worlds.scenes.detector import SceneDetector
 from tests.evaluators.drawn import PROMPTS, RED_COW_BLUE_DOG, TWO_COWS, write_folder
 
 DOG, CAT = {"class": "dog", "count": 1}, {"class": "cat", "count": 1}

@@ -11,12 +11,12 @@ from scipy import ndimage
 from evaluators.geneval.crops import object_crops
 from evaluators.geneval.options import GenEvalOptions
 from evaluators.geneval.scoring import crop_colors, score_image
-from evaluators.scenes.colors import SceneColorClassifier
-from evaluators.scenes.detector import SceneDetector
 from rf_repro.config.data_schema import ScenesConfig
 from rf_repro.core.errors import UserError
 from rf_repro.data.scenes.render import RGB, box_center, coverage, render
 from rf_repro.data.scenes.world import SceneBatch, ScenesWorld
+from rf_repro.worlds.scenes.colors import SceneColorClassifier
+from rf_repro.worlds.scenes.detector import SceneDetector
 
 TINY = ScenesConfig()
 HARD = ScenesConfig(

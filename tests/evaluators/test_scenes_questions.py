@@ -7,10 +7,10 @@ from itertools import product
 import numpy as np
 import pytest
 
-from evaluators.scenes.questions import chance, evaluate_questions, protocol_id, score_answers
 from rf_repro.config.data_schema import ScenesConfig
 from rf_repro.core.records import EvalResult
 from rf_repro.data.scenes.questions import QUESTION_TYPES, QuestionBatch, SceneQuestions
+from rf_repro.worlds.scenes.questions import chance, evaluate_questions, protocol_id, score_answers
 
 BATCH = SceneQuestions(ScenesConfig()).held_out(20)
 

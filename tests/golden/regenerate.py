@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from rf_repro.config.schema import ExperimentConfig
-from rf_repro.data.mixture import SceneMixture
+from rf_repro.data.scenes.mixture import SceneMixture
 from rf_repro.data.scenes.tokenizer import SceneTokenizer
 from rf_repro.train.trainer import Trainer
 from tests.model.small import small_config

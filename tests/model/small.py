@@ -23,8 +23,8 @@ from rf_repro.config.schema import (
 )
 from rf_repro.data.packing import TextTokens
 from rf_repro.model.initialise import initialise
-from rf_repro.model.representation_tokens import DiscreteTokens
 from rf_repro.model.rf_model import GenerationInput, GenerationOutput, RFModel, UnderstandingInput
+from rf_repro.representation.tokens import DiscreteTokens
 
 VOCAB = 23
 TOKENS = TextTokens(pad=0, bos=1, null=3)

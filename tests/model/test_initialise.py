@@ -3,11 +3,11 @@
 import pytest
 import torch
 
+from rf_repro.compute.sharding import fill
 from rf_repro.config.schema import ExperimentConfig
 from rf_repro.core.errors import UserError
 from rf_repro.model.initialise import initialise, is_generation, starting_values
 from rf_repro.model.rf_model import RFModel
-from rf_repro.train.sharding import fill
 from tests.model.small import VOCAB, generation_input, largest_difference, run, small_config, small_model, understanding_input
 
 PIXEL_RF = small_config()

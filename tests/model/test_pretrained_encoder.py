@@ -16,12 +16,12 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import fully_shard
 from torch.utils.checkpoint import checkpoint
 
+from rf_repro.compute.ranks import Ranks
 from rf_repro.config.scales import paper
 from rf_repro.config.schema import EncoderConfig
 from rf_repro.core.errors import UserError
 from rf_repro.estimate.encoders import pretrained_encoder
 from rf_repro.model.pretrained_encoder import PretrainedEncoder, load_encoder_weights, read_encoder_weights
-from rf_repro.train.ranks import Ranks
 from tests.model.small import largest_difference
 from tests.train.processes import run_ranks
 

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from rf_repro.config.schema import DecoderConfig
+from rf_repro.maths.layers import RMSNorm, rope_tables
 from rf_repro.model.experts import FeedForward, SparseFeedForward
-from rf_repro.model.layers import RMSNorm, rope_tables
 from rf_repro.model.layout import POOLS, Group, PackedLayout, SampleLayout, Span
 from rf_repro.model.mot import MixtureOfTransformers
 from tests.model.small import largest_difference, small_model

@@ -5,8 +5,8 @@ import torch
 
 from rf_repro.config.schema import ContinuousConfig, ObjectiveConfig, SamplingConfig
 from rf_repro.model.initialise import initialise
-from rf_repro.model.representation_tokens import ContinuousTokens
 from rf_repro.representation.continuous import STATISTICS_DECAY, FeatureStatistics
+from rf_repro.representation.tokens import ContinuousTokens
 
 
 def test_statistics_standardise_their_first_batch_and_then_follow() -> None:

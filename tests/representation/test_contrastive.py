@@ -7,14 +7,14 @@ import torch
 from torch import Tensor
 
 from rf_repro.config.schema import EncoderConfig
-from rf_repro.model.initialise import initialise
-from rf_repro.representation.contrastive import (
+from rf_repro.model.contrastive import (
     INITIAL_BIAS,
     INITIAL_TEMPERATURE,
     ContrastiveModel,
     same_captions,
     sigmoid_loss,
 )
+from rf_repro.model.initialise import initialise
 from tests.model.small import largest_difference
 
 B, D, VOCAB, LENGTH = 6, 5, 23, 8

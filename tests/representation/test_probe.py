@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from rf_repro.representation.probe import nearest_cells, probe_codes, probe_features
+from rf_repro.worlds.scenes.probe import nearest_cells, probe_codes, probe_features
 
 SCENES, SLOTS, GRID, SIZE = 1500, 2, 4, 24
 SHAPES, COLORS = 4, 6

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from rf_repro.config.schema import EncoderConfig
+from rf_repro.model import self_distillation
 from rf_repro.model.initialise import initialise
-from rf_repro.representation import self_distillation
-from rf_repro.representation.self_distillation import (
+from rf_repro.model.self_distillation import (
     MASK_RATIO,
     NUM_PROTOTYPES,
     SINKHORN_ITERATIONS,

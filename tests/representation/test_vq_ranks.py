@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from rf_repro.compute.ranks import ALONE, Ranks
 from rf_repro.config.schema import RepresentationConfig
 from rf_repro.representation import vq as vq_module
 from rf_repro.representation.continuous import FeatureStatistics
 from rf_repro.representation.vq import OnlineVQ, usage_and_perplexity
-from rf_repro.train.ranks import ALONE, Ranks
 from tests.model.small import largest_difference
 from tests.representation.brute_force import brute_force, wrong
 from tests.train.processes import run_ranks

@@ -9,12 +9,12 @@ from torch import Tensor
 
 from rf_repro.config.schema import ExperimentConfig, SamplingConfig
 from rf_repro.core.hashing import derive_seed
-from rf_repro.model.layers import patchify
-from rf_repro.model.representation_tokens import ContinuousTokens
+from rf_repro.maths.layers import patchify
+from rf_repro.maths.schedule import guide, sample_top_k, shifted_times
 from rf_repro.model.rf_model import GenerationInput, RFModel
 from rf_repro.model.space import PixelSpace
+from rf_repro.representation.tokens import ContinuousTokens
 from rf_repro.sample.sampler import Sampler
-from rf_repro.sample.schedule import guide, sample_top_k, shifted_times
 from tests.model.small import TOKENS, generation_input, largest_difference, run, small_config, small_model
 
 B, T, N, P = 3, 5, 16, 36

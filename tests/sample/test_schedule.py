@@ -4,7 +4,7 @@ import pytest
 import torch
 from scipy import stats
 
-from rf_repro.sample.schedule import guide, sample_top_k, shifted_times, timestep_shift
+from rf_repro.maths.schedule import guide, sample_top_k, shifted_times, timestep_shift
 from tests.model.small import largest_difference
 
 

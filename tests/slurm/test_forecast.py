@@ -10,14 +10,14 @@ import pytest
 from rf_repro.config.overrides import apply_overrides
 from rf_repro.core.errors import UserError
 from rf_repro.core.files import append_jsonl, write_json
-from slurm import machine as module
-from slurm.display import PlainDisplay
-from slurm.forecast import Speed, pieces, seconds_left, time_of_all
-from slurm.jobs import LocalJob, RunJob
-from slurm.local import run_plan
-from slurm.machine import Machine, default_jobs, look_at, run_key
-from slurm.plan import Job, make_plan
-from slurm.progress import Watch
+from rf_repro.launch import machine as module
+from rf_repro.launch.display import PlainDisplay
+from rf_repro.launch.forecast import Speed, pieces, seconds_left, time_of_all
+from rf_repro.launch.jobs import LocalJob, RunJob
+from rf_repro.launch.local import run_plan
+from rf_repro.launch.machine import Machine, default_jobs, look_at, run_key
+from rf_repro.launch.plan import Job, make_plan
+from rf_repro.launch.progress import Watch
 from tests.slurm.workers import Count, smoke_plan
 
 SPEED = Speed(step=2.0, draw=0.5, score=0.25, answer=0.125)
@@ -55,7 +55,7 @@ def test_other_runs_have_other_parts(tmp_path: Path) -> None:
 
 def test_a_watch_corrects_the_forecast_by_the_pace_it_sees(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
-    monkeypatch.setattr("slurm.progress.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("rf_repro.launch.progress.time.monotonic", lambda: now[0])
     job = pixel_rf(tmp_path)
     job.create(tmp_path)
     guess, measured = Watch(job), Watch(job, SPEED, is_measured=True)

@@ -12,9 +12,9 @@ import pytest
 
 from rf_repro.core.files import read_json
 from rf_repro.core.run_lock import lock_holder
-from slurm.display import PlainDisplay
-from slurm.local import Failure, run_plan
-from slurm.plan import Job, Plan
+from rf_repro.launch.display import PlainDisplay
+from rf_repro.launch.local import Failure, run_plan
+from rf_repro.launch.plan import Job, Plan
 from tests.slurm.workers import STEPS, Count, smoke_plan
 from tests.waiting import SECONDS, wait_until
 
@@ -155,7 +155,7 @@ def test_ctrl_c_in_a_terminal_is_the_launchers_alone(tmp_path: Path) -> None:
         assert process.returncode == 128 + signal.SIGINT
     assert all(lock_holder(job.run.path) is None for job in plan.jobs)
     for log in logs:
-        assert "slurm/jobs.py" in log.read_text()  # the job's own SIGTERM handler, and no other interrupt
+        assert "launch/jobs.py" in log.read_text()  # the job's own SIGTERM handler, and no other interrupt
         assert log.read_text().rstrip().endswith("KeyboardInterrupt")
 
 

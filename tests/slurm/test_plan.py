@@ -9,8 +9,8 @@ from rf_repro.core.errors import UserError
 from rf_repro.core.files import append_jsonl, write_json
 from rf_repro.core.records import Attempt
 from rf_repro.core.run_lock import run_lock
-from slurm.plan import Plan, make_plan
-from slurm.progress import Progress, clock, read_progress
+from rf_repro.launch.plan import Plan, make_plan
+from rf_repro.launch.progress import Progress, clock, read_progress
 from tests.slurm.workers import smoke_plan, started_from
 
 
@@ -31,7 +31,7 @@ def test_the_shared_stage_comes_first_once_and_then_seed_by_seed(tmp_path: Path)
 
 def test_reseeding_the_first_stage_makes_one_for_each_seed(tmp_path: Path) -> None:
     plan = make_plan("smoke", ["table3a"], [0, 1], tmp_path, reseed_first_stage=True)
-    stages = {job.name: job.run.path for job in plan.jobs if job.kind == "stage"}
+    stages = {job.name: job.run.path for job in plan.jobs if job.prerequisite}
     assert list(stages) == names(plan)[:4] == ["stage-pretrain s0", "stage-vae s0", "stage-pretrain s1", "stage-vae s1"]
     for job in plan.jobs[4:]:
         wanted = ["stage-pretrain", "stage-vae"] if job.variant.startswith("vae") else ["stage-pretrain"]

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from rf_repro.compute.ranks import Ranks
 from rf_repro.core.run_dir import RunDir
-from rf_repro.train.ranks import Ranks
-from slurm.jobs import RunJob
-from slurm.plan import make_plan
+from rf_repro.launch.jobs import RunJob
+from rf_repro.launch.plan import make_plan
 from tests.train.processes import run_ranks
 from tests.train.test_trainer import assert_same_run
 from tests.waiting import SECONDS, wait_until

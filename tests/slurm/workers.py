@@ -14,8 +14,8 @@ from rf_repro.core.files import append_jsonl, write_json
 from rf_repro.core.provenance import utc_now
 from rf_repro.core.records import Attempt
 from rf_repro.core.run_lock import run_lock
-from slurm.jobs import set_visible_devices, stop_on_sigterm, visible_devices
-from slurm.plan import Job, Plan, make_plan
+from rf_repro.launch.jobs import set_visible_devices, stop_on_sigterm, visible_devices
+from rf_repro.launch.plan import Job, Plan, make_plan
 
 STEPS = 5
 
@@ -71,8 +71,8 @@ def smoke_plan(runs: Path) -> Plan:
 
 
 def main(runs: str, jobs: str, hold: str = "", deaf: str = "") -> int:
-    from slurm.display import PlainDisplay
-    from slurm.local import Interrupted, run_plan
+    from rf_repro.launch.display import PlainDisplay
+    from rf_repro.launch.local import Interrupted, run_plan
 
     try:
         display = PlainDisplay(sys.stderr)

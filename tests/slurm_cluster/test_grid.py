@@ -10,10 +10,10 @@ import pytest
 
 from rf_repro.cli import main
 from rf_repro.core.run_dir import RunDir
-from slurm.display import PlainDisplay
-from slurm.jobs import LocalJob, RunJob
-from slurm.local import run_plan
-from slurm.plan import make_plan
+from rf_repro.launch.display import PlainDisplay
+from rf_repro.launch.jobs import LocalJob, RunJob
+from rf_repro.launch.local import run_plan
+from rf_repro.launch.plan import make_plan
 from slurm.submission import Ledger
 from slurm.sweep import all_sweeps
 from tests.slurm_cluster.cluster import restart_controller, run, sbatch, squeue, wait_until

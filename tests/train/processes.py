@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from rf_repro.train.ranks import Ranks, joined_ranks
+from rf_repro.compute.ranks import Ranks, joined_ranks
 from tests.waiting import SECONDS
 
 PROCESSES_START_BY = "spawn" if sys.platform == "darwin" else "fork"  # Python 3.11 to 3.13's own
@@ -20,7 +20,7 @@ CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(
     [
         "torch._dynamo",  # torch.optim imports it late
-        "rf_repro.pipeline",
+        "rf_repro.experiment.run",
         "tests.train.test_stopping",
         "tests.train.test_sharded_checkpoint",
     ]

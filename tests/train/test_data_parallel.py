@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from rf_repro.compute.ranks import ALONE, Ranks
 from rf_repro.config.schema import ExperimentConfig
 from rf_repro.core.errors import TrainingDiverged, UserError
-from rf_repro.data.mixture import SceneMixture
+from rf_repro.data.scenes.mixture import SceneMixture
 from rf_repro.data.scenes.tokenizer import SceneTokenizer
 from rf_repro.train.encoder_pretraining import EncoderPretraining
-from rf_repro.train.ranks import ALONE, Ranks
 from rf_repro.train.trainer import Trainer
 from rf_repro.train.vae_trainer import VAETrainer
 from tests.model.small import small_config

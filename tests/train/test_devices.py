@@ -5,9 +5,9 @@ from collections.abc import Callable
 import pytest
 import torch
 
+from rf_repro.compute.devices import DeviceFailed, on_device, trying
+from rf_repro.compute.ranks import Ranks
 from rf_repro.core.errors import Stopped, TrainingDiverged, UserError
-from rf_repro.train.devices import DeviceFailed, on_device, trying
-from rf_repro.train.ranks import Ranks
 
 
 @pytest.fixture(autouse=True)

@@ -10,24 +10,24 @@ import pytest
 import torch
 
 from rf_repro.config.overrides import apply_overrides
+from rf_repro.config.prerequisites import prerequisites
 from rf_repro.config.schema import ExperimentConfig
-from rf_repro.config.shared import shared_runs
 from rf_repro.core.errors import TrainingDiverged, UserError
 from rf_repro.core.run_dir import RunDir
-from rf_repro.data.mixture import SceneMixture
 from rf_repro.data.packing import to_images
+from rf_repro.data.scenes.mixture import SceneMixture
 from rf_repro.data.scenes.tokenizer import SceneTokenizer
 from rf_repro.data.scenes.world import ScenesWorld
+from rf_repro.model import self_distillation
+from rf_repro.model.contrastive import same_captions
 from rf_repro.model.encoder import VisionTransformer
 from rf_repro.model.initialise import initialise
-from rf_repro.representation import self_distillation
-from rf_repro.representation.contrastive import same_captions
-from rf_repro.representation.probe import probe_features
-from rf_repro.representation.self_distillation import NUM_PROTOTYPES
+from rf_repro.model.self_distillation import NUM_PROTOTYPES
 from rf_repro.train import encoder_pretraining
 from rf_repro.train.checkpoint import list_checkpoints, load_checkpoint
 from rf_repro.train.encoder_pretraining import EncoderPretraining, load_encoder, pretrain_encoder
 from rf_repro.train.loop import TrainingLoop
+from rf_repro.worlds.scenes.probe import probe_features
 from tests.model.small import largest_difference, small_config
 from tests.train.test_trainer import Killed, assert_same_run, run_dir
 
@@ -39,7 +39,7 @@ def config_of(kind: str, precision: str = "bf16", **overrides: object) -> Experi
     settings = {f"model.encoder.pretraining.{name}": value for name, value in overrides.items()}
     steps = {f"model.encoder.pretraining.{kind}_steps": 6, "model.encoder.pretraining.batch_size": 8}
     variant = apply_overrides(small_config(), {"model.encoder.pretraining.kind": kind, **steps, **settings})
-    (shared, *_) = shared_runs(variant)
+    (shared, *_) = prerequisites(variant)
     assert shared.name == "stage-encoder"
     return replace(shared.config, optim=replace(shared.config.optim, precision=precision))  # type: ignore[arg-type]
 

@@ -6,7 +6,7 @@ from scipy import stats
 from torch import Tensor
 
 from rf_repro.config.schema import ObjectiveConfig
-from rf_repro.train.flow import interpolate, sample_times, velocity, velocity_loss
+from rf_repro.maths.flow import interpolate, sample_times, velocity, velocity_loss
 from tests.model.small import largest_difference
 
 FLOOR = 0.05

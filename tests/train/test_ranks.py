@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 import torch
 
+from rf_repro.compute import ranks as ranks_module
+from rf_repro.compute.ranks import Ranks, joined_ranks
 from rf_repro.core.errors import UserError
-from rf_repro.train import ranks as ranks_module
-from rf_repro.train.ranks import Ranks, joined_ranks
 from tests.train.processes import Group, only_one, run_ranks
 from tests.waiting import SECONDS, wait_until
 
@@ -104,7 +104,7 @@ def test_groups_that_start_together_on_one_machine_do_not_meet_each_other(tmp_pa
 
 HELLO = """
 import torch
-from rf_repro.train.ranks import joined_ranks
+from rf_repro.compute.ranks import joined_ranks
 
 with joined_ranks() as ranks:
     everyone = ranks.gather(torch.tensor([10 + ranks.rank]))

@@ -12,6 +12,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from rf_repro.compute.ranks import ALONE, Ranks
+from rf_repro.compute.sharding import whole_tensors
 from rf_repro.config.overrides import apply_overrides
 from rf_repro.config.scales import get_scale
 from rf_repro.config.schema import ExperimentConfig
@@ -19,11 +21,9 @@ from rf_repro.core.errors import UserError
 from rf_repro.core.run_dir import RunDir
 from rf_repro.data.packing import PackedBatch, TextTokens
 from rf_repro.data.text_tokenizer import ImageTextTokenizer
+from rf_repro.experiment.run import make_trainer
 from rf_repro.model.space import PixelSpace
-from rf_repro.pipeline import make_trainer
 from rf_repro.train.objective import draw_pack, pack_losses
-from rf_repro.train.ranks import ALONE, Ranks
-from rf_repro.train.sharding import whole_tensors
 from rf_repro.train.trainer import Trainer
 from tests.base_world import base_overrides, write_models
 from tests.data import tiny_shards

@@ -12,6 +12,18 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from rf_repro.compute.ranks import ALONE, Ranks
+from rf_repro.compute.sharding import (
+    before_backward,
+    fill,
+    is_sharded,
+    local,
+    make_mesh,
+    materialise,
+    on_meta,
+    shard,
+    whole_tensors,
+)
 from rf_repro.config.schema import ExperimentConfig
 from rf_repro.core.errors import Stopped, UserError
 from rf_repro.model.initialise import initial_values
@@ -25,19 +37,7 @@ from rf_repro.train.checkpoint import (
 )
 from rf_repro.train.ema import Average
 from rf_repro.train.optim import MasterOptimizer
-from rf_repro.train.ranks import ALONE, Ranks
 from rf_repro.train.sharded_checkpoint import KINDS, ShardedSaver, check, held_names, load_sharded, stream_sharded
-from rf_repro.train.sharding import (
-    before_backward,
-    fill,
-    is_sharded,
-    local,
-    make_mesh,
-    materialise,
-    on_meta,
-    shard,
-    whole_tensors,
-)
 from tests.model.small import VOCAB, generation_input
 from tests.train.processes import run_ranks
 from tests.train.test_sharding import FULL, PAIRS, Packs, compare

@@ -12,16 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from rf_repro.config.schema import ExperimentConfig
-from rf_repro.core.errors import UserError
-from rf_repro.model.initialise import initial_values, initialise
-from rf_repro.model.rf_model import RFModel
-from rf_repro.train.arithmetic import DTYPES
-from rf_repro.train.ema import Average
-from rf_repro.train.loop import StepLosses, TrainingLoop
-from rf_repro.train.optim import MasterOptimizer
-from rf_repro.train.ranks import ALONE, Ranks
-from rf_repro.train.sharding import (
+from rf_repro.compute.arithmetic import DTYPES
+from rf_repro.compute.ranks import ALONE, Ranks
+from rf_repro.compute.sharding import (
     before_backward,
     checkpoint_activations,
     fill,
@@ -35,6 +28,13 @@ from rf_repro.train.sharding import (
     shard,
     whole_tensors,
 )
+from rf_repro.config.schema import ExperimentConfig
+from rf_repro.core.errors import UserError
+from rf_repro.model.initialise import initial_values, initialise
+from rf_repro.model.rf_model import RFModel
+from rf_repro.train.ema import Average
+from rf_repro.train.loop import StepLosses, TrainingLoop
+from rf_repro.train.optim import MasterOptimizer
 from tests.model.small import VOCAB, generation_input, small_config, small_model, understanding_input
 from tests.train.processes import run_ranks
 from tests.train.test_data_parallel import CASES as CASES_OF_RANKS

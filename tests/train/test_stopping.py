@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from rf_repro.compute.ranks import Ranks
 from rf_repro.config.schema import ExperimentConfig
 from rf_repro.core.errors import Stopped, UserError
 from rf_repro.core.run_dir import RunDir
-from rf_repro.data.mixture import SceneMixture
+from rf_repro.data.scenes.mixture import SceneMixture
 from rf_repro.data.scenes.tokenizer import SceneTokenizer
 from rf_repro.train.checkpoint import list_checkpoints, load_checkpoint, step_of
-from rf_repro.train.ranks import Ranks
 from rf_repro.train.trainer import Trainer
 from tests.model.small import small_config
 from tests.train.processes import run_ranks

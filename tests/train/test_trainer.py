@@ -12,7 +12,7 @@ from rf_repro.config.overrides import apply_overrides
 from rf_repro.config.schema import ExperimentConfig
 from rf_repro.core.errors import TrainingDiverged, UserError
 from rf_repro.core.run_dir import RunDir
-from rf_repro.data.mixture import SceneMixture
+from rf_repro.data.scenes.mixture import SceneMixture
 from rf_repro.data.scenes.tokenizer import SceneTokenizer
 from rf_repro.representation.alignment import resize_grid
 from rf_repro.train.checkpoint import list_checkpoints, load_checkpoint

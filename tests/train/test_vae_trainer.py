@@ -11,19 +11,19 @@ from torch import Tensor
 from torch.distributions import Normal
 from torch.distributions import kl_divergence as torch_kl
 
+from rf_repro.config.prerequisites import prerequisites
 from rf_repro.config.schema import ExperimentConfig, VAEConfig
-from rf_repro.config.shared import shared_runs
 from rf_repro.core.errors import TrainingDiverged, UserError
 from rf_repro.core.hashing import derive_seed
 from rf_repro.core.run_dir import RunDir
 from rf_repro.data.packing import to_images
 from rf_repro.data.scenes.tokenizer import SceneTokenizer
 from rf_repro.data.scenes.world import ScenesWorld
-from rf_repro.evaluation import SceneEvaluation
 from rf_repro.model.space import ImageSpace, PixelSpace
 from rf_repro.model.vae import LatentSpace
 from rf_repro.train.checkpoint import list_checkpoints
 from rf_repro.train.vae_trainer import CHUNK, VAETrainer, evaluate_reconstruction, load_vae, train_vae
+from rf_repro.worlds.scenes.evaluation import SceneEvaluation
 from tests.model.small import largest_difference, small_config
 from tests.train.test_trainer import Killed, assert_same_run, run_dir
 
@@ -37,7 +37,7 @@ def vae_config(precision: Precision = "fp32", num_train: int = NUM_IMAGES, **cha
     fields: dict[str, Any] = {"downsample": 4, "latent_channels": 3, "width": 6, "kl_weight": 1e-3, "steps": 8,
                               "learning_rate": 3e-3, "batch_size": 4, **changes}  # fmt: skip
     base = small_config(model__pixel__space="vae", data__scenes__num_train=num_train)
-    runs = {run.name: run.config for run in shared_runs(replace(base, model=replace(base.model, vae=VAEConfig(**fields))))}
+    runs = {run.name: run.config for run in prerequisites(replace(base, model=replace(base.model, vae=VAEConfig(**fields))))}
     config = runs["stage-vae"]
     return replace(config, optim=replace(config.optim, precision=precision))
 

@@ -15,6 +15,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from rf_repro.compute.arithmetic import DTYPES, arithmetic
+from rf_repro.compute.devices import on_device, resolve_device, trying
+from rf_repro.compute.sharding import fill, materialise, on_meta
 from rf_repro.config.overrides import from_dict
 from rf_repro.config.schema import ExperimentConfig
 from rf_repro.core.errors import UserError
@@ -24,14 +27,11 @@ from rf_repro.core.image_folder import ImageFolder, Origin, SampleEntry
 from rf_repro.core.run_dir import RunDir
 from rf_repro.data.packing import Size, TextTokens, to_pixels
 from rf_repro.data.scenes.tokenizer import SceneTokenizer
-from rf_repro.evaluation import Request
+from rf_repro.experiment.run import image_space, last_checkpoint
 from rf_repro.model.rf_model import RFModel
-from rf_repro.pipeline import image_space, last_checkpoint
 from rf_repro.sample.sampler import Sampler
-from rf_repro.train.arithmetic import DTYPES, arithmetic
 from rf_repro.train.checkpoint import step_of, stream_weights
-from rf_repro.train.devices import on_device, resolve_device, trying
-from rf_repro.train.sharding import fill, materialise, on_meta
+from rf_repro.worlds.scenes.evaluation import Request
 
 TOKENS_AT_ONCE = 1 << 16  # of a batch, without its unconditional half: at 1024 px and patches of 16, 12 images
 

@@ -1,6 +1,6 @@
 """What machine this is, and how fast it does each unit of a run's work: behind the first line of `rf-repro reproduce`.
 
-    python -P -m rf_repro.measure < REQUEST.json
+    python -P -m rf_repro.experiment.measure < REQUEST.json
 
 reads {"device": NAME, "threads": NUMBER, "seconds": LIMIT, "runs": {NAME: CONFIG}} and prints a JSON object: what it found
 ("machine"); for each run that was measured within the limit the seconds of a step, of an image drawn or scored, of a question
@@ -24,25 +24,25 @@ from PIL import Image
 
 from evaluators.geneval.evaluate import evaluate_images
 from evaluators.geneval.options import GenEvalOptions
+from rf_repro.compute.arithmetic import arithmetic
+from rf_repro.compute.devices import on_device, trying
+from rf_repro.compute.ranks import ALONE
 from rf_repro.config.overrides import from_dict
 from rf_repro.config.schema import ExperimentConfig
 from rf_repro.core.errors import UserError
-from rf_repro.data.mixture import SceneMixture
 from rf_repro.data.packing import to_pixels
+from rf_repro.data.scenes.mixture import SceneMixture
 from rf_repro.data.scenes.questions import SceneQuestions
 from rf_repro.data.scenes.tokenizer import SceneTokenizer
 from rf_repro.data.scenes.world import ScenesWorld
-from rf_repro.evaluation import SceneEvaluation, make_sampler, requests
+from rf_repro.experiment.run import make_trainer
 from rf_repro.model.space import ImageSpace, PixelSpace
 from rf_repro.model.vae import KLAutoencoder, LatentSpace
-from rf_repro.pipeline import make_trainer
 from rf_repro.sample.answer import answer_questions
-from rf_repro.train.arithmetic import arithmetic
-from rf_repro.train.devices import on_device, trying
 from rf_repro.train.encoder_pretraining import EncoderPretraining
-from rf_repro.train.ranks import ALONE
 from rf_repro.train.trainer import Trainer
 from rf_repro.train.vae_trainer import VAETrainer
+from rf_repro.worlds.scenes.evaluation import SceneEvaluation, make_sampler, requests
 
 SCENES = 256  # to train on: the whole world takes longer to render than all that is measured
 STEPS = 2

@@ -19,10 +19,10 @@ import submitit
 
 from rf_repro.core.import_path import job_environment
 from rf_repro.core.run_lock import lock_holder
-from slurm.display import Display
-from slurm.forecast import Speed, seconds_left, time_of_all
-from slurm.plan import Job, Plan
-from slurm.progress import Watch, clock
+from rf_repro.launch.display import Display
+from rf_repro.launch.forecast import Speed, seconds_left, time_of_all
+from rf_repro.launch.plan import Job, Plan
+from rf_repro.launch.progress import Watch, clock
 
 POLL_SECONDS = 0.25
 STOP_SECONDS = 20.0  # time for a stopped job to unwind before it is killed
@@ -94,7 +94,7 @@ def run_plan(
     """Completes every job of the plan, at most `jobs` at a time, and shows how far they are.
 
     Args:
-        make_call: the picklable callable that does a job with so many threads, on the device of its slot (`slurm.jobs.LocalJob`
+        make_call: the picklable callable that does a job with so many threads, on the device of its slot (`LocalJob`
             outside tests).
         jobs: processes at a time.
         threads: threads of each. One is fastest at `tiny`: the matrices are small.

@@ -1,6 +1,7 @@
 """What several variants start from, each trained once: the encoder, the shared stages, the VAE."""
 
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from rf_repro.config.schema import (
     EvalConfig,
@@ -13,32 +14,49 @@ from rf_repro.config.schema import (
     VAEConfig,
 )
 
+PrerequisiteKind = Literal["encoder", "stage", "vae", "own stage"]
+
 
 @dataclass(frozen=True)
-class SharedRun:
-    """A run that variants start from: trained once, whoever asks first. `after` names the ones it starts from itself.
+class Prerequisite:
+    """A run that a variant starts from, complete before the variant's last stage begins.
 
-    `is_own`: an earlier stage of the variant itself, which has the variant's seed, and whose averages and codebook go on.
+    Attributes:
+        kind: `encoder`: the encoder's own pretraining; `stage`: a stage that all variants share; `vae`: the VAE of the VAE
+            variants; `own stage`: an earlier stage of the variant itself, which has the variant's seed, and whose averages and
+            codebook go on. The others are trained once, whoever asks first.
+        name: of the run's directory, e.g. `stage-pretrain`.
+        after: names of those it starts from itself.
     """
 
-    name: str  # e.g. stage-pretrain
+    kind: PrerequisiteKind
+    name: str
     config: ExperimentConfig
-    after: tuple[str, ...]
-    is_own: bool = False
+    after: tuple[str, ...] = ()
+
+    @property
+    def is_own(self) -> bool:
+        """Whether it belongs to one variant and seed."""
+        return self.kind == "own stage"
+
+    @property
+    def is_stage(self) -> bool:
+        """Whether it trains the model itself; others train a component alone."""
+        return self.kind in ("stage", "own stage")
 
 
-def shared_runs(config: ExperimentConfig) -> list[SharedRun]:
+def prerequisites(config: ExperimentConfig) -> list[Prerequisite]:
     """What must be trained before the variant's last stage, in order: the encoder, the shared stages, the VAE, the variant's
     earlier stages, where there are any.
 
-    What a shared run does not depend on is set to its default, so that all variants that can share it ask for the same run.
+    What a run does not depend on is set to its default, so that all variants that can share it ask for the same one.
     """
-    runs: list[SharedRun] = []
+    runs: list[Prerequisite] = []
     encoder, vae = config.model.encoder, config.model.vae
     if encoder.pretraining.kind != "none":
         stage = StageConfig(name="encoder", steps=encoder.pretraining.steps, learning_rate=encoder.pretraining.learning_rate,
                             shared=True)  # fmt: skip
-        runs.append(SharedRun("stage-encoder", _component(config, stage, ModelConfig(encoder=encoder)), ()))
+        runs.append(Prerequisite("encoder", "stage-encoder", _component(config, stage, ModelConfig(encoder=encoder))))
     for index, stage in enumerate(config.stages):
         if stage.shared:
             model = replace(
@@ -51,16 +69,16 @@ def shared_runs(config: ExperimentConfig) -> list[SharedRun]:
                 config, stages=config.stages[: index + 1], model=model, representation=RepresentationConfig(),
                 sampling=SamplingConfig(), evals=EvalConfig(),
             )  # fmt: skip
-            runs.append(SharedRun(f"stage-{stage.name}", below, tuple(run.name for run in runs)))
+            runs.append(Prerequisite("stage", f"stage-{stage.name}", below, tuple(run.name for run in runs)))
     if config.model.pixel.space == "vae" and vae.kind == "kl":
         stage = StageConfig(name="vae", steps=vae.steps, learning_rate=vae.learning_rate, shared=True)
         # The encoder has no part in it, but its patches must fit the scale's images for the config to be valid.
         fitting = ModelConfig(vae=vae, encoder=replace(ModelConfig().encoder, patch_size=encoder.patch_size))
-        runs.append(SharedRun("stage-vae", _component(config, stage, fitting), ()))
+        runs.append(Prerequisite("vae", "stage-vae", _component(config, stage, fitting)))
     for index, stage in enumerate(config.stages[:-1]):
         if not stage.shared:
             below = replace(config, stages=config.stages[: index + 1], sampling=SamplingConfig(), evals=EvalConfig())
-            runs.append(SharedRun(f"stage-{stage.name}", below, tuple(run.name for run in runs), is_own=True))
+            runs.append(Prerequisite("own stage", f"stage-{stage.name}", below, tuple(run.name for run in runs)))
     return runs
 
 

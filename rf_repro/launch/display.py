@@ -7,7 +7,7 @@ from typing import TextIO
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
-from slurm.progress import Watch, clock
+from rf_repro.launch.progress import Watch, clock
 
 PLAIN_SECONDS = 15.0
 

@@ -9,7 +9,7 @@ import os
 
 import torch
 
-from rf_repro.train.ranks import ALONE, Ranks
+from rf_repro.compute.ranks import ALONE, Ranks
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 EMULATED = ("AVX512_CORE", "AVX512_CORE_VNNI")  # of oneDNN's instruction sets: it takes bf16 there, and converts

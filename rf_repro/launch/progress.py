@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from rf_repro.core.files import read_json
-from slurm.forecast import Speed, seconds_left
-from slurm.plan import Job
+from rf_repro.launch.forecast import Speed, seconds_left
+from rf_repro.launch.plan import Job
 
 TAIL_BYTES = 8192
 SETTLED = 15.0  # forecast seconds of work before a run's own pace counts

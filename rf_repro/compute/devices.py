@@ -7,8 +7,8 @@ from typing import TypeVar
 
 import torch
 
+from rf_repro.compute.ranks import ALONE, Ranks
 from rf_repro.core.errors import Stopped, TrainingDiverged, UserError
-from rf_repro.train.ranks import ALONE, Ranks
 
 T = TypeVar("T")
 REMEDY = "; --device cpu does without it"

@@ -12,18 +12,29 @@ from typing import Literal
 
 import torch
 
+from rf_repro.compute.arithmetic import arithmetic
+from rf_repro.compute.devices import resolve_device, trying
+from rf_repro.compute.ranks import ALONE, Ranks
+from rf_repro.config.prerequisites import Prerequisite, prerequisites
 from rf_repro.config.schema import ExperimentConfig
-from rf_repro.config.shared import SharedRun, shared_runs
 from rf_repro.core.errors import Stopped, UserError
 from rf_repro.core.hashing import content_hash
 from rf_repro.core.provenance import code_revision, library_versions, utc_now
 from rf_repro.core.records import ACTIONS, Action, Attempt
 from rf_repro.core.run_dir import RunDir
 from rf_repro.core.run_lock import run_lock
-from rf_repro.data.mixture import SceneMixture
+from rf_repro.data.scenes.mixture import SceneMixture
 from rf_repro.data.scenes.tokenizer import SceneTokenizer
 from rf_repro.data.scenes.world import ScenesWorld
-from rf_repro.evaluation import (
+from rf_repro.model.latent_cache import CachedAutoencoder
+from rf_repro.model.space import ImageSpace, PixelSpace
+from rf_repro.model.vae import KLAutoencoder, LatentSpace, WanAutoencoder
+from rf_repro.train.checkpoint import list_checkpoints, step_of
+from rf_repro.train.encoder_pretraining import EncoderPretraining, load_encoder, pretrain_encoder
+from rf_repro.train.loop import never
+from rf_repro.train.trainer import Start, Trainer
+from rf_repro.train.vae_trainer import VAETrainer, evaluate_reconstruction, load_vae, train_vae
+from rf_repro.worlds.scenes.evaluation import (
     SceneEvaluation,
     evaluate_curve,
     evaluate_final,
@@ -31,23 +42,12 @@ from rf_repro.evaluation import (
     progress_writer,
     sample_benchmark,
 )
-from rf_repro.model.latent_cache import CachedAutoencoder
-from rf_repro.model.space import ImageSpace, PixelSpace
-from rf_repro.model.vae import KLAutoencoder, LatentSpace, WanAutoencoder
-from rf_repro.train.arithmetic import arithmetic
-from rf_repro.train.checkpoint import list_checkpoints, step_of
-from rf_repro.train.devices import resolve_device, trying
-from rf_repro.train.encoder_pretraining import EncoderPretraining, load_encoder, pretrain_encoder
-from rf_repro.train.loop import never
-from rf_repro.train.ranks import ALONE, Ranks
-from rf_repro.train.trainer import Start, Trainer
-from rf_repro.train.vae_trainer import VAETrainer, evaluate_reconstruction, load_vae, train_vae
 
 AnyTrainer = Trainer | EncoderPretraining | VAETrainer
 
 
-def run_shared(
-    shared: SharedRun,
+def run_prerequisite(
+    shared: Prerequisite,
     *,
     seed: int,
     runs: Path,
@@ -57,7 +57,7 @@ def run_shared(
     ranks: Ranks = ALONE,
     stop: Callable[[], bool] = never,
 ) -> RunDir:
-    """Completes one of `shared_runs`, after those it starts from.
+    """Completes one of `prerequisites`, after those it starts from.
 
     Args:
         stage_seed: of the shared stages that a variant's own stage starts from; a shared stage's is `seed`.
@@ -72,15 +72,15 @@ def run_shared(
     run = RunDir.create(runs, config.to_dict(), config.result_hash(), config.scale, shared.name, seed)
     if run.record().status == "done":
         return run
-    before = [one for one in shared_runs(config) if one.name in shared.after]
+    before = [one for one in prerequisites(config) if one.name in shared.after]
     seeds = (seed, stage_seed if shared.is_own else seed)
-    done = complete_shared(before, seeds=seeds, runs=runs, device=device, threads=threads, stop=stop)
+    done = complete(before, seeds=seeds, runs=runs, device=device, threads=threads, stop=stop)
     with _attempt(run, config, resolve_device(device), threads, ranks, "train") as torch_device:
         trainer: AnyTrainer
-        if shared.name == "stage-encoder":
+        if shared.kind == "encoder":
             tokenizer = SceneTokenizer(config.data.scenes)
             trainer = pretrain_encoder(config, run, seed, torch_device, SceneMixture(config.data, tokenizer), tokenizer, stop)
-        elif shared.name == "stage-vae":
+        elif shared.kind == "vae":
             tokenizer = SceneTokenizer(config.data.scenes)
             trainer = train_vae(config, run, seed, torch_device, SceneMixture(config.data, tokenizer).images, stop)
             cells = LatentSpace(_frozen_vae(config, run, torch_device), config.model.vae.downsample)
@@ -127,9 +127,9 @@ def make_trainer(
         return Trainer(config, stage, seed, device, data, words, start, encoder, space, ranks)
 
 
-def start_of(before: Sequence[SharedRun], done: Mapping[str, RunDir]) -> Start | None:
+def start_of(before: Sequence[Prerequisite], done: Mapping[str, RunDir]) -> Start | None:
     """Where the next stage starts: at the last of the stages before it; None where there is none."""
-    stages = [one for one in before if one.name not in ("stage-encoder", "stage-vae")]
+    stages = [one for one in before if one.is_stage]
     return Start(last_checkpoint(done[stages[-1].name]), continues=stages[-1].is_own) if stages else None
 
 
@@ -153,7 +153,7 @@ def run_variant(
         stage_seed: of the shared stages; a run started from other ones is refused.
         actions: which of those its config has to do now; sampling and evaluation want the training done.
         init_from: a run whose averaged weights its last stage starts from instead of the stages before it.
-        ranks, stop: as of `run_shared`.
+        ranks, stop: as of `run_prerequisite`.
 
     Raises:
         Stopped: `stop` said so; a later call goes on from there.
@@ -165,10 +165,10 @@ def run_variant(
     if not actions:
         return run
     torch_device = resolve_device(device)
-    before = shared_runs(config)
+    before = prerequisites(config)
     if init_from is not None:
-        before = [one for one in before if one.name == "stage-vae"]
-    shared = complete_shared(before, seeds=(seed, stage_seed), runs=runs, device=device, threads=threads, stop=stop)
+        before = [one for one in before if one.kind == "vae"]
+    shared = complete(before, seeds=(seed, stage_seed), runs=runs, device=device, threads=threads, stop=stop)
     names = started_from(shared)
     start = start_of(before, shared)
     if init_from is not None:
@@ -223,8 +223,8 @@ def _frozen_vae(config: ExperimentConfig, run: RunDir, device: torch.device) -> 
     return load_vae(last_checkpoint(run), config.model.vae).to(device)
 
 
-def complete_shared(
-    wanted: Sequence[SharedRun], *, seeds: tuple[int, int], runs: Path, device: str, threads: int,
+def complete(
+    wanted: Sequence[Prerequisite], *, seeds: tuple[int, int], runs: Path, device: str, threads: int,
     stop: Callable[[], bool] = never,
 ) -> dict[str, RunDir]:  # fmt: skip
     """The runs by name, in order, training what is missing. `seeds`: of a variant's own stages, and of shared ones."""
@@ -234,7 +234,7 @@ def complete_shared(
         run = RunDir.create(runs, config.to_dict(), config.result_hash(), config.scale, shared.name, seed)
         if run.record().status != "done":
             with run_lock(run.path):
-                run_shared(shared, seed=seed, runs=runs, device=device, threads=threads, stage_seed=seeds[1], stop=stop)
+                run_prerequisite(shared, seed=seed, runs=runs, device=device, threads=threads, stage_seed=seeds[1], stop=stop)
         done[shared.name] = run
     return done
 

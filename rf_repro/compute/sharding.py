@@ -23,9 +23,9 @@ from torch.distributed.tensor import DTensor, Shard
 from torch.nn.modules.module import register_module_parameter_registration_hook
 from torch.utils.checkpoint import checkpoint
 
+from rf_repro.compute.ranks import Ranks
 from rf_repro.config.schema import ParallelConfig
 from rf_repro.core.errors import UserError
-from rf_repro.train.ranks import Ranks
 
 
 def is_sharding(parallel: ParallelConfig, ranks: Ranks) -> bool:

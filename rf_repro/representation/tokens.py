@@ -11,11 +11,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rf_repro.config.schema import ContinuousConfig, ObjectiveConfig, SamplingConfig
-from rf_repro.model.layers import RMSNorm, sincos_2d, upper_left
+from rf_repro.maths.flow import interpolate, velocity_loss
+from rf_repro.maths.layers import RMSNorm, sincos_2d, upper_left
+from rf_repro.maths.schedule import guide, sample_top_k, shifted_times
 from rf_repro.model.layout import Grid
 from rf_repro.representation.continuous import DiffusionHead
-from rf_repro.sample.schedule import guide, sample_top_k, shifted_times
-from rf_repro.train.flow import interpolate, velocity_loss
 
 ALL_ROWS = slice(None)
 

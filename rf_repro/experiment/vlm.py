@@ -23,10 +23,10 @@ from rf_repro.data.prepare import target_size
 from rf_repro.data.scenes.tokenizer import SceneTokenizer
 from rf_repro.data.shards.images import resize
 from rf_repro.data.text_tokenizer import ImageTextTokenizer
+from rf_repro.experiment.run import last_checkpoint
+from rf_repro.experiment.sampling import load_model
 from rf_repro.model.rf_model import RFModel
-from rf_repro.pipeline import last_checkpoint
 from rf_repro.sample.answer import answer_logits, generate, next_token_logits
-from rf_repro.sampling import load_model
 from rf_repro.train.checkpoint import step_of
 
 

@@ -12,9 +12,9 @@ from typing import Any
 from rf_repro.core.capacity import usable_bytes, usable_cores
 from rf_repro.core.errors import UserError
 from rf_repro.core.import_path import job_environment
-from slurm.forecast import Speed, seconds_left, time_of_all
-from slurm.plan import Job
-from slurm.progress import read_progress
+from rf_repro.launch.forecast import Speed, seconds_left, time_of_all
+from rf_repro.launch.plan import Job
+from rf_repro.launch.progress import read_progress
 
 MEASURED_SECONDS = 10.0
 PATIENCE = 300.0  # seconds, on a machine that is slow or busy
@@ -24,7 +24,7 @@ RUN_BYTES = 1.5 * 2**30  # of a run at `tiny`, with room
 
 @dataclass(frozen=True)
 class Machine:
-    """What `rf_repro.measure` found.
+    """What `rf_repro.experiment.measure` found.
 
     Attributes:
         gpus: entries for CUDA_VISIBLE_DEVICES, one each; none where nothing runs on CUDA.
@@ -112,7 +112,7 @@ def _mean_of(speeds: Collection[dict[str, float]], name: str, default: float) ->
 def _start(configs: dict[str, Any], device: str, threads: int) -> "subprocess.Popen[str]":
     environment = os.environ | job_environment() | {"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "passive"}
     process = subprocess.Popen(
-        [sys.executable, "-P", "-m", "rf_repro.measure"], env=environment, text=True,
+        [sys.executable, "-P", "-m", "rf_repro.experiment.measure"], env=environment, text=True,
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
     assert process.stdin is not None

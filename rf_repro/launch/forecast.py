@@ -6,7 +6,7 @@ from pathlib import Path
 
 from evaluators.geneval.metadata import TASKS
 from rf_repro.data.scenes.questions import QUESTION_TYPES
-from slurm.plan import Job
+from rf_repro.launch.plan import Job
 
 
 @dataclass(frozen=True)
@@ -31,13 +31,13 @@ class Piece:
 
 
 def pieces(job: Job) -> list[Piece]:
-    """What completes the run besides its steps: `rf_repro.evaluation` in numbers. Nothing on real data."""
+    """What completes the run besides its steps: `rf_repro.worlds.scenes.evaluation` in numbers. Nothing on real data."""
     config, evals = job.config, job.config.evals
     if config.data.world != "scenes":
         return []
     images, on_curve = len(TASKS) * evals.images_per_task, len(TASKS) * evals.curve_images_per_task
-    if job.kind != "variant":
-        gates = {"stage-vae": ("vae-reconstruction",), "stage-encoder": ()}.get(job.variant, ("ground-truth", "mismatched"))
+    if job.prerequisite is not None:
+        gates = {"vae": ("vae-reconstruction",), "encoder": ()}.get(job.prerequisite.kind, ("ground-truth", "mismatched"))
         return [Piece(f"evals/geneval-{name}.json", scored=images) for name in gates]
     found = []
     if config.model.pixel.space != "none":

@@ -8,32 +8,30 @@ from typing import Any, Literal
 from ablations.grid import Variant
 from ablations.registry import GRIDS, get_grid
 from rf_repro.config.overrides import apply_overrides
+from rf_repro.config.prerequisites import Prerequisite, PrerequisiteKind, prerequisites
 from rf_repro.config.scales import get_scale
 from rf_repro.config.schema import ExperimentConfig
-from rf_repro.config.shared import SharedRun, shared_runs
 from rf_repro.core.errors import UserError
 from rf_repro.core.records import Action
 from rf_repro.core.run_dir import RunDir
 from rf_repro.core.run_lock import lock_holder
 
 State = Literal["done", "resumable", "missing", "failed", "running"]
-Kind = Literal["stage", "own stage", "variant"]
 
 
 @dataclass(frozen=True)
 class Job:
-    """One run to complete: a shared stage, an earlier stage of a variant, or a variant that starts from those.
+    """One run to complete: a variant, or a prerequisite of variants.
 
     Attributes:
-        kind: `own stage` is an earlier stage of a variant, with the variant's seed.
         run: the run's directory, which may not exist yet.
-        variant: the variant's key, or the stage's run name, e.g. `stage-pretrain`.
+        variant: the variant's key, or the prerequisite's name, e.g. `stage-pretrain`.
         stage_seed: seed of the shared stages that a variant starts from.
         after: run directories that must be done first.
         init_from: the one of them whose averaged weights the variant's last stage starts from, instead of its stages.
+        prerequisite: what the run is, where it is no variant.
     """
 
-    kind: Kind
     run: RunDir
     config: ExperimentConfig
     variant: str
@@ -41,6 +39,12 @@ class Job:
     stage_seed: int
     after: tuple[Path, ...] = ()
     init_from: Path | None = None
+    prerequisite: Prerequisite | None = None
+
+    @property
+    def kind(self) -> PrerequisiteKind | Literal["variant"]:
+        """What kind of run it is."""
+        return "variant" if self.prerequisite is None else self.prerequisite.kind
 
     @property
     def name(self) -> str:
@@ -54,12 +58,12 @@ class Job:
     @property
     def actions(self) -> tuple[Action, ...]:
         """What it takes to complete the run, in order. A stage scores itself; without generation there is nothing to sample."""
-        return self.config.actions if self.kind == "variant" else ("train",)
+        return self.config.actions if self.prerequisite is None else ("train",)
 
     @property
     def single(self) -> bool:
         """Whether its training takes one process only: small components that several ranks would not speed up."""
-        return self.variant in ("stage-encoder", "stage-vae")
+        return self.prerequisite is not None and not self.prerequisite.is_stage
 
     @property
     def steps(self) -> int:
@@ -134,24 +138,23 @@ def make_plan(
         raise UserError(f"--init-from {init_from}: is not a run directory (no run.json)")
     stages: dict[Path, Job] = {}
     variants: dict[Path, Job] = {}
-    configs: dict[str, tuple[ExperimentConfig, str, list[tuple[SharedRun, str]]]] = {}  # with hashes, which take their time
+    configs: dict[str, tuple[ExperimentConfig, str, list[tuple[Prerequisite, str]]]] = {}  # with hashes, which take their time
     for seed, row in _rows(tables, seeds, only):
         stage_seed = seed if reseed_first_stage else 0
         if row.key not in configs:
             config = row.config(base)
-            needed = [one for one in shared_runs(config) if init_from is None or one.name == "stage-vae"]
+            needed = [one for one in prerequisites(config) if init_from is None or one.kind == "vae"]
             configs[row.key] = config, config.result_hash(), [(one, one.config.result_hash()) for one in needed]
         config, digest, shared = configs[row.key]
         paths: dict[str, Path] = {}
         for one, its_digest in shared:
             after = tuple(paths[name] for name in one.after)
-            kind: Kind = "own stage" if one.is_own else "stage"
             its_seed = seed if one.is_own else stage_seed
-            stage = _job(kind, runs, one.config, its_digest, one.name, its_seed, stage_seed, after)
+            stage = replace(_job(runs, one.config, its_digest, one.name, its_seed, stage_seed, after), prerequisite=one)
             paths[one.name] = stage.run.path
             stages.setdefault(stage.run.path, stage)
         after = tuple(paths.values()) if init_from is None else (*paths.values(), init_from)
-        job = replace(_job("variant", runs, config, digest, row.key, seed, stage_seed, after), init_from=init_from)
+        job = replace(_job(runs, config, digest, row.key, seed, stage_seed, after), init_from=init_from)
         _check_start(job)
         variants.setdefault(job.run.path, job)
     return Plan(Path(runs), (*stages.values(), *variants.values()))
@@ -176,11 +179,10 @@ def _rows(tables: Sequence[str], seeds: Sequence[int] | None, only: Sequence[str
 
 
 def _job(
-    kind: Kind, runs: Path, config: ExperimentConfig, digest: str, variant: str, seed: int,
-    stage_seed: int, after: tuple[Path, ...],
-) -> Job:  # fmt: skip
+    runs: Path, config: ExperimentConfig, digest: str, variant: str, seed: int, stage_seed: int, after: tuple[Path, ...]
+) -> Job:
     run = RunDir.locate(runs, digest, config.scale, variant, seed)
-    return Job(kind, run, config, variant, seed, stage_seed, after)
+    return Job(run, config, variant, seed, stage_seed, after)
 
 
 def _check_start(job: Job) -> None:

@@ -14,9 +14,7 @@ from torch import Tensor
 
 from evaluators.geneval.evaluate import evaluate_folder
 from evaluators.geneval.options import GenEvalOptions
-from evaluators.scenes.colors import SceneColorClassifier
-from evaluators.scenes.detector import SceneDetector
-from evaluators.scenes.questions import score_answers
+from rf_repro.compute.devices import trying
 from rf_repro.config.schema import ExperimentConfig
 from rf_repro.core.errors import Stopped
 from rf_repro.core.files import write_jsonl, write_text
@@ -28,11 +26,13 @@ from rf_repro.data.packing import to_images, to_pixels
 from rf_repro.data.scenes.questions import SceneQuestions
 from rf_repro.data.scenes.tokenizer import SceneTokenizer
 from rf_repro.data.scenes.world import BenchmarkPrompt, SceneBatch, ScenesWorld
-from rf_repro.representation.probe import probe_codes
 from rf_repro.sample.answer import answer_questions
 from rf_repro.sample.sampler import Sampler
-from rf_repro.train.devices import trying
 from rf_repro.train.trainer import Trainer
+from rf_repro.worlds.scenes.colors import SceneColorClassifier
+from rf_repro.worlds.scenes.detector import SceneDetector
+from rf_repro.worlds.scenes.probe import probe_codes
+from rf_repro.worlds.scenes.questions import score_answers
 
 BENCHMARK = "geneval-scenes"
 GROUND_TRUTH_SEED = 1  # of the renderings that stand for the benchmark's prompts

@@ -1,0 +1,1 @@
+"""Where and in what it is computed: devices, arithmetic, ranks, sharding."""

@@ -1,0 +1,1 @@
+"""The actions of a run: train, sample, evaluate."""

@@ -1,0 +1,1 @@
+"""Equations without a model: the flow, its schedule, guidance, layers."""

@@ -17,7 +17,6 @@ from rf_repro.estimate.memory import CONTEXT_BYTES, Memory, _decoder, _encoder, 
 from rf_repro.estimate.parameters import count_parameters
 from rf_repro.estimate.plan import find_variant
 from rf_repro.model import attention
-from rf_repro.model.dinov3 import DINOv3Encoder
 from rf_repro.model.encoders import encoder_of
 from rf_repro.model.layout import POOLS, Group, PackedLayout, SampleLayout
 from rf_repro.model.mot import MixtureOfTransformers
@@ -174,7 +173,8 @@ def test_encoders_keep_what_the_model_says(kind: str) -> None:
         "siglip2": "google/siglip2-so400m-patch16-naflex",
     }  # fmt: skip
     encoder = EncoderConfig(kind.split()[-1], 96, 3, 4, 256, 16, pretrained=published[kind])  # type: ignore[arg-type]
-    model = DINOv3Encoder(encoder)
+    model = encoder_of(encoder).build(encoder, 0)
+    assert isinstance(model, torch.nn.Module)
     kept = kept_by_autograd(lambda: model.encode([torch.randn(2, 3, 128, 128), torch.randn(4, 3, 64, 96)]), model)
     tokens = 2 * 64 + 4 * 24 + 6 * encoder_of(encoder).prefix_tokens(encoder)
     work = Workload({"understanding": 1}, {"understanding": (SampleShape(SampleLayout(()), encoded=tokens),)}, ranks=1)

@@ -39,9 +39,13 @@ def resolve(symbol: str) -> object:
     parts = symbol.split(".")
     for split in range(len(parts), 0, -1):
         name = ".".join(parts[:split])
-        if importlib.util.find_spec(parts[0]) and (ROOT / Path(*parts[:split])).with_suffix(".py").exists():
+        if importlib.util.find_spec(parts[0]) and _is_module(ROOT / Path(*parts[:split])):
             return reduce(getattr, parts[split:], importlib.import_module(name))
     raise ImportError(f"{symbol}: no module of this project")
+
+
+def _is_module(path: Path) -> bool:
+    return path.with_suffix(".py").exists() or (path / "__init__.py").exists()
 
 
 def has_test(reference: str) -> bool:

@@ -73,6 +73,7 @@ def get_claims(names: Iterable[str]) -> tuple[Claim, ...]:
     """
     claims = {claim.id: claim for claim in CLAIMS}
     for name in dict.fromkeys(name for name in names if is_of_file(name)):
+        get_grid(name)  # refuses one that is called like one of ours
         for claim in load_claims(name):
             if claims.setdefault(claim.id, claim) != claim:
                 raise UserError(f"table {name!r}: claim {claim.id!r}: the id is another claim's; give it one of its own")

@@ -38,18 +38,18 @@ def load_grid(name: str) -> AblationGrid:
     Raises:
         UserError: no such file, it does not run, or it has no such grid.
     """
-    file, wanted = _parts(name)
+    _, wanted = _parts(name)
     names = _load_for(name)
     there = {key: value for key, value in names.items() if isinstance(value, AblationGrid)}
     if wanted in there:
         _check_words(name, there[wanted])
         return there[wanted]
-    has = f"there {'are' if len(there) > 1 else 'is'} {', '.join(there)}" if there else "there is no grid in it"
+    has = f"grids in it: {', '.join(there) or 'none'}"
     if not wanted:
         raise UserError(f"table {name!r}: must be {FORM}; {has}")
     if wanted in names:
         raise UserError(f"table {name!r}: is of type {type(names[wanted]).__name__}, must be an AblationGrid; {has}")
-    raise UserError(f"table {name!r}: {file} has no {wanted}; {has}")
+    raise UserError(f"table {name!r}: no such name in it; {has}")
 
 
 def load_claims(name: str) -> tuple[Claim, ...]:

@@ -55,8 +55,9 @@ def test_estimate(own: str, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_sweep_plan_and_dry_run_write_nothing(own: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["sweep", "plan", own, "--scale", "smoke", "--profile", "cpu"]) == 0
-    assert re.search(r"^heavier_text-s0 +missing +missing +missing", capsys.readouterr().out, re.MULTILINE)
+    for asked in ([own], ["--grid", own]):
+        assert main(["sweep", "plan", *asked, "--scale", "smoke", "--profile", "cpu"]) == 0
+        assert re.search(r"^heavier_text-s0 +missing +missing +missing", capsys.readouterr().out, re.MULTILINE)
     assert main(["sweep", "submit", own, "--scale", "smoke", "--profile", "cpu", "--dry-run"]) == 0
     assert capsys.readouterr().out.count("--- sbatch call") == 5
     assert [path.name for path in tmp_path.iterdir()] == ["my_grid.py"]

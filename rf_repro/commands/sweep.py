@@ -57,7 +57,9 @@ def _add_names(parser: argparse.ArgumentParser, text: str) -> None:
 
 
 def _add_grid(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("grid", metavar="GRID", help="tables, by comma, FILE.py:GRID for one of your own, or all")
+    tables = parser.add_mutually_exclusive_group(required=True)
+    tables.add_argument("grid", nargs="?", metavar="GRID", help="tables, by comma, FILE.py:GRID for one of your own, or all")
+    tables.add_argument("--grid", dest="named", metavar="GRID", help="the same, as other commands take it")
     add_scale(parser)
     parser.add_argument("--seeds", metavar="NUMBERS", help="training seeds, by comma or as 0-4 (default: the tables' own, 0)")
     parser.add_argument("--only", metavar="KEYS", help="rows, by comma, e.g. pixel,pixel_rf (default: all)")
@@ -300,7 +302,7 @@ def _request(options: argparse.Namespace) -> "tuple[Ledger, Request]":
         profile = str(Path(profile).absolute())
     request = Request(
         scale=options.scale,
-        tables=options.grid.split(","),
+        tables=(options.grid or options.named).split(","),
         seeds=list(_seeds(options.seeds)) if options.seeds else None,
         only=options.only.split(",") if options.only else [],
         overrides=all_overrides(options),

@@ -1,4 +1,4 @@
-"""Dependencies run one way, and what needs no torch does not load it."""
+"""One order of all packages, each importing only what is below it; and what needs no torch does not load it."""
 
 import ast
 import subprocess
@@ -8,28 +8,40 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-OURS = ("rf_repro", "ablations", "evaluators", "slurm", "reports", "tests", "benchmarks")
-# Package -> what of ours it may import, at any depth of its code. The longest matching package decides.
-ALLOWED = {
-    "rf_repro.core": ("rf_repro.core",),
-    "rf_repro.config": ("rf_repro.core", "rf_repro.config"),
-    "rf_repro.data": ("rf_repro.core", "rf_repro.config", "rf_repro.data", "evaluators"),
-    "rf_repro.cli": ("rf_repro", "ablations", "evaluators", "reports", "slurm"),
-    "rf_repro.commands": ("rf_repro", "ablations", "evaluators", "reports", "slurm"),
-    "rf_repro": ("rf_repro", "ablations", "evaluators"),
-    "evaluators": ("rf_repro.core", "rf_repro.config", "rf_repro.data", "evaluators"),
-    "ablations": ("rf_repro.core", "rf_repro.config", "ablations"),
-    "reports": ("rf_repro.core", "rf_repro.config", "ablations", "reports"),
-    "slurm": ("rf_repro", "ablations", "evaluators", "reports", "slurm"),
-}
-
-
-def within(module: str, package: str) -> bool:
-    return module == package or module.startswith(package + ".")
+# From the ground up; docs/architecture.md says what is on each floor. Packages on one floor do not know each other.
+FLOORS = (
+    ("rf_repro.core",),
+    ("evaluators",),  # a library for anyone's model: of ours it has records, hashing, files and errors alone
+    ("rf_repro.config",),
+    ("rf_repro.maths",),
+    ("rf_repro.compute",),
+    ("rf_repro.data",),
+    ("rf_repro.representation",),
+    ("rf_repro.model",),
+    ("rf_repro.train",),
+    ("rf_repro.sample",),
+    ("rf_repro.worlds",),
+    ("ablations",),
+    ("rf_repro.experiment",),
+    ("rf_repro.estimate", "reports"),
+    ("rf_repro.launch",),
+    ("slurm",),
+    ("rf_repro.commands",),
+    ("rf_repro.cli", "rf_repro.lmms_eval_plugin"),
+)
+FLOOR_OF = {package: number for number, floor in enumerate(FLOORS) for package in floor}
+PACKAGES = ("rf_repro", "ablations", "evaluators", "slurm", "reports")
+OURS = (*PACKAGES, "tests", "benchmarks")
+FILES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 
 
 def module_name(path: Path) -> str:
     return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def package_of(module: str) -> str | None:
+    """The package in the order that a module, or a name in one, belongs to."""
+    return next((package for package in FLOOR_OF if module == package or module.startswith(package + ".")), None)
 
 
 def imports(path: Path) -> list[str]:
@@ -45,32 +57,100 @@ def imports(path: Path) -> list[str]:
 
 
 def violations(module: str, imported: list[str]) -> list[str]:
-    package = max((package for package in ALLOWED if within(module, package)), key=len)
-    return [name for name in imported if not any(within(name, allowed) for allowed in ALLOWED[package])]
-
-
-PACKAGES = ("rf_repro", "ablations", "evaluators", "slurm", "reports")
-FILES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
+    """What a module imports that is neither in its own package nor on a floor below."""
+    own = package_of(module)
+    if own is None:  # rf_repro/__init__.py
+        return imported
+    found = [(name, package_of(name)) for name in imported]
+    return [name for name, other in found if other != own and (other is None or FLOOR_OF[other] >= FLOOR_OF[own])]
 
 
 @pytest.mark.parametrize("path", FILES, ids=module_name)
-def test_dependencies_run_one_way(path: Path) -> None:
-    bad = violations(module_name(path), imports(path))
-    assert not bad, f"{module_name(path)} may not import {', '.join(bad)}"
+def test_a_package_imports_only_what_is_below_it(path: Path) -> None:
+    module, bad = module_name(path), violations(module_name(path), imports(path))
+    if module.startswith("rf_repro.cli"):
+        bad = [name for name in bad if name != "rf_repro.__version__"]
+    assert not bad, f"{module} may not import {', '.join(bad)}"
+
+
+def test_every_package_has_a_floor() -> None:
+    assert not [name for name in map(module_name, FILES) if package_of(name) is None and name != "rf_repro"]
+    named = {package_of(module_name(path)) for path in FILES} - {None}
+    assert named == set(FLOOR_OF)
 
 
 def test_the_rules_catch_what_they_forbid() -> None:
     assert violations("rf_repro.core.files", ["rf_repro.config.data_schema.ScenesConfig"])
-    assert violations("evaluators.geneval.scoring", ["rf_repro.model.rf_model.RFModel"])
+    assert violations("evaluators.geneval.scoring", ["rf_repro.config.schema.ExperimentConfig"])
+    assert violations("rf_repro.model.rf_model", ["rf_repro.train.optim"])
+    assert violations("rf_repro.representation.vq", ["rf_repro.model.rf_model"])
     assert violations("ablations.grid", ["reports.build"])
-    assert violations("reports.build", ["rf_repro.launch.plan.Plan"])
-    assert violations("rf_repro.train.trainer", ["slurm.jobs"])
+    assert violations("rf_repro.estimate.plan", ["reports.build"])
+    assert violations("rf_repro.launch.local", ["slurm.jobs"])
+    assert violations("rf_repro", ["rf_repro.core.files"])
     assert not violations("rf_repro.commands.plan", ["rf_repro.launch.progress.read_progress"])
+    assert not violations("rf_repro.train.trainer", ["rf_repro.train.loop", "rf_repro.model.rf_model"])
 
 
-@pytest.mark.parametrize("package", ["rf_repro.core", "rf_repro.config", "ablations", "reports", "rf_repro.cli", "slurm"])
+# Worlds and kinds are asked, never told apart, outside the rooms that define them.
+
+
+def comparisons(source: str, names: set[str]) -> list[str]:
+    """Where a name is compared with, or dispatched on: `x == "scenes"`, `x in ("scenes", ...)`, `case "scenes"`,
+    `{"scenes": ...}[x]`, `isinstance(x, SceneMixture)`."""
+    found: list[ast.AST] = []
+    for node in ast.walk(ast.parse(source)):
+        held: list[ast.AST] = []
+        if isinstance(node, ast.Compare):
+            held = [node.left, *node.comparators]
+            held += [element for item in held if isinstance(item, ast.Tuple | ast.List | ast.Set) for element in item.elts]
+        elif isinstance(node, ast.MatchValue):
+            held = [node.value]
+        elif isinstance(node, ast.Subscript) and isinstance(node.value, ast.Dict):
+            held = [key for key in node.value.keys if key is not None]
+        found += [item for item in held if isinstance(item, ast.Constant) and item.value in names]
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "isinstance":
+            found += [item for item in ast.walk(node.args[1]) if isinstance(item, ast.Name) and item.id in names]
+    return [f"line {getattr(item, 'lineno', '?')}: {ast.unparse(item)}" for item in found]
+
+
+WORLD_NAMES = {"scenes", "image_text", "SceneMixture", "SceneTokenizer", "ScenesWorld", "ImageTextData", "ImageTextTokenizer"}
+KIND_NAMES = {"discrete", "continuous", "repa", "dinov3", "siglip2", "DiscreteTokens", "ContinuousTokens", "OnlineVQ",
+              "CodebookTargets", "PretrainedEncoder", "VisionTransformer", "PixelSpace", "LatentSpace"}  # fmt: skip
+WORLD_ROOMS = ("rf_repro/worlds/", "rf_repro/data/")
+KIND_ROOMS = ("rf_repro/representation/", "rf_repro/model/encoders/", "rf_repro/model/spaces/")
+
+
+@pytest.mark.parametrize("path", FILES, ids=module_name)
+def test_nothing_asks_which_world_or_kind_it_is(path: Path) -> None:
+    where, source = path.relative_to(ROOT).as_posix(), path.read_text(encoding="utf-8")
+    asked = [] if where.startswith(WORLD_ROOMS) else comparisons(source, WORLD_NAMES)
+    asked += [] if where.startswith(KIND_ROOMS) else comparisons(source, KIND_NAMES)
+    assert not asked, f"{where}: {'; '.join(asked)}"
+
+
+@pytest.mark.parametrize(
+    "source",
+    ['x == "scenes"', 'x not in ("scenes", "other")', 'match x:\n    case "scenes":\n        pass', '{"scenes": 1}[x]',
+     "isinstance(x, (int, SceneMixture))"],
+)  # fmt: skip
+def test_the_search_finds_each_way_to_ask(source: str) -> None:
+    assert comparisons(source, WORLD_NAMES)
+    assert not comparisons(source, KIND_NAMES)
+
+
+WITHOUT_TORCH = (
+    "rf_repro.core", "rf_repro.config", "rf_repro.cli", "rf_repro.launch", "ablations", "reports", "slurm",
+    "rf_repro.worlds", "rf_repro.worlds.scenes", "rf_repro.worlds.image_text", "rf_repro.representation.kinds",
+    "rf_repro.model.spaces", "rf_repro.model.encoders",
+)  # fmt: skip
+WITH_CHILDREN = ("rf_repro.worlds", "rf_repro.worlds.scenes", "rf_repro.worlds.image_text")  # of which the package itself alone
+
+
+@pytest.mark.parametrize("package", WITHOUT_TORCH)
 def test_no_torch(package: str) -> None:
-    modules = [name for path in FILES if within(name := module_name(path), package)]
+    modules = [name for path in FILES if (name := module_name(path)) == package or name.startswith(package + ".")]
+    modules = [package] if package in WITH_CHILDREN else modules
     assert modules
     code = f"import sys, importlib\nfor name in {modules}: importlib.import_module(name)\nprint('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)

@@ -135,14 +135,14 @@ def test_a_stopped_run_goes_on_with_the_very_next_samples(folder: Path, tmp_path
         trainer = make(config)
         run = RunDir.create(tmp_path / place, config.to_dict(), config.result_hash(), config.scale, "pixel_rf", 0)
         seen: list[tuple[str, ...]] = []
-        take = trainer._own_batches
+        take = trainer.data.packs
 
         def noted(step: int) -> Any:
             batches = take(step)
-            seen.append(tuple(key for pack in trainer._recent_packs[-2:] for key in pack.keys))
+            seen.append(tuple(key for pack in trainer.data._recent[-2:] for key in pack.keys))
             return batches
 
-        trainer._own_batches = noted  # type: ignore[method-assign]
+        trainer.data.packs = noted  # type: ignore[method-assign]
         return trainer, run, seen
 
     straight, run, expected = run_in("straight")
@@ -164,8 +164,9 @@ def test_a_pack_gives_the_losses_and_gradients_of_its_samples_one_by_one(name: s
     config = apply_overrides(variant(folder, name), {"objective.text_drop": 0.4, "objective.representation_drop": 0.4})
     trainer = make(config)
     trainer.begin()
-    ((batch, generator, _), *_) = trainer._own_batches(1)
-    targets = trainer.assign_targets([batch])
+    pack, *_ = trainer.data.packs(1)
+    batch, generator = pack.batch, pack.generator
+    targets = None if trainer.targets is None else trainer.targets.assign([batch])
     words = ImageTextTokenizer.from_config(config)
     tokens = TextTokens(words.pad_id, words.bos_id, words.null_id)
     model = trainer.model.float()
@@ -216,7 +217,7 @@ def test_ranks_must_divide_the_packs(folder: Path) -> None:
 
 def test_a_batch_knows_its_tokens(folder: Path) -> None:
     trainer = make(config_of(folder))
-    ((batch, _, _), *_) = trainer._own_batches(1)
+    batch = trainer.data.packs(1)[0].batch
     assert isinstance(batch, PackedBatch)
     assert len({group.size for group in batch.generation}) > 2
-    assert trainer.model.num_tokens(batch) == trainer._recent_packs[0].num_tokens <= 200
+    assert trainer.model.num_tokens(batch) == trainer.data._recent[0].num_tokens <= 200

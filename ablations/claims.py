@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 from ablations.questions import MIRRORS
 from ablations.table3e import TABLE3E
+from rf_repro.config.prerequisites import PrerequisiteKind
 
 
 @dataclass(frozen=True)
@@ -81,13 +82,13 @@ Comparison = Difference | GainDifference | Equivalence | LeadBelow | ColumnsWon
 
 @dataclass(frozen=True)
 class ClaimGate:
-    """`metric` of `evals/<evaluation>.json` must reach `minimum` in the run called `run` that row `row` starts from.
+    """`metric` of `evals/<evaluation>.json` must reach `minimum` in the prerequisite of a kind that row `row` starts from.
 
-    Where the row starts from no such run (weights that were downloaded, say), there is nothing to pass.
+    Where the row starts from none (weights that were downloaded, say), there is nothing to pass.
     """
 
     row: str
-    run: str
+    kind: PrerequisiteKind
     evaluation: str
     metric: str
     minimum: float
@@ -134,10 +135,10 @@ WON = "columns won"
 SYSTEMS = "images of the systems compared, and RF-Pixel trained at scale paper, 1024 px"
 
 # Codes are the method, so that poor codes count against RF; a poor VAE or a poor encoder of a baseline would count for it.
-_VAE = ClaimGate("vae", "stage-vae", "geneval-vae-reconstruction", "overall", 0.97)
-_VAE_RF = ClaimGate("vae_rf", "stage-vae", "geneval-vae-reconstruction", "overall", 0.97)
+_VAE = ClaimGate("vae", "vae", "geneval-vae-reconstruction", "overall", 0.97)
+_VAE_RF = ClaimGate("vae_rf", "vae", "geneval-vae-reconstruction", "overall", 0.97)
 _ENCODERS = tuple(
-    ClaimGate(row, "stage-encoder", "encoder-probe", metric, minimum)
+    ClaimGate(row, "encoder", "encoder-probe", metric, minimum)
     for row in ("vlm_dino", "vlm_siglip")
     for metric, minimum in (("shape", 0.85), ("color", 0.95))
 )

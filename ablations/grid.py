@@ -80,9 +80,12 @@ class AblationGrid:
 
     def __post_init__(self) -> None:
         keys = [row.key for row in self.rows]
-        assert len(set(keys)) == len(keys), f"{self.name}: rows {keys}"
-        assert self.base in keys, f"{self.name}: base {self.base}"
-        assert len(self.real_columns) in (0, len(self.columns)), f"{self.name}: {len(self.real_columns)} columns on photographs"
+        if twice := [key for key in keys if keys.count(key) > 1]:
+            raise UserError(f"{self.name}: rows have the key {twice[0]!r} twice; give each one of its own")
+        if self.base not in keys:
+            raise UserError(f"{self.name}: base={self.base!r}: must be the key of a row: {', '.join(keys) or 'there is none'}")
+        if len(self.real_columns) not in (0, len(self.columns)):
+            raise UserError(f"{self.name}: real_columns: must be {len(self.columns)}, as columns are, or none")
 
     def in_world(self, world: str) -> "AblationGrid":
         """The table with the columns that are measured in a world, a value of `data.world`."""

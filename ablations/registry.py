@@ -1,20 +1,84 @@
-"""Every table this suite can run. Table 1 compares other groups' systems: it has claims and published values, no grid."""
+"""Every table this suite can run, and those in files of the user's. The one place where a table's name gets its meaning.
 
-from ablations.grid import AblationGrid
+Table 1 compares other groups' systems: it has claims and published values, no grid.
+"""
+
+from collections.abc import Iterable
+
+from ablations.claims import CLAIMS, Claim
+from ablations.grid import AblationGrid, Variant
 from ablations.table2 import TABLE2
 from ablations.table3a import TABLE3A
 from ablations.table3b import TABLE3B
 from ablations.table3c import TABLE3C
 from ablations.table3d import TABLE3D
 from ablations.table3e import TABLE3E
+from ablations.user_grids import is_of_file, load_claims, load_grid
+from rf_repro.config.schema import ExperimentConfig
 from rf_repro.core.errors import UserError
 
 _TABLES = (TABLE3A, TABLE3B, TABLE3C, TABLE3D, TABLE2, TABLE3E)
 GRIDS: dict[str, AblationGrid] = {grid.name: grid for grid in _TABLES}
+RESERVED = ("table1", "all")  # no grids, but they mean something where a table's name is asked for
 
 
 def get_grid(name: str) -> AblationGrid:
-    """The grid of that name, e.g. `table3a`. Raises UserError when there is none."""
-    if name not in GRIDS:
+    """The grid of that name: one of ours, e.g. `table3a`, or FILE.py:GRID, one in a file of the user's.
+
+    Raises:
+        UserError: there is none, or one of the user's is called like one of ours.
+    """
+    if name in GRIDS:
+        return GRIDS[name]
+    if not is_of_file(name):
         raise UserError(f"table {name!r}: unknown; choose one of {', '.join(GRIDS)}")
-    return GRIDS[name]
+    grid = load_grid(name)
+    if grid.name in (*GRIDS, *RESERVED):
+        raise UserError(f"table {name!r}: name={grid.name!r} is that of a table of the paper; give it one of its own")
+    return grid
+
+
+def get_grids(names: Iterable[str], base: ExperimentConfig) -> list[AblationGrid]:
+    """The grids of several names, each once; `all` stands for all of ours.
+
+    Args:
+        base: the config that their rows are applied to.
+
+    Raises:
+        UserError: as of `get_grid`; two grids of one name; or a row of the user's whose key means another run elsewhere: runs
+            of one name would be told apart by hash alone.
+    """
+    grids: dict[str, AblationGrid] = {}
+    for name in names:
+        for grid in GRIDS.values() if name == "all" else [get_grid(name)]:
+            if grids.setdefault(grid.name, grid) != grid:
+                raise UserError(f"table {name!r}: another table asked for is called {grid.name!r} too; rename one of them")
+    known = {row.key: (row, grid) for grid in reversed(GRIDS.values()) for row in grid.rows}
+    for grid in grids.values():
+        for row in () if grid.name in GRIDS else grid.rows:
+            other, where = known.setdefault(row.key, (row, grid))
+            if not _same_run(row, other, base):
+                raise UserError(
+                    f"variant {row.key!r}: means one run in {where.name} and another in {grid.name}; give the row of {grid.name} "
+                    "a key of its own"
+                )
+    return list(grids.values())
+
+
+def get_claims(names: Iterable[str]) -> tuple[Claim, ...]:
+    """The claims about all of ours, and those that the files of the user's have about the grids named in them.
+
+    Raises:
+        UserError: as of `get_grid` and `load_claims`; or two claims of one id.
+    """
+    claims = {claim.id: claim for claim in CLAIMS}
+    for name in dict.fromkeys(name for name in names if is_of_file(name)):
+        get_grid(name)  # refuses one that is called like one of ours
+        for claim in load_claims(name):
+            if claims.setdefault(claim.id, claim) != claim:
+                raise UserError(f"table {name!r}: claim {claim.id!r}: the id is another claim's; give it one of its own")
+    return tuple(claims.values())
+
+
+def _same_run(row: Variant, other: Variant, base: ExperimentConfig) -> bool:
+    return row.overrides == other.overrides or row.config(base).result_hash() == other.config(base).result_hash()

@@ -9,6 +9,7 @@ from ablations.grid import Overrides, Variant
 from rf_repro.config.schema import ExperimentConfig
 
 RF: Overrides = {"representation.kind": "discrete"}
+SPARED = 0.1  # share of the learning rate for an encoder that was pretrained before
 
 PIXEL = Variant("pixel", "Pixel", {})
 PIXEL_RF = Variant("pixel_rf", "Pixel+RF", RF)
@@ -29,13 +30,13 @@ def codebook(key: str, label: str, numerator: int, denominator: int = 1) -> Vari
 
 def _no_generation(base: ExperimentConfig) -> Overrides:
     """Neither a generation pathway nor samples for it; the understanding samples of a step stay the same."""
-    mixtures = {f"stages.{stage.name}.mixture.generation": 0 for stage in base.stages if not stage.shared}
-    return {"model.pixel.space": "none", **mixtures}
+    generating = [stage.name for stage in base.stages if not stage.shared and stage.mixture.generation]
+    return {"model.pixel.space": "none", **{f"stages.{name}.mixture.generation": 0 for name in generating}}
 
 
 def _siglip(base: ExperimentConfig) -> Overrides:
     if base.model.encoder.kind == "vit":
-        return {**_no_generation(base), **_pretrained_in_suite("siglip")}
+        return {**_no_generation(base), **_pretrained_in_suite(base, "siglip")}
     return {
         **_no_generation(base),
         "model.encoder.kind": "siglip2",
@@ -49,21 +50,25 @@ def _siglip(base: ExperimentConfig) -> Overrides:
 
 def _dino(base: ExperimentConfig) -> Overrides:
     """Where the scale's encoder is DINOv3 already, this is VLM-only."""
-    pretrained = _pretrained_in_suite("dino") if base.model.encoder.kind == "vit" else {}
+    pretrained = _pretrained_in_suite(base, "dino") if base.model.encoder.kind == "vit" else {}
     return {**_no_generation(base), **pretrained}
 
 
-def _pretrained_in_suite(kind: Literal["dino", "siglip"]) -> Overrides:
-    """An encoder with its own pretraining, which the first stage then spares: a tenth of the rate, no masked images.
+def _pretrained_in_suite(base: ExperimentConfig, kind: Literal["dino", "siglip"]) -> Overrides:
+    """An encoder with its own pretraining, which the stages that all variants share then spare: a tenth of the rate, no masked
+    images.
 
     Assumed: that is how the second stage treats the encoder too; at the full rate the first stage would overwrite what
     tells the two encoders apart.
     """
-    return {
-        "model.encoder.pretraining.kind": kind,
-        "stages.pretrain.encoder_lr_multiplier": 0.1,
-        "stages.pretrain.mixture.masked_image": 0,
-    }
+    found: dict[str, object] = {"model.encoder.pretraining.kind": kind}
+    for stage in base.stages:
+        if stage.shared and stage.trains == "all":
+            if stage.encoder_lr_multiplier != SPARED:
+                found[f"stages.{stage.name}.encoder_lr_multiplier"] = SPARED
+            if stage.mixture.masked_image:
+                found[f"stages.{stage.name}.mixture.masked_image"] = 0
+    return found
 
 
 VLM_ONLY = Variant("vlm_only", "VLM-only", _no_generation)

@@ -5,9 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from ablations.claims import Difference
+from ablations.registry import GRIDS
 from reports.browser import make_browser
 from reports.dependence import dependence_section
 from reports.document import Document, Figure, Section
+from reports.figures import Colors, variant_colors
 from reports.findings import Findings, find
 from reports.gates import gates_table, measure_gates
 from reports.grid_sections import grid_sections, samples_section
@@ -19,7 +21,9 @@ from reports.training import RunRow, all_rows, codebook_figure, codebook_size_fi
 from reports.write import write_report
 
 
-def build_report(runs: Sequence[Path], out: Path, scale: str = "tiny", changes: Mapping[str, Any] | None = None) -> Path:
+def build_report(
+    runs: Sequence[Path], out: Path, scale: str = "tiny", changes: Mapping[str, Any] | None = None, tables: Sequence[str] = ()
+) -> Path:
     """Builds the report of every table at one scale from records alone.
 
     Args:
@@ -27,30 +31,32 @@ def build_report(runs: Sequence[Path], out: Path, scale: str = "tiny", changes: 
         out: folder for report.md, report.html, claims.json, tables/ and figures/. Each file is replaced whole.
         scale: the scale whose runs are read.
         changes: dotted path -> value, as the runs were trained with.
+        tables: names of tables to show beside all of ours: `my_grid.py:GRID`.
 
     Returns:
         The path of report.html.
 
     Raises:
-        UserError: a runs folder does not exist, a record is broken, or one table would mix protocols.
+        UserError: a runs folder does not exist, a record is broken, one table would mix protocols, or a name means no table.
     """
-    return write_report(make_document(find(runs, scale, changes)), out)
+    return write_report(make_document(find(runs, scale, changes, tables)), out)
 
 
 def make_document(findings: Findings) -> Document:
     """The report, laid out: claims, tables in the paper's order, what they depend on, runs, gates, provenance."""
     rows, gates = all_rows(findings.selected), measure_gates(findings.runs)
+    colors = variant_colors(row.key for table in findings.selected for row in table.grid.rows)
     beyond = [run for level in findings.levels for run in level.runs]
     return Document(
         title="Representation Forcing, reproduced",
         introduction=_introduction(findings),
         claims=tuple(findings.claims),
         sections=(
-            *_table_sections(findings),
+            *_table_sections(findings, colors),
             *judged_section(rows, findings.label),
             dependence_section(findings),
             *samples_section(findings.tables),
-            *_training_sections(rows, findings.label),
+            *_training_sections(rows, findings.label, colors),
             Section("gates", "Gates", (gates_table(gates, findings.label, findings.selected[0].world),)),
             Section("provenance", "Provenance", (runs_table(findings.selected, beyond), sources_table(findings.tables, gates)),
                     folded=True),
@@ -74,23 +80,23 @@ def _introduction(findings: Findings) -> str:
     )
 
 
-def _table_sections(findings: Findings) -> list[Section]:
-    """Table 1, then the grids in the paper's order."""
+def _table_sections(findings: Findings, colors: Colors) -> list[Section]:
+    """Table 1, then the grids in the paper's order, then those of the user's."""
     sections = [Section("table1", "Table 1: systems", (table1(findings.tables),))]
     done: list[MeasuredTable] = []
-    for table in sorted(findings.tables, key=lambda table: table.runs.grid.title):
+    for table in sorted(findings.tables, key=lambda table: (table.runs.grid.name not in GRIDS, table.runs.grid.title)):
         mine = [result.claim.comparison for result in findings.claims if result.claim.table == table.runs.grid.name]
         pairs = [(comparison.better, comparison.worse) for comparison in mine if isinstance(comparison, Difference)]
-        sections += grid_sections(table, done, pairs)
+        sections += grid_sections(table, done, pairs, colors)
         done.append(table)
     return sections
 
 
-def _training_sections(rows: Sequence[RunRow], label: str) -> list[Section]:
+def _training_sections(rows: Sequence[RunRow], label: str, colors: Colors) -> list[Section]:
     """Losses of all runs, and their codebooks."""
     lines = "Thin lines are training seeds, thick lines their mean. " if any(len(row.runs) > 1 for row in rows) else ""
     sections = []
-    losses = losses_figure(rows)
+    losses = losses_figure(rows, colors)
     if losses:
         text = lines + "Terms of the objective, unweighted, as logged."
         sections.append(Section("losses", "Losses", (Figure("losses", f"Losses, {label}", text, losses),)))
@@ -98,9 +104,9 @@ def _training_sections(rows: Sequence[RunRow], label: str) -> list[Section]:
     if uses:
         drawn: list[tuple[str, str, str, bytes | None]] = [
             ("codebook-size", "Codebook use by size", "A dot a run, at the end of training; the line is the mean of a size.",
-             codebook_size_figure(uses)),
+             codebook_size_figure(uses, colors)),
             ("codebook", "Codebook use on the way", lines + "Share of codes in use and perplexity of their use.",
-             codebook_figure(rows)),
+             codebook_figure(rows, colors)),
         ]  # fmt: skip
         figures = [Figure(name, f"{title}, {label}", caption, png) for name, title, caption, png in drawn if png]
         sections.append(Section("codebook", "Codebook", (codebook_table(uses, label), *figures)))

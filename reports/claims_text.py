@@ -1,10 +1,9 @@
 """A claim's result in words: what was measured, what the paper printed, where the evidence is."""
 
 from ablations.claims import ColumnsWon
-from ablations.registry import GRIDS
 from reports.statistics import Interval
 from reports.tables import show
-from reports.verdicts import ClaimResult, published_text
+from reports.verdicts import ClaimResult, is_published, published_text
 
 
 def finding(result: ClaimResult) -> str:
@@ -31,10 +30,6 @@ def measured_text(result: ClaimResult, measured: Interval) -> str:
 
 def published(result: ClaimResult) -> str:
     """What the paper printed for it."""
+    if not is_published(result.claim):
+        return "Not a claim of the paper's."
     return f"Paper: {published_text(result.claim)}, {result.claim.section}."
-
-
-def evidence(result: ClaimResult) -> str:
-    """The table that a claim is about, as the paper names it."""
-    grid = GRIDS.get(result.claim.table)
-    return grid.title if grid else result.claim.table.replace("table", "Table ")

@@ -1,7 +1,6 @@
 """What every figure shares: one colour a variant in the whole report, axes, a legend above the panels, PNG bytes."""
 
-from collections.abc import Mapping
-from functools import cache
+from collections.abc import Iterable, Mapping
 from io import BytesIO
 from typing import Any
 
@@ -23,14 +22,18 @@ FONTS = f"{matplotlib.get_data_path()}/fonts/ttf"  # which it ships: the same on
 LEGEND_WIDTH = 85  # characters that a figure of nine inches has room for
 
 
-@cache
-def variant_colors() -> dict[str, Any]:
-    """Variant key -> colour, the same in every figure of every table."""
-    keys = list(dict.fromkeys(row.key for grid in GRIDS.values() for row in grid.rows))
+Colors = Mapping[str, Any]  # variant key -> colour
+
+
+def variant_colors(keys: Iterable[str]) -> Colors:
+    """Of a report's variants, the same in every figure of every table; those of our tables are the same in every report."""
+    ours = list(dict.fromkeys(row.key for grid in GRIDS.values() for row in grid.rows))
     colors = list(sns.color_palette("colorblind", 10))
-    if len(keys) > len(colors):
-        colors += sns.husl_palette(len(keys) - len(colors), s=0.6, l=0.45)
-    return dict(zip(keys, colors, strict=False))  # a palette is as long as it is
+    if len(ours) > len(colors):
+        colors += sns.husl_palette(len(ours) - len(colors), s=0.6, l=0.45)
+    found = dict(zip(ours, colors, strict=False))  # a palette is as long as it is
+    others = [key for key in dict.fromkeys(keys) if key not in found]
+    return found | dict(zip(others, sns.husl_palette(len(others), s=0.75, l=0.7), strict=True)) if others else found
 
 
 def seed_lines(ax: Axes, data: DataFrame, x: str, y: str, colors: Mapping[str, Any]) -> None:

@@ -5,13 +5,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ablations.claims import CLAIMS, Difference
-from ablations.registry import GRIDS
+from ablations.claims import Claim, Difference
+from ablations.grid import AblationGrid
+from ablations.registry import get_claims, get_grids
 from reports.collect import GridRuns, Run, load_runs, select
 from reports.levels import Level, find_levels
 from reports.measured import MeasuredTable, TableScores, measure
 from reports.tables import scale_label
 from reports.verdicts import ClaimResult, Gates, gate_values, judge
+from rf_repro.config.overrides import apply_overrides
+from rf_repro.config.scales import get_scale
 
 
 @dataclass(frozen=True)
@@ -38,31 +41,39 @@ class Findings:
 
     def judge_all(self, scores: TableScores) -> list[ClaimResult]:
         """The verdict on every claim, by other scores of the same tables."""
-        return judge_all(self.scale, scores, self.gates, self.changes)
+        claims, grids = [result.claim for result in self.claims], [table.grid for table in self.selected]
+        return judge_all(claims, grids, self.scale, scores, self.gates, self.changes)
 
 
-def find(folders: Sequence[Path], scale: str, changes: Mapping[str, Any] | None = None) -> Findings:
+def find(folders: Sequence[Path], scale: str, changes: Mapping[str, Any] | None = None, tables: Sequence[str] = ()) -> Findings:
     """Reads the runs below the folders and judges every claim.
 
     Args:
         changes: dotted path -> value, as the runs were trained with: `--set` and `--data` of `rf-repro train`.
+        tables: names beside all of ours, as `ablations.registry.get_grids` takes them: `my_grid.py:GRID`.
 
     Raises:
-        UserError: a folder does not exist, a record is broken, or one table would mix protocols.
+        UserError: a folder does not exist, a record is broken, one table would mix protocols, or a name means no table.
     """
+    grids = get_grids(["all", *tables], apply_overrides(get_scale(scale), changes or {}))
     loaded = load_runs(folders)
-    tables = [measure(select(grid, scale, loaded, changes)) for grid in GRIDS.values()]
-    selected = [table.runs for table in tables]
+    measured = [measure(select(grid, scale, loaded, changes)) for grid in grids]
+    selected = [table.runs for table in measured]
     runs = _distinct(run for table in selected for seeds in (table.rows | table.shared).values() for run in seeds.values())
     gates = gate_values(runs)
-    results = judge_all(scale, {table.runs.grid.name: table.scores for table in tables}, gates, changes)
-    claims = [_with_compute(result, tables) for result in results]
-    return Findings(scale, tables, runs, gates, claims, find_levels(selected, loaded), changes or {})
+    scores = {table.runs.grid.name: table.scores for table in measured}
+    results = judge_all(get_claims(tables), grids, scale, scores, gates, changes)
+    claims = [_with_compute(result, measured) for result in results]
+    return Findings(scale, measured, runs, gates, claims, find_levels(selected, loaded), changes or {})
 
 
-def judge_all(scale: str, scores: TableScores, gates: Gates, changes: Mapping[str, Any] | None = None) -> list[ClaimResult]:
+def judge_all(
+    claims: Iterable[Claim], grids: Iterable[AblationGrid], scale: str, scores: TableScores, gates: Gates,
+    changes: Mapping[str, Any] | None = None,
+) -> list[ClaimResult]:  # fmt: skip
     """The verdict on every claim; a claim whose table has no grid is one that the suite cannot test."""
-    return [judge(claim, scale, scores.get(claim.table, {}), gates, changes) for claim in CLAIMS]
+    known = {grid.name: grid for grid in grids}
+    return [judge(claim, scale, scores.get(claim.table, {}), gates, changes, known) for claim in claims]
 
 
 def _distinct(runs: Iterable[Run]) -> list[Run]:

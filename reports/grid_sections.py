@@ -7,6 +7,7 @@ from reports import plots
 from reports.budget import budget_table
 from reports.contact_sheet import Sheet, read_sheets
 from reports.document import Figure, Section
+from reports.figures import Colors
 from reports.measured import MeasuredTable
 from reports.paper_tables import published_table
 from reports.results_tables import coverage, results_table, tasks_table
@@ -19,12 +20,13 @@ SAMPLES_OF = "pixel_rf"  # the variant that is the paper's own model: its sample
 HOW = "Training seed {}; prompts evenly spread over each task, not chosen by look. ✓ and ✗: the evaluator's verdicts."
 
 
-def grid_sections(table: MeasuredTable, earlier: Sequence[MeasuredTable], pairs: Pairs) -> list[Section]:
+def grid_sections(table: MeasuredTable, earlier: Sequence[MeasuredTable], pairs: Pairs, colors: Colors) -> list[Section]:
     """The table's section, and a folded one with the verdicts on the pictured images.
 
     Args:
         earlier: tables printed before; where they show all the runs of this one, its parts are not printed again.
         pairs: (better, worse) rows whose difference by task is of interest.
+        colors: of `variant_colors`.
     """
     runs, grid = table.runs, table.runs.grid
     blocks: list[str | Table | Figure] = [coverage(runs, table.seeds), results_table(runs, table.scores)]
@@ -39,14 +41,14 @@ def grid_sections(table: MeasuredTable, earlier: Sequence[MeasuredTable], pairs:
             blocks.append(f"All runs of this table are also those of {known.runs.grid.title}: their tasks, curves and images "
                           "are printed there.")  # fmt: skip
             continue
-        blocks += _parts(table, column, pairs)
+        blocks += _parts(table, column, pairs, colors)
         pictures, verdicts = _pictures(table, column)
         blocks += pictures
         folded += verdicts
     others = [column for column in grid.columns if column not in on_images]
     if others:
         groups = [(column.label.split(": ")[-1], column, column.tasks) for column in others]
-        png = plots.bars_figure(grid, "share of answers correct", groups, table.scores)
+        png = plots.bars_figure(grid, "share of answers correct", groups, table.scores, colors)
         title = "Questions by type" if runs.world == "scenes" else "Benchmarks"
         blocks += _figures(table, [("types", title, "Share of answers correct, with 95% intervals.", png)])
     return [Section(grid.name, f"{grid.title}: {grid.caption}", tuple(blocks)), *folded]
@@ -59,17 +61,17 @@ def _shown_before(table: MeasuredTable, column: Column, earlier: Sequence[Measur
     )
 
 
-def _parts(table: MeasuredTable, column: Column, pairs: Pairs) -> list[str | Table | Figure]:
+def _parts(table: MeasuredTable, column: Column, pairs: Pairs, colors: Colors) -> list[str | Table | Figure]:
     """By task, against steps and compute, and at equal budgets."""
     runs, rows, curves = table.runs, table.scores[column.key], table.curves[column.key]
     groups = [(task.replace("_", " "), column, (task,)) for task in column.tasks] + [("overall", column, column.tasks)]
     caption = "Share of images judged correct, with 95% intervals. Overall is the unweighted mean of the tasks."
-    bars = plots.bars_figure(runs.grid, f"{column.label} (share correct)", groups, table.scores)
+    bars = plots.bars_figure(runs.grid, f"{column.label} (share correct)", groups, table.scores, colors)
     sizes = sorted({point.n for seeds in curves.values() for line in seeds.values() for point in line})
     several = any(len(row) > 1 for row in runs.rows.values())
     lines = "Thin lines are training seeds, thick lines their mean. " if several else ""
     points = f"Points rest on {' or '.join(f'{n:,}' for n in sizes)} images; the last one is the final score." if sizes else ""
-    drawn = plots.curves_figure(runs.grid, column, curves)
+    drawn = plots.curves_figure(runs.grid, column, curves, colors)
     budgets = table.budgets[column.key]
     return [
         tasks_table(runs, column, rows, pairs),

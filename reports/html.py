@@ -11,10 +11,10 @@ from markupsafe import Markup
 
 from ablations.claims import ColumnsWon, Comparison, Difference, Equivalence, GainDifference, LeadBelow
 from reports.browser import Browser
-from reports.claims_text import evidence, finding, published
+from reports.claims_text import finding, published
 from reports.contact_sheet import COLUMNS
 from reports.document import Document
-from reports.verdicts import ClaimResult, Verdict
+from reports.verdicts import ClaimResult, Verdict, is_published
 from reports.verdicts import published as published_estimate
 
 PAGE = Path(__file__).parent / "page"
@@ -34,7 +34,6 @@ def render_html(document: Document) -> str:
         b64=lambda png: b64encode(png).decode("ascii"),
         finding=finding,
         published=published,
-        evidence=evidence,
         interval=interval_drawing,
     )
 
@@ -70,33 +69,37 @@ def _browser_text(browser: Browser) -> str:
 
 
 def interval_drawing(result: ClaimResult) -> Markup:
-    """An SVG line: the claim's bounds, the measured interval and estimate, and the published value as a hollow diamond."""
+    """An SVG line: the claim's bounds, the measured interval and estimate, and a published value as a hollow diamond."""
     if result.measured is None:
         return Markup("")
     low, high, estimate = result.measured.low, result.measured.high, result.measured.estimate
-    bounds, paper = _bounds(result.claim.comparison), published_estimate(result.claim)
+    bounds = _bounds(result.claim.comparison)
+    papers = [published_estimate(result.claim)] if is_published(result.claim) else []
     counted = isinstance(result.claim.comparison, ColumnsWon)
-    values = [low, high, estimate, paper, *bounds, *([0, len(result.claim.columns)] if counted else [0])]
+    values = [low, high, estimate, *papers, *bounds, *([0, len(result.claim.columns)] if counted else [0])]
     first, span = min(values), (max(values) - min(values)) or 1.0
 
     def x(value: float) -> str:
         return f"{14 + (WIDTH - 28) * (value - first) / span:.1f}"
 
     color = {"reproduced": "good", "not reproduced": "bad", "inconclusive": "open"}.get(result.verdict, "none")
-    label = f"measured {estimate:.3f}, interval {low:.3f} to {high:.3f}, published {paper:.3f}"
+    label = f"measured {estimate:.3f}, interval {low:.3f} to {high:.3f}" + "".join(f", published {paper:.3f}" for paper in papers)
     parts = [f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{label}">']
     parts.append(f'<line x1="8" x2="{WIDTH - 8}" y1="20" y2="20" stroke="var(--line)"/>')
     for bound in bounds:
         text = f"{bound:.0f}" if counted or bound == 0 else f"{bound:+.2f}"
         parts.append(f'<line x1="{x(bound)}" x2="{x(bound)}" y1="10" y2="31" stroke="var(--soft)" stroke-dasharray="2 2"/>')
         parts.append(f'<text x="{x(bound)}" y="42" text-anchor="middle">{text}</text>')
-    at = float(x(paper))
     parts += [
         f'<line x1="{x(low)}" x2="{x(high)}" y1="20" y2="20" stroke="var(--{color})" stroke-width="5" stroke-linecap="round"/>',
         f'<circle cx="{x(estimate)}" cy="20" r="5" fill="var(--paper)" stroke="var(--{color})" stroke-width="2.5"/>',
-        f'<path d="M{at:.1f} 14 l6 6 l-6 6 l-6 -6 z" fill="none" stroke="var(--ink)" stroke-width="1.3"/>',
-        f'<text x="{at:.1f}" y="8" text-anchor="middle">paper</text>',
     ]
+    for paper in papers:
+        at = x(paper)
+        parts += [
+            f'<path d="M{at} 14 l6 6 l-6 6 l-6 -6 z" fill="none" stroke="var(--ink)" stroke-width="1.3"/>',
+            f'<text x="{at}" y="8" text-anchor="middle">paper</text>',
+        ]
     return Markup("".join(parts) + "</svg>")
 
 

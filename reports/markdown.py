@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from reports.claims_text import evidence, finding, published
+from reports.claims_text import finding, published
 from reports.document import Document, Figure
 from reports.tables import Table
 
@@ -16,7 +16,7 @@ def render_markdown(document: Document) -> str:
             [
                 (
                     f"{escape(result.claim.statement)} (`{result.claim.id}`)",
-                    evidence(result),
+                    escape(result.title),
                     f"**{result.verdict}**",
                     escape(finding(result)),
                     escape(published(result)),

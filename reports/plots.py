@@ -1,7 +1,6 @@
 """Figures of one table: bars per task and learning curves."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -9,18 +8,13 @@ import pandas as pd
 from ablations.grid import AblationGrid, Column
 from reports.collect import RowScores
 from reports.curves import Point
-from reports.figures import legend_above, make_axes, seed_lines, to_png, variant_colors
+from reports.figures import Colors, legend_above, make_axes, seed_lines, to_png
 
 Curves = Mapping[str, Mapping[int, Sequence[Point]]]
 
 
-def label_colors(grid: AblationGrid) -> dict[str, Any]:
-    """Row label -> colour."""
-    return {row.label: variant_colors()[row.key] for row in grid.rows}
-
-
 def bars_figure(grid: AblationGrid, ylabel: str, groups: Sequence[tuple[str, Column, tuple[str, ...]]],
-                scores: Mapping[str, Mapping[str, RowScores]]) -> bytes | None:  # fmt: skip
+                scores: Mapping[str, Mapping[str, RowScores]], colors: Colors) -> bytes | None:  # fmt: skip
     """Bars of each row with 95% intervals; None when nothing was measured.
 
     Args:
@@ -39,7 +33,7 @@ def bars_figure(grid: AblationGrid, ylabel: str, groups: Sequence[tuple[str, Col
         heights = np.array([part.estimate for _, part in parts])
         # A percentile interval may leave out its estimate by rounding alone; matplotlib refuses a negative bar then.
         errors = np.maximum(0, [heights - [part.low for _, part in parts], [part.high for _, part in parts] - heights])
-        ax.bar(x, heights, width, yerr=errors, label=row.label, color=variant_colors()[row.key], capsize=2,
+        ax.bar(x, heights, width, yerr=errors, label=row.label, color=colors[row.key], capsize=2,
                error_kw={"elinewidth": 1, "ecolor": "#333333"})  # fmt: skip
     ax.set_xticks(np.arange(len(groups)), [name for name, _, _ in groups])
     if groups[-1][0] == "overall":
@@ -50,7 +44,7 @@ def bars_figure(grid: AblationGrid, ylabel: str, groups: Sequence[tuple[str, Col
     return to_png(figure)
 
 
-def curves_figure(grid: AblationGrid, column: Column, curves: Curves) -> bytes | None:
+def curves_figure(grid: AblationGrid, column: Column, curves: Curves, colors: Colors) -> bytes | None:
     """The score against steps and against training compute: thin lines are seeds, thick ones their mean."""
     data = pd.DataFrame(
         {"label": grid.variant(key).label, "seed": seed, "step": point.step, "seconds": point.seconds, "score": point.score}
@@ -65,7 +59,7 @@ def curves_figure(grid: AblationGrid, column: Column, curves: Curves) -> bytes |
         panels = panels[:1]
     figure, axes = make_axes(len(panels), (9, 3.6))
     for ax, (x, label) in zip(axes, panels, strict=True):
-        seed_lines(ax, data, x, "score", label_colors(grid))
+        seed_lines(ax, data, x, "score", {row.label: colors[row.key] for row in grid.rows})
         ax.set(xlabel=label, ylabel=f"{column.label}, overall", ylim=(0, 1), xlim=(0, None))
     legend_above(figure)
     return to_png(figure)

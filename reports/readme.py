@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from reports.claims_text import evidence, measured_text
+from reports.claims_text import measured_text
 from reports.findings import Findings
 from reports.markdown import escape, grid
 from reports.verdicts import published_text
@@ -20,7 +20,7 @@ def claims_table(findings: Findings) -> str:
     tested = [result for result in findings.claims if not result.claim.needs]
     rows = [
         (
-            f"{escape(result.claim.statement)} ({evidence(result)})",
+            f"{escape(result.claim.statement)} ({result.title})",
             escape(published_text(result.claim)),
             escape(measured_text(result, result.measured)) if result.measured else "–",
             ", ".join(map(str, result.seeds)) or "–",
@@ -31,7 +31,7 @@ def claims_table(findings: Findings) -> str:
     table = grid(("claim", "paper", f"measured at `{findings.scale}` [95%]", "seeds", "verdict"), rows)
     others = [result for result in findings.claims if result.claim.needs]
     needs = "; ".join(dict.fromkeys(result.claim.needs for result in others))
-    tables = ", ".join(dict.fromkeys(evidence(result) for result in others))
+    tables = ", ".join(dict.fromkeys(result.title for result in others))
     return f"{table}\n\nNot run: {len(others)} claims of {tables}, which need {escape(needs)}." if others else table
 
 

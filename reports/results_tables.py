@@ -78,17 +78,18 @@ def results_table(runs: GridRuns, scores: Scores) -> Table:
     header += ["Images" if grid.columns[0].cluster == "prompt" else "Questions", "Seeds"]
     beyond = [f"{paper.labels[key]} {value:.2f}" for key in paper.values if key not in {row.key for row in grid.rows}
               for column, value in paper.values[key].items() if column in in_paper]  # fmt: skip
+    means = "" if alone else " Means with 95% intervals."
     return Table(
         name=grid.name,
         title=f"{grid.title} at {scale_label(runs.scale, runs.configs[grid.base])}",
-        caption=f"{grid.caption} (paper, {grid.section})." + ("" if alone else " Means with 95% intervals."),
+        caption=grid.caption + (f" (paper, {grid.section})." if grid.section else ".") + means,
         header=tuple(header),
         rows=tuple(rows),
         records=tuple(records),
         notes=(
             *notes.lines(),
             f"Paper: {paper.source}." + (f" It also has rows outside this grid: {', '.join(beyond)}." if beyond else ""),
-            *_differences(runs, scores),
+            *(_differences(runs, scores) if paper.values else ()),
         ),
     )
 

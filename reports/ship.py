@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from ablations.grid import GENEVAL
-from ablations.registry import GRIDS
+from ablations.registry import get_grids
 from reports.collect import Run, load_runs, select
 from reports.contact_sheet import read_sheets
 from reports.levels import find_levels
+from rf_repro.config.overrides import apply_overrides
+from rf_repro.config.scales import get_scale
 from rf_repro.core.dpg_names import is_dpg
 from rf_repro.core.errors import UserError
 from rf_repro.core.files import atomic_folder, write_json, write_jsonl
@@ -20,7 +22,9 @@ MAX_METRIC_ROWS = 200
 KEPT = ("prompt_id", "sample", "question_id", "key", "cluster", "tag", "prompt", "reason", "failure", "expected", "answer")
 
 
-def ship_results(runs: Sequence[Path], out: Path, scale: str = "tiny", changes: Mapping[str, Any] | None = None) -> list[Path]:
+def ship_results(
+    runs: Sequence[Path], out: Path, scale: str = "tiny", changes: Mapping[str, Any] | None = None, tables: Sequence[str] = ()
+) -> list[Path]:
     """Copies what a report at `scale` reads, from every finished run that belongs to a table, in any world, and
     every stage they share in the scale's own.
 
@@ -30,7 +34,7 @@ def ship_results(runs: Sequence[Path], out: Path, scale: str = "tiny", changes: 
     Args:
         runs: folders of run directories.
         out: folder to fill, e.g. `reports/results/tiny`.
-        changes: as of `reports.findings.find`.
+        changes, tables: as of `reports.findings.find`.
 
     Returns:
         The shipped run directories, `out/<variant>/<hash12>-s<seed>`.
@@ -40,9 +44,10 @@ def ship_results(runs: Sequence[Path], out: Path, scale: str = "tiny", changes: 
     """
     chosen: dict[Path, Run] = {}
     loaded = load_runs(runs)
-    tables = [select(grid, scale, loaded, changes) for grid in GRIDS.values()]
-    of_tables = [run for table in tables for seeds in (table.rows | table.shared).values() for run in seeds.values()]
-    in_other_worlds = [run for level in find_levels(tables, loaded) for run in level.runs]
+    grids = get_grids(["all", *tables], apply_overrides(get_scale(scale), changes or {}))
+    selected = [select(grid, scale, loaded, changes) for grid in grids]
+    of_tables = [run for table in selected for seeds in (table.rows | table.shared).values() for run in seeds.values()]
+    in_other_worlds = [run for level in find_levels(selected, loaded) for run in level.runs]
     for run in of_tables + in_other_worlds:
         if run.record.status == "done":
             chosen[run.dir.path.resolve()] = run
@@ -50,7 +55,8 @@ def ship_results(runs: Sequence[Path], out: Path, scale: str = "tiny", changes: 
         raise UserError(
             f"{', '.join(map(str, runs)) or '--runs'}: no finished run of any table at scale {scale}; train one first"
         )
-    return [_ship(run, Path(out) / run.record.variant / run.dir.path.name) for run in chosen.values()]
+    read = {column.evaluation for grid in grids for column in (*grid.columns, *grid.real_columns)}
+    return [_ship(run, Path(out) / run.record.variant / run.dir.path.name, read) for run in chosen.values()]
 
 
 def thin(rows: Sequence[dict[str, Any]], most: int = MAX_METRIC_ROWS) -> list[dict[str, Any]]:
@@ -60,24 +66,24 @@ def thin(rows: Sequence[dict[str, Any]], most: int = MAX_METRIC_ROWS) -> list[di
     return [rows[round(index * (len(rows) - 1) / (most - 1))] for index in range(most)]
 
 
-def _ship(run: Run, destination: Path) -> Path:
+def _ship(run: Run, destination: Path, read: Container[str]) -> Path:
     if destination.exists():
         if destination.resolve() == run.dir.path.resolve():
             raise UserError(f"{destination}: is both a source and the destination; name other --runs")
         if not (destination / "run.json").exists():
             raise UserError(f"{destination}: is not a run directory; move it away")
     with atomic_folder(destination) as staged:
-        _copy(run, RunDir(staged))
+        _copy(run, RunDir(staged), read)
     return destination
 
 
-def _copy(run: Run, staged: RunDir) -> None:
+def _copy(run: Run, staged: RunDir, read: Container[str]) -> None:
     write_json(staged.config_path, run.dir.config())
     if run.dir.metrics_path.exists():
         write_jsonl(staged.metrics_path, [_rounded(row) for row in thin(run.metrics)])
     shown = _ship_sheets(run, staged)
     for name, result in run.results.items():
-        if result.items is not None and _is_read(name):
+        if result.items is not None and _is_read(name, read):
             rows = [_outcome(row, shown if name == GENEVAL.evaluation else frozenset()) for row in run.items(name)]
             items = f"{name}.items.jsonl.gz"
             write_jsonl(staged.evals / items, rows)
@@ -98,10 +104,9 @@ def _ship_sheets(run: Run, staged: RunDir) -> frozenset[tuple[int, int]]:
     return frozenset(place for sheet in sheets.values() for place in sheet.places())
 
 
-def _is_read(name: str) -> bool:
-    """Whether a report reads the items of that evaluation, not its record alone."""
-    columns = {column.evaluation for grid in GRIDS.values() for column in (*grid.columns, *grid.real_columns)}
-    return name in columns or is_sized(name) or is_dpg(name) or any(name.startswith(f"{column}-step") for column in columns)
+def _is_read(name: str, columns: Container[str]) -> bool:
+    """Whether a report reads the items of that evaluation, not its record alone. `columns`: the evaluations that tables show."""
+    return name in columns or is_sized(name) or is_dpg(name) or name.rpartition("-step")[0] in columns
 
 
 def _outcome(row: Mapping[str, Any], shown: Container[tuple[int, int]]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from reports.collect import GridRuns, Run
-from reports.figures import legend_above, make_axes, seed_lines, to_png, variant_colors
+from reports.figures import Colors, legend_above, make_axes, seed_lines, to_png
 from reports.tables import Table
 
 if TYPE_CHECKING:
@@ -38,20 +38,20 @@ def all_rows(tables: Sequence[GridRuns]) -> list[RunRow]:
     return list(rows.values())
 
 
-def losses_figure(rows: Sequence[RunRow]) -> bytes | None:
+def losses_figure(rows: Sequence[RunRow], colors: Colors) -> bytes | None:
     """Every term of the objective that was logged, against steps."""
     logged = {name for row in rows for run in row.runs.values() for line in run.metrics for name in line}
     names = {name: f"{name.removeprefix('loss/').replace('_', ' ').capitalize()} loss"
              for name in sorted(name for name in logged if name.startswith("loss/"))}  # fmt: skip
-    return _metrics_figure(rows, names)
+    return _metrics_figure(rows, names, colors)
 
 
-def codebook_figure(rows: Sequence[RunRow]) -> bytes | None:
+def codebook_figure(rows: Sequence[RunRow], colors: Colors) -> bytes | None:
     """Code usage and perplexity against steps, for variants that have a codebook."""
-    return _metrics_figure(rows, CODEBOOK)
+    return _metrics_figure(rows, CODEBOOK, colors)
 
 
-def _metrics_figure(rows: Sequence[RunRow], names: Mapping[str, str]) -> bytes | None:
+def _metrics_figure(rows: Sequence[RunRow], names: Mapping[str, str], colors: Colors) -> bytes | None:
     points = [
         {"label": row.label, "seed": seed, "step": line["step"], "name": name, "value": line[name]}
         for row in rows
@@ -64,12 +64,12 @@ def _metrics_figure(rows: Sequence[RunRow], names: Mapping[str, str]) -> bytes |
     shown = [name for name in names if (data["name"] == name).any()]
     if not shown:
         return None
-    colors = {row.label: variant_colors()[row.key] for row in rows}
+    by_label = {row.label: colors[row.key] for row in rows}
     columns = min(len(shown), PANELS)
     height = -(-len(shown) // columns)
     figure, axes = make_axes(columns, (9, 0.6 + 2.7 * height), height)
     for ax, name in zip(axes, shown, strict=False):  # the last row may have panels to spare
-        seed_lines(ax, data[data["name"] == name], "step", "value", colors)
+        seed_lines(ax, data[data["name"] == name], "step", "value", by_label)
         ax.set(xlabel="training steps", ylabel="", title=names[name])
         if name == "codebook/usage":
             ax.set(ylim=(0, 1.03))
@@ -102,14 +102,14 @@ def codebook_use(rows: Sequence[RunRow]) -> list[CodebookUse]:
     return sorted(found, key=lambda use: (use.size, use.row.label, use.seed))
 
 
-def codebook_size_figure(uses: Sequence[CodebookUse]) -> bytes | None:
+def codebook_size_figure(uses: Sequence[CodebookUse], colors: Colors) -> bytes | None:
     """Usage and perplexity against the codebook's size, a dot a run; None with fewer than two sizes."""
     sizes = sorted({use.size for use in uses})
     if len(sizes) < 2:
         return None
     figure, axes = make_axes(2, (9, 3.3))
     for ax, name, title in zip(axes, ("usage", "perplexity"), CODEBOOK.values(), strict=True):
-        _dots(ax, uses, name)
+        _dots(ax, uses, name, colors)
         means = [np.mean([getattr(use, name) for use in uses if use.size == size]) for size in sizes]
         ax.plot(sizes, means, color="#555555", linewidth=1.5, zorder=1)
         ax.set_xscale("log", base=2)
@@ -124,10 +124,10 @@ def codebook_size_figure(uses: Sequence[CodebookUse]) -> bytes | None:
     return to_png(figure)
 
 
-def _dots(ax: "Axes", uses: Sequence[CodebookUse], name: str) -> None:
+def _dots(ax: "Axes", uses: Sequence[CodebookUse], name: str, colors: Colors) -> None:
     for label in dict.fromkeys(use.row.label for use in uses):
         mine = [use for use in uses if use.row.label == label]
-        color = variant_colors()[mine[0].row.key]
+        color = colors[mine[0].row.key]
         ax.plot([use.size for use in mine], [getattr(use, name) for use in mine], "o", color=color, label=label, zorder=2)
 
 

@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 from ablations.claims import Claim, ClaimGate, ColumnsWon, Comparison, Difference, Equivalence, GainDifference, LeadBelow
 from ablations.grid import AblationGrid
-from ablations.registry import get_grid
+from ablations.registry import GRIDS
 from reports.collect import RowScores, Run
 from reports.paper_values import PAPER_TABLES
 from reports.statistics import ColumnItems, Interval, columns_won, contrast
@@ -31,6 +32,7 @@ class ClaimResult:
     measured: Interval | None
     reason: str
     remark: str = ""
+    title: str = ""  # of the claim's table
 
     @property
     def estimate(self) -> float | None:
@@ -82,6 +84,7 @@ def judge(
     scores: Mapping[str, Mapping[str, RowScores]],
     gates: Gates,
     changes: Mapping[str, Any] | None = None,
+    grids: Mapping[str, AblationGrid] = GRIDS,
 ) -> ClaimResult:
     """The verdict on a claim of any kind.
 
@@ -90,22 +93,25 @@ def judge(
             this suite can run.
         gates: what `gate_values` found in the runs.
         changes: dotted path -> value, made to the scale before every row.
+        grids: the tables by name.
     """
     if claim.needs:
-        return ClaimResult(claim, scale, "not run", None, f"needs {claim.needs}")
+        return ClaimResult(claim, scale, "not run", None, f"needs {claim.needs}", title=claim.table.replace("table", "Table "))
     world = apply_overrides(get_scale(scale), changes or {}).data.world
-    claim, grid = claim.in_world(world), get_grid(claim.table).in_world(world)
+    grid = grids[claim.table].in_world(world)
+    claim = claim.in_world(world) if grid.real_columns else claim
+    result = partial(ClaimResult, claim, scale, title=grid.title)
     sides = [scores[column][row] for column in claim.columns for row in claim.rows]
     reasons = list(dict.fromkeys(f"{side.variant.label}: {side.reason}" for side in sides if side.reason))
     if not reasons and not set.intersection(*(set(side.results) for side in sides)):
         reasons = [f"{' and '.join(grid.variant(row).label for row in claim.rows)} have no seed in common"]
     if reasons:
-        return ClaimResult(claim, scale, "not run", None, "; ".join(reasons))
+        return result("not run", None, "; ".join(reasons))
     measured = _measure(claim, grid, scores)
     barred = [text for gate in claim.gates if (text := _barred(gate, grid, scale, gates, changes))]
     if barred:
-        return ClaimResult(claim, scale, "inconclusive", measured, "; ".join(barred))
-    return ClaimResult(claim, scale, decide(claim.comparison, measured.low, measured.high), measured, "")
+        return result("inconclusive", measured, "; ".join(barred))
+    return result(decide(claim.comparison, measured.low, measured.high), measured, "")
 
 
 def decide(comparison: Comparison, low: float, high: float) -> Verdict:
@@ -139,6 +145,11 @@ def gate_values(runs: Sequence[Run]) -> Gates:
     return found
 
 
+def is_published(claim: Claim) -> bool:
+    """Whether the paper has a table for it; a claim of the user's own may have none."""
+    return claim.table in PAPER_TABLES
+
+
 def published(claim: Claim) -> float:
     """What `judge` measures, from the paper's numbers: a difference, or a count of columns."""
     columns = [sum(weight * printed[row] for row, weight in claim.comparison.weights.items()) for printed in _printed(claim)]
@@ -148,7 +159,9 @@ def published(claim: Claim) -> float:
 
 
 def published_text(claim: Claim) -> str:
-    """What the paper printed for it, e.g. `0.76 against 0.25 (+0.51)`."""
+    """What the paper printed for it, e.g. `0.76 against 0.25 (+0.51)`; a dash where it has no such table."""
+    if not is_published(claim):
+        return "–"
     difference, digits = published(claim), PAPER_TABLES[claim.table].digits
     if isinstance(claim.comparison, ColumnsWon):
         return f"{difference:.0f} of {len(claim.columns)} columns"
@@ -181,11 +194,11 @@ def _barred(gate: ClaimGate, grid: AblationGrid, scale: str, gates: Gates, chang
     """Why the gate keeps the claim from being decided; empty when it does not."""
     row = grid.variant(gate.row)
     config = row.config(apply_overrides(get_scale(scale), changes or {}))
-    started = {run.name: run.config.result_hash() for run in prerequisites(config)}
-    if gate.run not in started:
+    started = next((run for run in prerequisites(config) if run.kind == gate.kind), None)
+    if started is None:
         return ""
-    what = f"gate of {row.label}, {gate.metric} of {gate.evaluation} in its {gate.run}"
-    value = gates.get((started[gate.run], gate.evaluation, gate.metric))
+    what = f"gate of {row.label}, {gate.metric} of {gate.evaluation} in its {started.name}"
+    value = gates.get((started.config.result_hash(), gate.evaluation, gate.metric))
     if value is None:
         return f"{what}: not measured"
     return "" if value >= gate.minimum else f"{what}: {value:.3f}, at least {gate.minimum:.2f} needed"

@@ -95,12 +95,17 @@ def _last_step(run: RunDir) -> int:
 
 @dataclass(frozen=True)
 class ReportJob:
-    """Builds the report of a grid, trained with `changes` to its scale, from whatever its runs have left."""
+    """Builds the report of a grid, trained with `changes` to its scale, from whatever its runs have left.
+
+    Attributes:
+        tables: as of `slurm.submission.Request`.
+    """
 
     runs: Path
     out: Path
     scale: str
     changes: dict[str, Any]
+    tables: list[str]
     snapshot: Path
 
     def checkpoint(self) -> submitit.helpers.DelayedSubmission:
@@ -110,4 +115,4 @@ class ReportJob:
         assert_running_from(self.snapshot)
         from reports.build import build_report
 
-        return str(build_report([self.runs], self.out, self.scale, self.changes))
+        return str(build_report([self.runs], self.out, self.scale, self.changes, self.tables))

@@ -1,18 +1,22 @@
 """What was asked for and what was handed to SLURM, as files below `RUNS/.sweep`: any later process on any node finds it there.
 
 requests/DIGEST.json          one `sweep submit`: enough to plan it again
+grids/DIGEST/                 copies of the files with grids of the user's own that were asked for
 code/DIGEST/                  snapshots of the code that jobs run from
 jobs/TOKEN/submission.json    one sbatch call: an array of one action; beside it the script, the pickles, the logs and the
                               `requeue-INDEX` files
 """
 
+import hashlib
 import secrets
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rf_repro.core.files import read_json, write_json
+from ablations.registry import get_claims
+from ablations.user_grids import file_of, in_file, is_of_file
+from rf_repro.core.files import atomic_path, read_json, write_json
 from rf_repro.core.hashing import content_hash
 from rf_repro.core.provenance import utc_now
 from rf_repro.core.records import strict
@@ -23,7 +27,11 @@ from slurm.queue import QueuedJob
 
 @dataclass(frozen=True)
 class Request:
-    """One `sweep submit`: the grid, where its report goes (absolute), and the profile it ran with (name or absolute path)."""
+    """One `sweep submit`: the grid, where its report goes (absolute), and the profile it ran with (name or absolute path).
+
+    `tables` are names as `ablations.registry.get_grids` takes them; those of the user's own lie in copies below `RUNS/.sweep`
+    (`Ledger.keep`).
+    """
 
     scale: str
     tables: list[str]
@@ -95,6 +103,26 @@ class Ledger:
         """Oldest first."""
         paths = sorted(self.folder.glob("requests/*.json"), key=lambda path: (path.stat().st_mtime_ns, path.name))
         return [strict(Request, read_json(path), str(path)) for path in paths]
+
+    def keep(self, request: Request) -> Request:
+        """The request with grids of the user's own taken from copies: what was submitted stays what it was, whatever happens to
+        the files, and jobs find it where they find their runs.
+
+        Raises:
+            UserError: there is no such grid.
+        """
+        tables = []
+        for name in request.tables:
+            if is_of_file(name):
+                get_claims([name])  # it is there, and what its file says about it is right
+                file, source = file_of(name), file_of(name).read_bytes()
+                copy = self.folder / "grids" / hashlib.sha256(source).hexdigest()[:12] / file.name
+                if not copy.exists():
+                    with atomic_path(copy) as temporary:
+                        temporary.write_bytes(source)
+                name = in_file(name, copy)
+            tables.append(name)
+        return replace(request, tables=tables)
 
     def write_request(self, request: Request) -> None:
         write_json(self.folder / "requests" / f"{request.digest}.json", asdict(request))

@@ -216,7 +216,8 @@ class Submitter:
         runs, folder, profile = self.ledger.runs, self.ledger.job_folder(submission), self.profile
         action = submission.action
         if action == "report":
-            return [ReportJob(runs, Path(self.request.out), self.request.scale, self.request.overrides, self.snapshot)]
+            asked = self.request
+            return [ReportJob(runs, Path(asked.out), asked.scale, asked.overrides, asked.tables, self.snapshot)]
         return [
             SlurmJob(
                 RunJob(job, runs, profile.device, profile.threads_of(action), (action,)),

@@ -1,12 +1,13 @@
 """A grid on a cluster: what is asked for, how far it is, and handing the rest to SLURM: behind `rf-repro sweep`."""
 
 import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rf_repro.core.errors import UserError
 from rf_repro.core.run_lock import run_lock
+from rf_repro.launch.here import complete
 from slurm.profile import Profile, load_profile
 from slurm.queue import DEFAULT_MAX_ARRAY, QueuedJob, cancel, max_array_size, read_queue
 from slurm.snapshot import make_snapshot
@@ -76,6 +77,7 @@ def submit(
     """
     look(ledger, request, need_queue=True)  # what can be refused is, before anything is written
     with run_lock(ledger.folder, patience=60):  # two submitters at once would both find the same things missing
+        request = ledger.keep(request)
         sweep = look(ledger, request, need_queue=True)
         groups = sweep.groups(wanted, again)
         reports = sweep.report_jobs()
@@ -92,14 +94,28 @@ def submit(
     return look(ledger, request, need_queue=True), submitter.submitted
 
 
-def dry_run(sweep: Sweep, show: Callable[[str], None]) -> int:
-    """Shows the text of every sbatch call that `submit` would make. Returns their number."""
-    snapshot = sweep.ledger.code / "SNAPSHOT"
-    submitter = Submitter(sweep.ledger, sweep.request, sweep.profile, snapshot, _queued(sweep), show)
+def dry_run(sweep: Sweep) -> list[str]:
+    """The text of every sbatch call that `submit` would make."""
+    texts: list[str] = []
+    submitter = Submitter(
+        sweep.ledger, sweep.request, sweep.profile, sweep.ledger.code / "SNAPSHOT", _queued(sweep), texts.append
+    )
     for group in sweep.groups():
         submitter.submit_group(group)
     submitter.submit_report()
-    return len(submitter.submitted)
+    return texts
+
+
+def run_here(sweep: Sweep) -> tuple[bool, Path]:
+    """Completes the grid's runs on this machine, without SLURM, and builds its report; (whether all are done, the report)."""
+    from reports.build import build_report  # Matplotlib, which takes its time to load
+
+    ledger, profile = sweep.ledger, sweep.profile
+    request = ledger.keep(sweep.request)
+    ledger.write_request(request)
+    jobs = request.max_parallel or profile.max_parallel
+    done = complete(request.plan(ledger.runs), profile.device, jobs, profile.threads_of("train"))
+    return done, build_report([ledger.runs], Path(request.out), request.scale, request.overrides, request.tables)
 
 
 def _queued(sweep: Sweep) -> dict[tuple[Path, str], str]:

@@ -10,7 +10,8 @@ from rich.table import Table
 
 from rf_repro.core.records import ACTIONS, Action
 from rf_repro.launch.progress import clock, read_progress
-from slurm.state import ActionState, Row, hours, last_attempt
+from rf_repro.launch.state import hours, last_attempt
+from slurm.state import JobState, Row
 
 PLAIN_WIDTH = 200  # columns where nobody's terminal says how many
 STYLES = {"done": "green", "running": "cyan", "queued": "blue", "resumable": "yellow", "failed": "bold red", "blocked": "red",
@@ -74,7 +75,7 @@ def _actions(row: Row) -> list[str]:
     return [_cell(row.actions[action]) if action in row.actions else "-" for action in ACTIONS]
 
 
-def _cell(one: ActionState) -> str:
+def _cell(one: JobState) -> str:
     return f"[{STYLES[one.state]}]{one.state}[/]"
 
 
@@ -84,7 +85,7 @@ def _hours(row: Row, expected: Mapping[str, float]) -> str:
     return f"~{expected[row.job.variant]:.3g}" if row.job.variant in expected else "?"
 
 
-def _progress(row: Row, action: Action | None, now: ActionState | None) -> tuple[str, str]:
+def _progress(row: Row, action: Action | None, now: JobState | None) -> tuple[str, str]:
     """(`train 120/3000, loss 1.2`, time left at this start's speed)."""
     attempt, left = last_attempt(row.record, action) if action else None, None
     if now is None or attempt is None:
@@ -97,11 +98,11 @@ def _progress(row: Row, action: Action | None, now: ActionState | None) -> tuple
     return f"{progress.phase} {progress.done}/{progress.total}{loss}", clock(left)
 
 
-def _job(now: ActionState | None) -> str:
+def _job(now: JobState | None) -> str:
     return now.job.id if now is not None and now.job is not None else "-"
 
 
-def _why(now: ActionState | None) -> str:
+def _why(now: JobState | None) -> str:
     if now is None:
         return ""
     if now.state == "running" and now.job is not None:

@@ -285,7 +285,7 @@ def test_bars_show_phase_steps_loss_and_time(tmp_path: Path) -> None:
 
     from rf_repro.launch.display import BarDisplay
     from rf_repro.launch.progress import Watch
-    from tests.slurm.workers import smoke_plan
+    from tests.launch.workers import smoke_plan
 
     plan = smoke_plan(tmp_path)
     plan.create()

@@ -19,12 +19,17 @@ from tests.test_paper_map import resolve
 DOCS = Path(__file__).parents[1] / "docs"
 
 
-@pytest.fixture
-def example(monkeypatch: pytest.MonkeyPatch) -> AblationGrid:
+def example_code() -> str:
     (code,) = re.findall(r"```python\n(.*?)```", (DOCS / "new_variant.md").read_text(encoding="utf-8"), re.DOTALL)
     assert len(code.splitlines()) < 30
+    return str(code)
+
+
+@pytest.fixture
+def example(monkeypatch: pytest.MonkeyPatch) -> AblationGrid:
+    """As if it stood in `ablations`."""
     names: dict[str, object] = {}
-    exec(compile(code, "new_variant.md", "exec"), names)
+    exec(compile(example_code(), "new_variant.md", "exec"), names)
     grid = names["BALANCE"]
     assert isinstance(grid, AblationGrid)
     monkeypatch.setitem(GRIDS, grid.name, grid)
@@ -36,6 +41,14 @@ def test_the_example_is_planned_and_shares_its_base_with_table_3a(example: Ablat
     variants = [job.variant for job in plan.jobs if job.kind == "variant"]
     assert variants == ["pixel", "pixel_rf", "vae", "vae_rf", "pixel_rf_algorithm1"]
     assert example.configs("tiny")["pixel_rf_algorithm1"].representation.balance == "algorithm1"
+
+
+def test_the_example_is_found_in_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "balance.py").write_text(example_code(), encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    *_, last = make_plan("tiny", ["balance.py:BALANCE"], None, tmp_path).jobs
+    assert last.variant == "pixel_rf_algorithm1"
+    assert "balance.py:BALANCE" in (DOCS / "new_variant.md").read_text(encoding="utf-8")
 
 
 def test_the_example_is_reported_without_published_values(example: AblationGrid, tmp_path: Path) -> None:

@@ -13,7 +13,9 @@ from rf_repro.config.schema import ExperimentConfig
 def add_parser(commands: Commands) -> None:
     parser = add_command(commands, "config", "print a full config as YAML, or the fields in which two differ",
                          "rf-repro config tiny:table3a/pixel tiny:table3a/pixel_rf")  # fmt: skip
-    parser.add_argument("spec", metavar="SPEC", help="SCALE, or SCALE:TABLE/VARIANT, e.g. tiny:table3a/pixel_rf")
+    parser.add_argument(
+        "spec", metavar="SPEC", help="SCALE, or SCALE:TABLE/VARIANT, e.g. tiny:table3a/pixel_rf; TABLE may be FILE.py:GRID"
+    )
     parser.add_argument("other", metavar="SPEC2", nargs="?", help="print only the fields in which the two differ")
     add_set(parser)
     parser.set_defaults(run=run)
@@ -40,5 +42,6 @@ def _config(spec: str, changes: dict[str, object]) -> ExperimentConfig:
     base = apply_overrides(get_scale(scale), changes)
     if not row:
         return base
-    table, _, variant = row.partition("/")
-    return get_grid(table).variant(variant).config(base)
+    file, colon, rest = row.rpartition(":")  # a file's own path may have slashes
+    table, _, variant = rest.partition("/")
+    return get_grid(file + colon + table).variant(variant).config(base)

@@ -2,7 +2,7 @@
 
 import argparse
 
-from rf_repro.commands.options import Commands, add_command, add_set, overrides
+from rf_repro.commands.options import Commands, add_command, add_set, add_tables, overrides
 from rf_repro.config.overrides import apply_overrides
 from rf_repro.config.scales import get_scale
 from rf_repro.estimate.gpus import GPUS, get_gpu
@@ -18,7 +18,7 @@ def add_parser(commands: Commands) -> None:
         "--mfu", type=float, metavar="SHARE",
         help="model FLOPs over the GPUs' peak (default: 0.24, published for BAGEL on H100)",
     )  # fmt: skip
-    parser.add_argument("--tables", default="all", metavar="NAMES", help="tables of the paper, by comma, or all (default: all)")
+    add_tables(parser, "all", "tables of the paper, by comma, FILE.py:GRID for one of your own, or all (default: all)")
     parser.add_argument("--variant", default="pixel_rf", metavar="KEY", help="the run shown in detail (default: pixel_rf)")
     parser.add_argument("--json", action="store_true", help="print one JSON object: whole numbers of parameters, FLOPs, bytes")
     add_set(parser)
@@ -26,15 +26,17 @@ def add_parser(commands: Commands) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
+    from ablations.registry import get_grid
     from rf_repro.estimate.fits import check_fits
     from rf_repro.estimate.plan import DEFAULT_MFU, Cluster, RunEstimate, estimate_plan, find_variant, own_stages
     from rf_repro.estimate.show import as_json, show
 
     base = apply_overrides(get_scale(options.scale), overrides(options.set))
     cluster = Cluster(get_gpu(options.gpu), options.gpus, DEFAULT_MFU if options.mfu is None else options.mfu)
-    variant = find_variant(options.variant)
+    tables = options.tables.split(",")
+    variant = find_variant(options.variant, [get_grid(name) for name in tables if name not in ("table1", "all")])
     detail = RunEstimate(variant.key, own_stages(variant.config(base), cluster))
-    plan = estimate_plan(base, options.tables.split(","), cluster)
+    plan = estimate_plan(base, tables, cluster)
     check_fits([detail, *plan.runs])
     (as_json if options.json else show)(detail, plan)
     return 0

@@ -16,11 +16,10 @@ from rf_repro.core.errors import UserError
 from rf_repro.core.files import write_text
 
 if TYPE_CHECKING:
-    from rf_repro.launch.plan import Job, Plan
+    from rf_repro.launch.plan import Plan
 
 Commands = Any  # argparse's subparsers action, whose type is private
 DEVICES = ("auto", "cpu", "cuda", "mps")
-SHORT = 1000  # steps of all runs together, which are over before a measurement would pay
 SHOWN_PROBLEMS = 5  # on the screen; the file holds all
 
 
@@ -39,7 +38,7 @@ def add_scale(parser: argparse.ArgumentParser) -> None:
 def add_grid(parser: argparse.ArgumentParser) -> None:
     """Which runs: shared by `reproduce` and `plan`, which must mean the same by them."""
     add_scale(parser)
-    parser.add_argument("--tables", default="table3a", metavar="NAMES", help="tables, by comma, or all (default: table3a)")
+    add_tables(parser, "table3a", "tables, by comma, FILE.py:GRID for one of your own, or all (default: table3a)")
     parser.add_argument("--seeds", metavar="NUMBERS", help="training seeds, by comma (default: the tables' own, 0)")
     add_runs(parser)
     add_set(parser)
@@ -49,6 +48,11 @@ def add_grid(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="train the shared first stage for each seed (default: once for all)",
     )
+
+
+def add_tables(parser: argparse.ArgumentParser, default: str, text: str) -> None:
+    """Under both names: a grid of one's own is no table of the paper."""
+    parser.add_argument("--tables", "--grid", default=default, metavar="NAMES", help=text)
 
 
 def add_runs(parser: argparse.ArgumentParser) -> None:
@@ -178,36 +182,6 @@ def grid_plan(options: argparse.Namespace) -> "Plan":
         options.scale, options.tables.split(","), numbers(options.seeds, "--seeds") if options.seeds else None, options.runs,
         all_overrides(options), options.reseed_first_stage,
     )  # fmt: skip
-
-
-def launch(plan: "Plan", device: str, jobs: int | None, threads: int = 1) -> bool:
-    """Completes the plan's runs on this machine, after a line that says what machine it is; True when all of them are done.
-
-    Args:
-        jobs: runs at once; None: as many as suit the machine.
-    """
-    from rf_repro.launch.display import make_display
-    from rf_repro.launch.jobs import LocalJob, RunJob
-    from rf_repro.launch.local import run_plan
-    from rf_repro.launch.machine import default_jobs, look_at
-
-    left = [job for job in plan.jobs if job.state != "done" and job.config.data.world == "scenes"]
-    at_once, machine = jobs or default_jobs(), None
-    if sum(job.steps for job in left) > SHORT:
-        machine = look_at(left, device, at_once, threads)
-        if machine is None:
-            print("this machine could not be measured; the time left follows as runs advance", file=sys.stderr, flush=True)
-    if machine is not None:
-        at_once = jobs or max(at_once, len(machine.gpus))
-        device = "cpu" if machine.kind == "cpu" else device  # also where another one failed, which was told
-        print(f"this machine: {machine.describe(at_once, left)}", file=sys.stderr, flush=True)
-    gpus = machine.gpus if machine is not None else ()
-
-    def make_call(job: "Job", count: int, slot: int) -> LocalJob:
-        one = RunJob(job, plan.runs, device, count)
-        return LocalJob(one, gpus[slot % len(gpus)]) if gpus else LocalJob(one)
-
-    return not run_plan(plan, make_call, make_display(), at_once, threads, machine.speed if machine else None)
 
 
 @contextmanager

@@ -3,7 +3,16 @@
 import argparse
 from pathlib import Path
 
-from rf_repro.commands.options import Commands, add_command, add_data, add_scale, add_set, all_overrides, writable_folder
+from rf_repro.commands.options import (
+    Commands,
+    add_command,
+    add_data,
+    add_scale,
+    add_set,
+    add_tables,
+    all_overrides,
+    writable_folder,
+)
 
 
 def add_parser(commands: Commands) -> None:
@@ -25,6 +34,7 @@ def add_parser(commands: Commands) -> None:
         metavar="FILE",
         help="also rewrite the scale's table of claims between its two marker comments in FILE (default: do not)",
     )
+    add_tables(parser, "all", "tables of your own beside the paper's, by comma, each as FILE.py:GRID (default: all, the paper's)")
     add_scale(parser)
     add_set(parser)
     add_data(parser)
@@ -37,13 +47,13 @@ def run(options: argparse.Namespace) -> int:
     from reports.write import write_report
 
     runs = options.runs or [Path("runs")]
-    changes = all_overrides(options)
-    findings = find(runs, options.scale, changes)
+    changes, tables = all_overrides(options), options.tables.split(",")
+    findings = find(runs, options.scale, changes, tables)
     print(write_report(make_document(findings), writable_folder(options.out, "--out")))
     if options.ship is not None:
         from reports.ship import ship_results
 
-        for path in ship_results(runs, writable_folder(options.ship, "--ship"), options.scale, changes):
+        for path in ship_results(runs, writable_folder(options.ship, "--ship"), options.scale, changes, tables):
             print(path)
     if options.readme is not None:
         from reports.readme import update_readme

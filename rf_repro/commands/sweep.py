@@ -16,7 +16,6 @@ from rf_repro.commands.options import (
     add_set,
     all_overrides,
     at_least_one,
-    launch,
     numbers,
     writable_folder,
 )
@@ -25,7 +24,6 @@ from rf_repro.core.errors import UserError
 if TYPE_CHECKING:
     from slurm.profile import Profile
     from slurm.submission import Element, Ledger, Request
-    from slurm.sweep import Sweep
 
 LOG_LINES = 40
 
@@ -59,7 +57,9 @@ def _add_names(parser: argparse.ArgumentParser, text: str) -> None:
 
 
 def _add_grid(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("grid", metavar="GRID", help="tables, by comma, or all")
+    tables = parser.add_mutually_exclusive_group(required=True)
+    tables.add_argument("grid", nargs="?", metavar="GRID", help="tables, by comma, FILE.py:GRID for one of your own, or all")
+    tables.add_argument("--grid", dest="named", metavar="GRID", help="the same, as other commands take it")
     add_scale(parser)
     parser.add_argument("--seeds", metavar="NUMBERS", help="training seeds, by comma or as 0-4 (default: the tables' own, 0)")
     parser.add_argument("--only", metavar="KEYS", help="rows, by comma, e.g. pixel,pixel_rf (default: all)")
@@ -139,13 +139,13 @@ def run_plan(options: argparse.Namespace) -> int:
 
 
 def run_submit(options: argparse.Namespace) -> int:
-    from slurm.sweep import dry_run, look, submit
+    from slurm.sweep import dry_run, look, run_here, submit
     from slurm.table import summary
 
     ledger, request = _request(options)
     if options.dry_run:
         run_plan(options)
-        for number, text in enumerate(_dry_texts(dry_run, look(ledger, request)), start=1):
+        for number, text in enumerate(dry_run(look(ledger, request)), start=1):
             print(f"\n--- sbatch call {number}\n{text}")
         return 0
     sweep = look(ledger, request)
@@ -153,7 +153,9 @@ def run_submit(options: argparse.Namespace) -> int:
     writable_folder(options.runs, "--runs")
     writable_folder(options.out, "--out")
     if (options.cluster or sweep.profile.cluster) == "local":
-        return _run_here(ledger, request, sweep)
+        done, index = run_here(sweep)
+        print(f"report: {index}")
+        return 0 if done else 1
     sweep, submissions = submit(ledger, request)
     for one in submissions:
         what = f"{len(one.runs)} run{'s' * (len(one.runs) != 1)}" if one.runs else "of everything above"
@@ -163,24 +165,6 @@ def run_submit(options: argparse.Namespace) -> int:
     if failed:
         print(f"failed before and left alone: {', '.join(failed[:8])}{' ...' * (len(failed) > 8)}; see `rf-repro sweep retry`")
     return 0
-
-
-def _dry_texts(dry_run: object, sweep: "Sweep") -> list[str]:
-    texts: list[str] = []
-    dry_run(sweep, texts.append)  # type: ignore[operator]
-    return texts
-
-
-def _run_here(ledger: "Ledger", request: "Request", sweep: "Sweep") -> int:
-    from reports.build import build_report
-
-    ledger.write_request(request)
-    plan = request.plan(ledger.runs)
-    profile = sweep.profile
-    jobs = request.max_parallel or profile.max_parallel
-    done = launch(plan, profile.device, jobs, profile.threads_of("train"))
-    print(f"report: {build_report([ledger.runs], Path(request.out), request.scale, request.overrides)}")
-    return 0 if done else 1
 
 
 def run_status(options: argparse.Namespace) -> int:
@@ -318,7 +302,7 @@ def _request(options: argparse.Namespace) -> "tuple[Ledger, Request]":
         profile = str(Path(profile).absolute())
     request = Request(
         scale=options.scale,
-        tables=options.grid.split(","),
+        tables=(options.grid or options.named).split(","),
         seeds=list(_seeds(options.seeds)) if options.seeds else None,
         only=options.only.split(",") if options.only else [],
         overrides=all_overrides(options),

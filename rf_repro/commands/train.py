@@ -1,7 +1,6 @@
 """`rf-repro train`: one variant of a table, with the shared stage it starts from."""
 
 import argparse
-import os
 from pathlib import Path
 
 from rf_repro.commands.options import (
@@ -14,7 +13,6 @@ from rf_repro.commands.options import (
     add_set,
     all_overrides,
     at_least_one,
-    launch,
     numbers,
     writable_folder,
 )
@@ -24,7 +22,10 @@ def add_parser(commands: Commands) -> None:
     parser = add_command(commands, "train", "train, sample and score one variant, resuming where it stopped",
                          "rf-repro train --table table3a --variant pixel_rf --seed 0")  # fmt: skip
     add_scale(parser)
-    parser.add_argument("--table", default="table3a", metavar="NAME", help="table of the variant (default: table3a)")
+    parser.add_argument(
+        "--table", "--grid", default="table3a", metavar="NAME",
+        help="table of the variant, FILE.py:GRID for one of your own (default: table3a)",
+    )  # fmt: skip
     parser.add_argument("--variant", required=True, metavar="KEY", help="row of the table, e.g. pixel_rf")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="training seed (default: 0)")
     parser.add_argument("--threads", type=int, default=1, metavar="N", help="CPU threads (default: 1)")
@@ -40,6 +41,7 @@ def add_parser(commands: Commands) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
+    from rf_repro.launch.here import complete, complete_as_rank, is_rank
     from rf_repro.launch.plan import make_plan
 
     seeds = numbers(str(options.seed), "--seed")
@@ -49,11 +51,9 @@ def run(options: argparse.Namespace) -> int:
     )  # fmt: skip
     writable_folder(options.runs, "--runs")
     threads = at_least_one(options.threads, "--threads")
-    if os.environ.get("WORLD_SIZE", "1") != "1":
-        from rf_repro.launch.jobs import RunJob, run_as_rank
-
-        run_as_rank([RunJob(job, plan.runs, options.device, threads) for job in plan.jobs])
+    if is_rank():
+        complete_as_rank(plan, options.device, threads)
         return 0
-    done = launch(plan, options.device, 1, threads)
+    done = complete(plan, options.device, 1, threads)
     print(plan.jobs[-1].run.path)
     return 0 if done else 1

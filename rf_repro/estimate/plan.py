@@ -1,10 +1,10 @@
 """What the runs behind the paper's tables cost on some GPUs: each run once, shared stages once, and whether they fit."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from ablations.grid import Variant
-from ablations.registry import GRIDS, get_grid
+from ablations.grid import AblationGrid, Variant
+from ablations.registry import GRIDS, get_grids
 from ablations.variants import PIXEL_RF
 from rf_repro.config.prerequisites import prerequisites
 from rf_repro.config.schema import ExperimentConfig
@@ -154,8 +154,9 @@ def estimate_plan(base: ExperimentConfig, tables: Sequence[str], cluster: Cluste
     shared: dict[tuple[str, str], RunEstimate] = {}
     variants: dict[str, RunEstimate] = {}
     left_out: dict[str, None] = {}
-    names = ("table1", *GRIDS) if "all" in tables else tables
-    grids = dict(TABLE1 if name == "table1" else (name, get_grid(name).rows) for name in names)
+    grids = {grid.name: grid.rows for grid in get_grids([name for name in tables if name != TABLE1[0]], base)}
+    if {"all", TABLE1[0]} & set(tables):
+        grids = dict([TABLE1]) | grids
     for table, rows in grids.items():
         for row in rows:
             config = row.config(base)
@@ -180,9 +181,9 @@ def own_stages(config: ExperimentConfig, cluster: Cluster) -> tuple[StageEstimat
     return tuple(estimate_stage(config, stage, cluster, parameters) for stage in config.stages if not stage.shared)
 
 
-def find_variant(key: str) -> Variant:
-    """The row of that key in any table. Raises UserError when there is none."""
-    rows = {row.key: row for grid in GRIDS.values() for row in grid.rows}
+def find_variant(key: str, beside: Iterable[AblationGrid] = ()) -> Variant:
+    """The row of that key in any table, ours first, then those beside them. Raises UserError when there is none."""
+    rows = {row.key: row for grid in (*beside, *GRIDS.values()) for row in grid.rows}
     if key not in rows:
         raise UserError(f"--variant {key!r}: unknown; choose one of {', '.join(rows)}")
     return rows[key]

@@ -5,8 +5,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from ablations.grid import Variant
-from ablations.registry import GRIDS, get_grid
+from ablations.grid import AblationGrid, Variant
+from ablations.registry import get_grids
 from rf_repro.config.overrides import apply_overrides
 from rf_repro.config.prerequisites import Prerequisite, PrerequisiteKind, prerequisites
 from rf_repro.config.scales import get_scale
@@ -120,7 +120,7 @@ def make_plan(
 
     Args:
         scale: name of a scale.
-        tables: grid names, or `["all"]`.
+        tables: names as `ablations.registry.get_grids` takes them: `table3a`, `all`, `my_grid.py:GRID`.
         seeds: one run of each variant for each; None: the seeds each table names.
         runs: folder of all runs.
         overrides: dotted path -> value, applied to the scale before every variant.
@@ -139,7 +139,7 @@ def make_plan(
     stages: dict[Path, Job] = {}
     variants: dict[Path, Job] = {}
     configs: dict[str, tuple[ExperimentConfig, str, list[tuple[Prerequisite, str]]]] = {}  # with hashes, which take their time
-    for seed, row in _rows(tables, seeds, only):
+    for seed, row in _rows(get_grids(tables, base), seeds, only):
         stage_seed = seed if reseed_first_stage else 0
         if row.key not in configs:
             config = row.config(base)
@@ -160,9 +160,8 @@ def make_plan(
     return Plan(Path(runs), (*stages.values(), *variants.values()))
 
 
-def _rows(tables: Sequence[str], seeds: Sequence[int] | None, only: Sequence[str]) -> list[tuple[int, Variant]]:
+def _rows(grids: Sequence[AblationGrid], seeds: Sequence[int] | None, only: Sequence[str]) -> list[tuple[int, Variant]]:
     """(seed, row) of every table, all rows of a seed before the next seed."""
-    grids = [get_grid(name) for name in (GRIDS if "all" in tables else tables)]
     keys = dict.fromkeys(row.key for grid in grids for row in grid.rows)
     for key in only:
         if key not in keys:

@@ -1,5 +1,7 @@
 """The grids are exactly the diffs they declare, at every scale, and tables that share a row share its run."""
 
+from dataclasses import replace
+
 import pytest
 
 from ablations.grid import Variant, config_difference
@@ -10,6 +12,7 @@ from rf_repro.config.overrides import apply_overrides
 from rf_repro.config.scales import SCALES, get_scale
 from rf_repro.core.errors import UserError
 from rf_repro.data.scenes.questions import QUESTION_TYPES
+from rf_repro.launch.plan import make_plan
 
 grids = pytest.mark.parametrize("grid", GRIDS.values(), ids=list(GRIDS))
 scales = pytest.mark.parametrize("scale", SCALES)
@@ -172,3 +175,26 @@ def test_unknown_names_list_the_known_ones():
         get_grid("table9")
     with pytest.raises(UserError, match=r"vae\d.*pixel, pixel_rf"):
         get_grid("table3a").variant("vae9")
+
+
+@pytest.mark.parametrize("scale", ["smoke", "tiny"])
+def test_a_shared_stage_may_be_called_otherwise(scale, tmp_path, monkeypatch):
+    """Rows find it by what it does."""
+    base = get_scale(scale)
+    first, *others = base.stages
+    renamed = replace(base, stages=(replace(first, name="foundation"), *others))
+    monkeypatch.setitem(SCALES, scale, lambda: renamed)
+    for grid in GRIDS.values():
+        assert set(grid.configs(scale)) == {row.key for row in grid.rows}
+    for config in get_grid("table3e").configs(scale).values():
+        stage = config.stage("foundation")
+        assert (stage.encoder_lr_multiplier, stage.mixture.masked_image) == (0.1, 0)
+    plan = make_plan(scale, ["table3e"], [0], tmp_path)
+    assert [job.variant for job in plan.jobs] == ["stage-encoder", "stage-foundation"] * 2 + ["vlm_siglip", "vlm_dino"]
+
+
+def test_a_stage_that_spares_the_encoder_already_is_left_as_it_is():
+    """An override that changes nothing is refused, and the sparing of a stage is none of Table 3e's when it is there already."""
+    changes = {"stages.pretrain.encoder_lr_multiplier": 0.1, "stages.pretrain.mixture.masked_image": 0}
+    for config in get_grid("table3e").configs("smoke", changes).values():
+        assert (config.stages[0].encoder_lr_multiplier, config.stages[0].mixture.masked_image) == (0.1, 0)

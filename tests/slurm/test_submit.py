@@ -41,9 +41,7 @@ def states(row: Row) -> list[str]:
 
 def calls(sweep: Sweep) -> list[str]:
     """The text of every sbatch call."""
-    texts: list[str] = []
-    assert dry_run(sweep, texts.append) == len(texts)
-    return texts
+    return dry_run(sweep)
 
 
 def flag(text: str, name: str) -> str | None:

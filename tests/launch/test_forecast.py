@@ -18,7 +18,7 @@ from rf_repro.launch.local import run_plan
 from rf_repro.launch.machine import Machine, default_jobs, look_at, run_key
 from rf_repro.launch.plan import Job, make_plan
 from rf_repro.launch.progress import Watch
-from tests.slurm.workers import Count, smoke_plan
+from tests.launch.workers import Count, smoke_plan
 
 SPEED = Speed(step=2.0, draw=0.5, score=0.25, answer=0.125)
 

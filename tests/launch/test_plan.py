@@ -11,7 +11,7 @@ from rf_repro.core.records import Attempt
 from rf_repro.core.run_lock import run_lock
 from rf_repro.launch.plan import Plan, make_plan
 from rf_repro.launch.progress import Progress, clock, read_progress
-from tests.slurm.workers import smoke_plan, started_from
+from tests.launch.workers import smoke_plan, started_from
 
 
 def names(plan: Plan) -> list[str]:

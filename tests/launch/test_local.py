@@ -15,7 +15,7 @@ from rf_repro.core.run_lock import lock_holder
 from rf_repro.launch.display import PlainDisplay
 from rf_repro.launch.local import Failure, run_plan
 from rf_repro.launch.plan import Job, Plan
-from tests.slurm.workers import STEPS, Count, smoke_plan
+from tests.launch.workers import STEPS, Count, smoke_plan
 from tests.waiting import SECONDS, wait_until
 
 pytestmark = pytest.mark.slow
@@ -34,8 +34,8 @@ def launch(plan: Plan, jobs: int = 2, output: io.StringIO | None = None, **setti
 
 
 def launcher(runs: Path, jobs: int, *more: str, before: tuple[str, ...] = ()) -> "subprocess.Popen[str]":
-    """A launcher in a process of its own, the leader of a group as a shell would make it. `more`: of `tests.slurm.workers`."""
-    command = [*before, sys.executable, "-m", "tests.slurm.workers", str(runs), str(jobs), *more]
+    """A launcher in a process of its own, the leader of a group as a shell would make it. `more`: of `tests.launch.workers`."""
+    command = [*before, sys.executable, "-m", "tests.launch.workers", str(runs), str(jobs), *more]
     return subprocess.Popen(
         command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
     )

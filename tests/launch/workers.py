@@ -1,6 +1,6 @@
 """A job small enough to test the launcher with, and real in all that the launcher relies on: it locks, records, resumes.
 
-`python -m tests.slurm.workers RUNS JOBS [HOLD [deaf]]` launches the plan of `smoke_plan` in a process of its own.
+`python -m tests.launch.workers RUNS JOBS [HOLD [deaf]]` launches the plan of `smoke_plan` in a process of its own.
 """
 
 import os

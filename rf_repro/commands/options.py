@@ -9,11 +9,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-import yaml
-
 from rf_repro.config.overrides import parse_override
 from rf_repro.core.errors import UserError
 from rf_repro.core.files import write_text
+from rf_repro.core.strict_yaml import read_strict_yaml
 
 if TYPE_CHECKING:
     from rf_repro.launch.plan import Plan
@@ -82,19 +81,23 @@ def data_overrides(options: argparse.Namespace) -> dict[str, Any]:
     """
     if options.data is None:
         return {}
+    if not options.data.exists():
+        raise UserError(f"--data {options.data}: no such file")
     try:
-        found = yaml.safe_load(options.data.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"--data {options.data}: no such file") from None
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError):
-        raise UserError(f"--data {options.data}: is not valid YAML") from None
+        found = read_strict_yaml(options.data)
+    except UserError as error:
+        raise UserError(f"--data {error}") from None
     if isinstance(found, dict) and set(found) == {"sources"}:
         found = found["sources"]
     if not isinstance(found, list) or not found or not all(isinstance(item, dict) for item in found):
         raise UserError(f"--data {options.data}: must be a list of sources, each with name, path, format and task")
     for item in found:
         if isinstance(item.get("path"), str):
-            item["path"] = str(options.data.parent.absolute() / Path(item["path"]).expanduser())
+            try:
+                path = Path(item["path"]).expanduser()
+            except RuntimeError as error:  # ~NAME of nobody
+                raise UserError(f"--data {options.data}: path={item['path']!r}: {error}; write the folder out") from None
+            item["path"] = str(options.data.parent.absolute() / path)
     return {"data.sources": found}
 
 

@@ -199,14 +199,15 @@ def test_killed_at_any_time_it_resumes_to_the_same_bytes(
 
 
 def test_rescoring_needs_no_model(scored: Path, evaluate: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from rf_repro.commands import geneval
+    from evaluators.geneval import run
 
     default = read_json(scored / "geneval.json")
 
-    def no_model(options: Any) -> None:
+    def no_model(*about: Any) -> None:
         raise AssertionError("a model was loaded")
 
-    monkeypatch.setattr(geneval, "load_models", no_model)
+    monkeypatch.setattr(run, "load_detector", no_model)
+    monkeypatch.setattr(run, "load_classifier", no_model)
     assert evaluate(scored, "--rescore") == 0
     assert read_json(scored / "geneval.json") == default
     assert evaluate(scored, "--rescore", "--option", "threshold=0.06", "--option", "counting_threshold=0.06") == 0

@@ -22,8 +22,8 @@ from typing import Any
 import torch
 from PIL import Image
 
-from evaluators.geneval.evaluate import evaluate_images
 from evaluators.geneval.options import GenEvalOptions
+from evaluators.geneval.sampled import evaluate_images
 from rf_repro.compute.arithmetic import arithmetic
 from rf_repro.compute.devices import on_device, trying
 from rf_repro.compute.ranks import ALONE

@@ -134,8 +134,8 @@ def make_plan(
     base = apply_overrides(get_scale(scale), overrides or {})
     if base.data.world != "scenes" and not base.data.sources:
         raise UserError(f"scale {scale!r}: data.sources=(): name data to train on by --data FILE, or use scale tiny")
-    if init_from is not None and not RunDir(init_from).record_path.exists():
-        raise UserError(f"--init-from {init_from}: is not a run directory (no run.json)")
+    if init_from is not None:
+        RunDir.open(init_from, "--init-from")
     stages: dict[Path, Job] = {}
     variants: dict[Path, Job] = {}
     configs: dict[str, tuple[ExperimentConfig, str, list[tuple[Prerequisite, str]]]] = {}  # with hashes, which take their time

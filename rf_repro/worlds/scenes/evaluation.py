@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from evaluators.geneval.evaluate import evaluate_folder
 from evaluators.geneval.options import GenEvalOptions
+from evaluators.geneval.sampled import evaluate_folder
 from rf_repro.compute.devices import trying
 from rf_repro.config.schema import ExperimentConfig
 from rf_repro.core.errors import Stopped

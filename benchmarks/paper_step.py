@@ -29,6 +29,7 @@ from rf_repro.estimate.plan import Cluster, estimate_stage
 from rf_repro.model import attention
 from rf_repro.train import trainer as trainer_module
 from rf_repro.train.trainer import Trainer
+from rf_repro.worlds.image_text.data import StreamedData
 
 SIZES: dict[str, dict[str, Any]] = {
     "1.7b": {
@@ -51,7 +52,7 @@ class RandomPacks:
     """Packs as the loader makes them, of random content: the mixture's kinds in turn, lengths of texts all a little different."""
 
     def __init__(self, config: ExperimentConfig) -> None:
-        self.config, self.streams = config, range(1)
+        self.config, self.streams, self.stage, self.seed = config, range(1), config.stages[-1], 0
 
     def steps(self, positions: object = None) -> Iterator[list[Pack]]:
         generator = torch.Generator().manual_seed(0)
@@ -107,8 +108,8 @@ def measure(config: ExperimentConfig, device: torch.device, steps: int, profile:
                 yield name, torch.randn(parameter.shape, device=device) * parameter.shape[-1] ** -0.5
 
     trainer_module.initial_values = drawn_here
-    data: Any = RandomPacks(config)
-    trainer = Trainer(config, config.stages[-1], 0, device, data, RandomTokenizer())  # type: ignore[arg-type]
+    packs: Any = RandomPacks(config)
+    trainer = Trainer(config, config.stages[-1], 0, device, StreamedData(packs), RandomTokenizer())
     trainer.begin()
     seconds, logs = [], []
     for step in range(WARM + steps):

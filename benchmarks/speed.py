@@ -23,12 +23,11 @@ import torch
 from rf_repro.config.overrides import apply_overrides
 from rf_repro.config.scales import get_scale
 from rf_repro.config.schema import ExperimentConfig
-from rf_repro.data.scenes.mixture import SceneMixture
 from rf_repro.data.scenes.tokenizer import SceneTokenizer
+from rf_repro.experiment.run import make_trainer
 from rf_repro.model.attention import _by_span, _explicit
-from rf_repro.model.rf_model import GenerationInput
+from rf_repro.model.inputs import GenerationInput
 from rf_repro.sample.sampler import Sampler
-from rf_repro.train.trainer import Trainer
 
 
 def alternate(tasks: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
@@ -44,18 +43,13 @@ def alternate(tasks: dict[str, Callable[[], object]], repeats: int) -> dict[str,
 
 
 def training(base: ExperimentConfig, repeats: int) -> dict[str, float]:
-    tokenizer = SceneTokenizer(base.data.scenes)
-    mixture = SceneMixture(base.data, tokenizer)
     configs = {
         "pixel bf16": base,
         "pixel_rf bf16": apply_overrides(base, {"representation.kind": "discrete"}),
         "pixel fp32": apply_overrides(base, {"optim.precision": "fp32"}),
     }
-    trainers = {
-        name: Trainer(config, config.stage("joint"), 0, torch.device("cpu"), mixture, tokenizer)
-        for name, config in configs.items()
-    }
-    trainers["pixel_rf bf16"].warm_up_targets()
+    trainers = {name: make_trainer(config, 0, torch.device("cpu"), None, None, None) for name, config in configs.items()}
+    trainers["pixel_rf bf16"].begin()
     return alternate({name: trainer.train_step for name, trainer in trainers.items()}, repeats)
 
 
@@ -80,7 +74,7 @@ def attention(repeats: int) -> dict[str, float]:
 def sampling(base: ExperimentConfig, repeats: int) -> dict[str, float]:
     config = apply_overrides(base, {"representation.kind": "discrete"})
     tokenizer = SceneTokenizer(config.data.scenes)
-    trainer = Trainer(config, config.stage("joint"), 0, torch.device("cpu"), SceneMixture(config.data, tokenizer), tokenizer)
+    trainer = make_trainer(config, 0, torch.device("cpu"), None, None, None)
     model = trainer.inference_model()
     sampler = Sampler(model, trainer.space, replace(config.sampling, cfg_pixel=1.0), trainer.tokens)
     batch = 16

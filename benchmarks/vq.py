@@ -20,7 +20,7 @@ from statistics import median
 import torch
 from torch import Tensor
 
-from rf_repro.config.schema import RepresentationConfig
+from rf_repro.config.representation_schema import RepresentationConfig
 from rf_repro.representation.vq import OnlineVQ, Scores, chunks_of
 
 SIZES = ("2048,4096,256", "4096,8192,768", "8192,16384,1280")

@@ -13,7 +13,8 @@ from PIL import Image
 from evaluators.vlm.protocol import Parts
 from rf_repro.core.errors import UserError
 from rf_repro.core.run_dir import RunDir
-from rf_repro.experiment.vlm import RFVisionLanguageModel, load_rf_vlm
+from rf_repro.experiment.vlm import load_rf_vlm
+from rf_repro.sample.vlm import RFVisionLanguageModel
 from tests.tiny_run import tiny_changes, write_run
 
 TASK = """

@@ -24,7 +24,8 @@ from rf_repro.core.files import read_json
 from rf_repro.core.run_dir import RunDir
 from rf_repro.data.scenes.mixture import SceneMixture
 from rf_repro.data.scenes.tokenizer import SceneTokenizer
-from rf_repro.experiment.run import last_checkpoint, run_variant
+from rf_repro.experiment.load import last_checkpoint
+from rf_repro.experiment.run import run_variant
 from rf_repro.experiment.sampling import sample_prompts
 from rf_repro.train.checkpoint import load_checkpoint
 from rf_repro.train.encoder_pretraining import load_encoder

@@ -20,7 +20,7 @@ from rf_repro.core.image_folder import ImageFolder
 from rf_repro.core.run_dir import RunDir
 from rf_repro.data.packing import TextTokens, to_pixels
 from rf_repro.data.text_tokenizer import ImageTextTokenizer
-from rf_repro.experiment.run import last_checkpoint
+from rf_repro.experiment.load import last_checkpoint
 from rf_repro.experiment.sampling import TOKENS_AT_ONCE, image_tokens, make_batches, sample_prompts
 from rf_repro.model.rf_model import RFModel
 from rf_repro.model.space import PixelSpace

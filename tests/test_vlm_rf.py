@@ -18,13 +18,17 @@ from rf_repro.data.scenes.tokenizer import SceneTokenizer
 from rf_repro.data.shards.images import resize
 from rf_repro.data.shards.samples import Turn
 from rf_repro.data.text_tokenizer import ImageTextTokenizer
-from rf_repro.experiment.run import last_checkpoint
-from rf_repro.experiment.vlm import ImageTextReader, RFVisionLanguageModel, SceneReader, load_rf_vlm
+from rf_repro.experiment.load import last_checkpoint
+from rf_repro.experiment.vlm import load_rf_vlm
 from rf_repro.model.initialise import initialise
+from rf_repro.model.inputs import UnderstandingInput
 from rf_repro.model.layout import SampleLayout, Span
-from rf_repro.model.rf_model import RFModel, UnderstandingInput
+from rf_repro.model.rf_model import RFModel
 from rf_repro.sample.answer import answer_questions, next_token_logits
+from rf_repro.sample.vlm import RFVisionLanguageModel
 from rf_repro.train.checkpoint import load_weights
+from rf_repro.worlds.image_text.reader import ImageTextReader
+from rf_repro.worlds.scenes.reader import SceneReader
 from tests.model.small import run as run_model
 from tests.model.small import small_config
 from tests.tiny_run import STEP, tiny_changes, write_run

@@ -20,17 +20,14 @@ def run(options: argparse.Namespace) -> int:
     writable_folder(options.out, "--out")
     run_dir = RunDir.open(options.run_dir)
     from rf_repro.config.overrides import from_dict
-    from rf_repro.core.files import write_text
-    from rf_repro.experiment.run import last_checkpoint
+    from rf_repro.experiment.load import last_checkpoint
     from rf_repro.model.hf_export import export_backbone
     from rf_repro.train.checkpoint import load_weights
+    from rf_repro.worlds import world_of
 
     config = from_dict(run_dir.config())
     weights = load_weights(last_checkpoint(run_dir), ema=not options.raw)
     export_backbone(weights, config.model.decoder, options.out)
-    if config.data.world != "scenes":
-        from rf_repro.data.text_tokenizer import ImageTextTokenizer
-
-        write_text(options.out / "tokenizer.json", ImageTextTokenizer.from_config(config).to_json())
+    world_of(config).export_tokenizer(config, options.out)
     print(options.out)
     return 0

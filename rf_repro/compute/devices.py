@@ -1,6 +1,7 @@
 """Which device computes, and what happens where it cannot."""
 
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
@@ -54,3 +55,12 @@ def on_device(name: str, work: Callable[[torch.device], T], may_fall_back: bool 
             raise
         print(f"{str(error).removesuffix(REMEDY)}: going on with the CPU", file=sys.stderr, flush=True)
         return work(torch.device("cpu"))
+
+
+def seconds(device: torch.device, work: Callable[[], object]) -> float:
+    """That the work takes on the device."""
+    begin = time.perf_counter()
+    work()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - begin

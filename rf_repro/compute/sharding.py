@@ -24,7 +24,7 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 from torch.utils.checkpoint import checkpoint
 
 from rf_repro.compute.ranks import Ranks
-from rf_repro.config.schema import ParallelConfig
+from rf_repro.config.training_schema import ParallelConfig
 from rf_repro.core.errors import UserError
 
 

@@ -95,7 +95,7 @@ class FilterConfig:
 class DataConfig:
     """`scenes`: the procedural world. `image_text`: shards of `sources`, packed to a budget of tokens."""
 
-    world: Literal["scenes", "image_text"] = "scenes"
+    world: str = "scenes"  # of the registry WORLDS
     scenes: ScenesConfig = ScenesConfig()
     caption_tokens: int = 12  # of a generation sample, special tokens included: in scenes exactly (padded), else at most
     answer_tokens: int = 16  # of an understanding sample's text, likewise

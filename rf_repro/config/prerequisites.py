@@ -3,16 +3,11 @@
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from rf_repro.config.schema import (
-    EvalConfig,
-    ExperimentConfig,
-    ModelConfig,
-    PixelConfig,
-    RepresentationConfig,
-    SamplingConfig,
-    StageConfig,
-    VAEConfig,
-)
+from rf_repro.config.model_schema import ModelConfig, PixelConfig, VAEConfig
+from rf_repro.config.registry import SPACES
+from rf_repro.config.representation_schema import RepresentationConfig
+from rf_repro.config.schema import EvalConfig, ExperimentConfig, SamplingConfig
+from rf_repro.config.training_schema import StageConfig
 
 PrerequisiteKind = Literal["encoder", "stage", "vae", "own stage"]
 
@@ -70,7 +65,7 @@ def prerequisites(config: ExperimentConfig) -> list[Prerequisite]:
                 sampling=SamplingConfig(), evals=EvalConfig(),
             )  # fmt: skip
             runs.append(Prerequisite("stage", f"stage-{stage.name}", below, tuple(run.name for run in runs)))
-    if config.model.pixel.space == "vae" and vae.kind == "kl":
+    if SPACES.get(config.model.pixel.space).is_trained_first(config.model):
         stage = StageConfig(name="vae", steps=vae.steps, learning_rate=vae.learning_rate, shared=True)
         # The encoder has no part in it, but its patches must fit the scale's images for the config to be valid.
         fitting = ModelConfig(vae=vae, encoder=replace(ModelConfig().encoder, patch_size=encoder.patch_size))

@@ -3,25 +3,11 @@
 from collections.abc import Callable
 
 from rf_repro.config.data_schema import DataConfig
+from rf_repro.config.model_schema import DecoderConfig, EncoderConfig, ModelConfig, PixelConfig, VAEConfig
 from rf_repro.config.overrides import apply_overrides
-from rf_repro.config.schema import (
-    AlignmentConfig,
-    ContinuousConfig,
-    DecoderConfig,
-    EncoderConfig,
-    EvalConfig,
-    ExperimentConfig,
-    MixtureConfig,
-    ModelConfig,
-    ObjectiveConfig,
-    OptimConfig,
-    ParallelConfig,
-    PixelConfig,
-    RepresentationConfig,
-    SamplingConfig,
-    StageConfig,
-    VAEConfig,
-)
+from rf_repro.config.representation_schema import AlignmentConfig, ContinuousConfig, RepresentationConfig
+from rf_repro.config.schema import EvalConfig, ExperimentConfig, SamplingConfig
+from rf_repro.config.training_schema import MixtureConfig, ObjectiveConfig, OptimConfig, ParallelConfig, StageConfig
 from rf_repro.core.errors import UserError
 
 

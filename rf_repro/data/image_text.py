@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from rf_repro.config.schema import ExperimentConfig, StageConfig
+from rf_repro.config.schema import ExperimentConfig
+from rf_repro.config.training_schema import StageConfig
 from rf_repro.core.errors import UserError
 from rf_repro.data.packer import Pack, PackArrays, PackStream
 from rf_repro.data.streams import shares

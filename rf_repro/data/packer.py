@@ -11,7 +11,8 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 import torch
 
-from rf_repro.config.schema import ExperimentConfig, StageConfig
+from rf_repro.config.schema import ExperimentConfig
+from rf_repro.config.training_schema import StageConfig
 from rf_repro.data.packing import PackedBatch, SampleGroup, to_images
 from rf_repro.data.prepare import Prepared
 from rf_repro.data.shards.images import decode_image, resize

@@ -3,6 +3,7 @@ sequence (rf_repro.model.layout)."""
 
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -68,3 +69,8 @@ def to_images(pixels: Tensor) -> Tensor:
 def to_pixels(images: Tensor) -> Tensor:
     """[B, 3, H, W] in [-1, 1] (clamped) -> uint8 [B, H, W, 3]."""
     return ((images.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1)
+
+
+def to_tensor(pixels: np.ndarray) -> Tensor:
+    """One image uint8 [H, W, 3] -> float32 [3, H, W] in [-1, 1]."""
+    return to_images(torch.from_numpy(np.array(pixels))[None])[0]

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from rf_repro.config.data_schema import SourceConfig
-from rf_repro.config.schema import ExperimentConfig, StageConfig
+from rf_repro.config.registry import REPRESENTATIONS
+from rf_repro.config.schema import ExperimentConfig
+from rf_repro.config.training_schema import StageConfig
 from rf_repro.core.hashing import derive_seed
 from rf_repro.data.filters import Reason, image_reason, text_reason
 from rf_repro.data.shards.images import image_size
@@ -48,7 +50,7 @@ def sample_tokens(config: ExperimentConfig, task: str, height: int, width: int, 
     features = (height // pooled) * (width // pooled)
     if task != "generation":
         return num_text + features
-    representation = 1 + features if config.representation.kind in ("discrete", "continuous") else 0
+    representation = 1 + features if REPRESENTATIONS.get(config.representation.kind).has_tokens else 0
     return num_text + representation + (height // patch) * (width // patch)
 
 

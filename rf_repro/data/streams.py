@@ -9,7 +9,9 @@ from dataclasses import dataclass, field, fields
 from itertools import accumulate
 from typing import Any
 
-from rf_repro.config.schema import ExperimentConfig, StageConfig
+from rf_repro.config.registry import SPACES
+from rf_repro.config.schema import ExperimentConfig
+from rf_repro.config.training_schema import StageConfig
 from rf_repro.core.errors import UserError
 from rf_repro.core.hashing import derive_seed
 from rf_repro.data.filters import Seen, digest
@@ -55,8 +57,11 @@ def shares(config: ExperimentConfig, stage: StageConfig) -> dict[str, float]:
         UserError: a kind in the mixture has no source, or there is nothing to generate for.
     """
     kinds = {kind: getattr(stage.mixture, kind) for kind in ("generation", "understanding", "text")}
-    if kinds["generation"] and config.model.pixel.space == "none":
-        raise UserError(f"stages.{stage.name}.mixture.generation={kinds['generation']}: must be 0 where model.pixel.space=none")
+    if kinds["generation"] and not SPACES.get(config.model.pixel.space).generates:
+        raise UserError(
+            f"stages.{stage.name}.mixture.generation={kinds['generation']}: must be 0 where model.pixel.space="
+            f"{config.model.pixel.space}"
+        )
     result: dict[str, float] = {}
     for kind, count in kinds.items():
         sources = [source for source in config.data.sources if source.task == kind]

@@ -6,14 +6,13 @@ nor what activation checkpointing computes again. Published utilisations are of 
 
 from dataclasses import dataclass
 
-import torch
-from torch.utils.flop_counter import FlopCounterMode
-
-from rf_repro.config.schema import ExperimentConfig, StageConfig
-from rf_repro.estimate.encoders import wan_encode_flops
-from rf_repro.estimate.parameters import Parameters, meta_masked_head, meta_vae
-from rf_repro.estimate.workload import GENERATION, MASKED_IMAGE, Workload
+from rf_repro.config.schema import ExperimentConfig
+from rf_repro.config.training_schema import StageConfig
+from rf_repro.estimate.parameters import Parameters, meta_masked_head
 from rf_repro.model.layout import POOL_OF
+from rf_repro.model.spaces import space_of
+from rf_repro.model.workload import GENERATION, MASKED_IMAGE, Workload
+from rf_repro.representation.kinds import representation_of
 
 
 @dataclass(frozen=True)
@@ -30,7 +29,8 @@ def step_flops(config: ExperimentConfig, stage: StageConfig, parameters: Paramet
     The backward pass costs one forward pass for the gradient of a matrix product's input, where something below it is
     trained, and one for that of its weights, where they are.
     """
-    decoder, encoder, representation = config.model.decoder, config.model.encoder, config.representation
+    decoder, encoder, space = config.model.decoder, config.model.encoder, space_of(config.model)
+    representation = representation_of(config).cost(config, 0)
     parts, all_trained = parameters.parts, stage.trains == "all"
     costs: dict[str, Cost] = {}
 
@@ -66,26 +66,16 @@ def step_flops(config: ExperimentConfig, stage: StageConfig, parameters: Paramet
         linear("alignment_projector", work.tokens("pixel"))
         predicted = work.tokens("representation") - samples  # the start token is not predicted
         linear("representation_in", predicted, inputs=False)
-        linear("representation_head", predicted * (representation.continuous.draws if representation.kind == "continuous" else 1))
+        linear("representation_head", predicted * representation.head_passes)
         frozen = {"inputs": False, "weights": False}
         add("target_encoder", images("targets"), **frozen)
         features = work.total(lambda shape: shape.features)
-        add("vq_assignment", 2 * representation.codebook_size * encoder.width * features, **frozen)
-        if config.model.pixel.space == "vae":
-            images_of = work.shapes[GENERATION]
-            mean = sum(vae_encode_flops(config, shape.image_size) for shape in images_of) / len(images_of)
-            add("vae_encode", samples * mean, **frozen)
+        add("vq_assignment", 2 * representation.codes * encoder.width * features, **frozen)
+        images_of = work.shapes[GENERATION]
+        mean = sum(space.encode_flops(config.model, shape.image_size) for shape in images_of) / len(images_of)
+        add("vae_encode", samples * mean, **frozen)
     if MASKED_IMAGE in work.samples:
         count, (shape,) = work.samples[MASKED_IMAGE], work.shapes[MASKED_IMAGE]
         matrices = sum(p.numel() for p in meta_masked_head(config).parameters() if p.ndim > 1)
         add("masked_image_head", count * (2 * matrices * shape.encoded + 4 * encoder.width * shape.encoded**2))
     return costs
-
-
-def vae_encode_flops(config: ExperimentConfig, image_size: int) -> int:
-    """FLOPs of the frozen VAE's encoding of one image: of the in-suite one as counted by PyTorch, without computing it."""
-    if config.model.vae.kind == "wan":
-        return wan_encode_flops(image_size)
-    with FlopCounterMode(display=False) as counter:
-        meta_vae(config).posterior(torch.empty(1, 3, image_size, image_size, device="meta"))
-    return counter.get_total_flops()

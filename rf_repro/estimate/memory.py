@@ -10,19 +10,21 @@ b bytes of a number of the model, d width, H query heads, K key-value heads, h h
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from rf_repro.config.schema import ExperimentConfig, StageConfig
+from rf_repro.config.schema import ExperimentConfig
+from rf_repro.config.training_schema import StageConfig
 from rf_repro.core.errors import UserError
-from rf_repro.estimate.encoders import pretrained_encoder
 from rf_repro.estimate.parameters import Parameters
-from rf_repro.estimate.workload import GENERATION, MASKED_IMAGE, SampleShape, Workload, extreme_packs
+from rf_repro.model.encoders import encoder_of
 from rf_repro.model.rf_model import TEXT_ROWS
-from rf_repro.model.space import patch_dim
+from rf_repro.model.spaces import space_of
+from rf_repro.model.workload import GENERATION, MASKED_IMAGE, SampleShape, Workload
+from rf_repro.representation.kinds import representation_of
 from rf_repro.representation.vq import CHUNK_NUMBERS
+from rf_repro.worlds import world_of
 
 FP32, INT64 = 4, 8
 CONTEXT_BYTES = 2 * 10**9  # assumed: CUDA context, cuBLAS workspaces, NCCL channels
 VAE_MAPS = 3  # assumed: feature maps at full resolution that are live together while the VAE encodes without gradient
-WAN_WIDTH = 96  # channels of Wan 2.1's VAE at full resolution
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ def shard_group(config: ExperimentConfig, gpus: int) -> int:
 
 def stage_memory(config: ExperimentConfig, stage: StageConfig, parameters: Parameters, ranks: int) -> Memory:
     """Memory of each rank with the pack that needs most."""
-    packs = extreme_packs(config, stage, ranks)
+    packs = world_of(config).extreme_packs(config, stage, ranks)
     found = [pass_memory(config, stage, parameters, work, name) for name, work in packs.items()]
     return max(found, key=lambda memory: memory.peak)
 
@@ -197,8 +199,7 @@ def _encoder(config: ExperimentConfig, work: Workload, b: int) -> _Block:
     spread over the encoder's."""
     encoder = config.model.encoder
     w, f, layers = encoder.width, encoder.ffn_width, encoder.num_layers
-    widths = {"vit": 9, "dinov3": 14, "siglip2": 12}[encoder.kind]
-    inner = 1 if encoder.kind == "vit" else 4 if pretrained_encoder(encoder).is_gated else 2
+    widths, inner = encoder_of(encoder).kept(encoder)
     token = b * (widths * w + inner * f)
     in_head = work.samples[MASKED_IMAGE] * work.shapes[MASKED_IMAGE][0].encoded if MASKED_IMAGE in work.samples else 0
     return _Block(token * (work.total(lambda shape: shape.encoded) + in_head / layers))
@@ -206,18 +207,11 @@ def _encoder(config: ExperimentConfig, work: Workload, b: int) -> _Block:
 
 def _heads(config: ExperimentConfig, work: Workload, b: int) -> float:
     """What the diffusion head of continuous tokens, or REPA's projector, keeps."""
-    feature_dim, representation = config.model.encoder.width, config.representation
     if GENERATION not in work.samples:
         return 0
-    if representation.kind == "continuous":
-        head = representation.continuous
-        block = b * 12 * head.width  # normalised, modulation's input and three outputs, scaled, the inner layer, its output
-        row = head.num_layers * block + b * config.model.decoder.width + FP32 * 6 * feature_dim
-        return row * head.draws * (work.tokens("representation") - work.samples[GENERATION])
-    if representation.kind == "repa":
-        row = b * (4 * representation.alignment.width + config.model.decoder.width) + FP32 * 3 * feature_dim
-        return row * work.tokens("pixel")
-    return 0
+    cost = representation_of(config).cost(config, b)
+    predicted = work.tokens("representation") - work.samples[GENERATION] if cost.token_bytes else 0
+    return cost.token_bytes * predicted + cost.pixel_bytes * work.tokens("pixel")
 
 
 def _logits(config: ExperimentConfig, parameters: Parameters, work: Workload) -> float:
@@ -225,7 +219,7 @@ def _logits(config: ExperimentConfig, parameters: Parameters, work: Workload) ->
     gradient and the logits' besides. Text's come in chunks that are computed again, so of one chunk alone."""
     rows = min(work.total(lambda shape: shape.predictions), TEXT_ROWS)
     text = rows * parameters.parts["text_head"].total // config.model.decoder.width
-    codes = work.total(lambda shape: shape.features) * config.representation.codebook_size
+    codes = work.total(lambda shape: shape.features) * representation_of(config).cost(config, FP32).codes
     return FP32 * (text + codes + 2 * max(text, codes))
 
 
@@ -233,7 +227,7 @@ def _images(config: ExperimentConfig, work: Workload, b: int) -> float:
     """Of all passes of the step: images in float32, clean, noise and noisy tokens. Of one: images as the encoder takes them,
     predicted tokens and their velocities' error in float32."""
     pixels = work.total(lambda shape: 3 * shape.image_size**2)
-    numbers = work.tokens("pixel") * patch_dim(config.model) if GENERATION in work.samples else 0
+    numbers = work.tokens("pixel") * space_of(config.model).token_dim(config.model) if GENERATION in work.samples else 0
     return pixels * (FP32 * work.passes + b) + (3 * work.passes + 3) * FP32 * numbers
 
 
@@ -243,15 +237,14 @@ def _targets(config: ExperimentConfig, work: Workload, b: int) -> dict[str, floa
     encoder = config.model.encoder
     features, encoded = (work.passes * work.total(quantity) for quantity in (lambda s: s.features, lambda s: s.targets))
     parts = {
-        "vq_scores": 3 * FP32 * min(features * config.representation.codebook_size, CHUNK_NUMBERS),
+        "vq_scores": 3 * FP32 * min(features * representation_of(config).cost(config, b).codes, CHUNK_NUMBERS),
         "target_features": FP32 * 2 * features * encoder.width,
         "target_activations": encoded * b * (6 * encoder.width + 4 * encoder.ffn_width),
     }
-    if config.model.pixel.space == "vae" and GENERATION in work.samples:
+    if (width := space_of(config.model).widest(config.model)) and GENERATION in work.samples:
 
         def pixels(shape: SampleShape) -> int:
             return shape.image_size**2 if shape.tokens("pixel") else 0
 
-        width = WAN_WIDTH if config.model.vae.kind == "wan" else config.model.vae.width / 4  # it starts at half the resolution
         parts["vae_activations"] = VAE_MAPS * FP32 * width * work.total(pixels)
     return parts

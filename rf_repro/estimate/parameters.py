@@ -7,15 +7,18 @@ from dataclasses import dataclass, replace
 import torch
 from torch import nn
 
-from rf_repro.config.schema import ExperimentConfig, StageConfig
-from rf_repro.data.scenes.tokenizer import SceneTokenizer
-from rf_repro.estimate.encoders import WAN_PARAMETERS, pretrained_encoder
+from rf_repro.config.schema import ExperimentConfig
+from rf_repro.config.training_schema import StageConfig
 from rf_repro.model.encoder import MaskedImageHead
+from rf_repro.model.encoders import encoder_of
 from rf_repro.model.layout import SpanKind
 from rf_repro.model.rf_model import RFModel
-from rf_repro.model.vae import KLAutoencoder
-from rf_repro.train.optim import _is_block_matrix
+from rf_repro.model.spaces import space_of
+from rf_repro.representation.kinds import representation_of
+from rf_repro.train.optim import is_block_matrix
+from rf_repro.worlds import world_of
 
+VIT = "vit"  # the kind that stands in for pretrained ones
 # The parts, and how a parameter's name in RFModel tells its part: the first expression that fits its beginning.
 _NAMES = {
     "encoder": r"encoder\.",
@@ -109,31 +112,20 @@ def count_parameters(config: ExperimentConfig) -> Parameters:
         active = total * decoder.num_active_experts // decoder.num_experts if is_expert else total
         is_matrix = parameter.ndim > 1 and not name.startswith(("text_embedding.", "representation.identity"))
         is_matrix = is_matrix and not name.endswith("position")
-        muon = total if _is_block_matrix(name, parameter) else 0
+        muon = total if is_block_matrix(name, parameter) else 0
         parts[part_of(name)] += Part(total, active, active if is_matrix else 0, muon)
-    if config.model.encoder.kind != "vit":
-        size = pretrained_encoder(config.model.encoder)
+    if encoder_of(config.model.encoder).is_pretrained:
+        size = encoder_of(config.model.encoder).size(config.model.encoder)
         parts["encoder"] = Part(size.total, size.total, size.matmul)
     return Parameters({name: part for name, part in parts.items() if part.total}, _beside(config, parts["encoder"].total))
 
 
 def _beside(config: ExperimentConfig, encoder: int) -> dict[str, int]:
-    beside = {}
-    if config.representation.kind != "none":
-        beside["target_encoder"] = encoder
-    if config.representation.kind == "discrete":
-        beside["codebook"] = config.representation.codebook_size * config.model.encoder.width
-    if config.model.pixel.space == "vae":
-        beside["vae"] = WAN_PARAMETERS if config.model.vae.kind == "wan" else _numel(meta_vae(config))
+    cost = representation_of(config).cost(config, 0)
+    beside = ({"target_encoder": encoder} if cost.has_targets else {}) | cost.stored | space_of(config.model).stored(config.model)
     if config.stages[-1].mixture.masked_image:
         beside["masked_image_head"] = _numel(meta_masked_head(config))
     return beside
-
-
-def meta_vae(config: ExperimentConfig) -> KLAutoencoder:
-    """The in-suite VAE, without memory."""
-    with torch.device("meta"):
-        return KLAutoencoder(config.model.vae)
 
 
 def meta_masked_head(config: ExperimentConfig) -> MaskedImageHead:
@@ -149,12 +141,10 @@ def _numel(module: nn.Module) -> int:
 def _meta_model(config: ExperimentConfig) -> RFModel:
     """The model, without memory. A pretrained encoder, which is counted in closed form and would need transformers, is replaced
     by a small one of the same width."""
-    encoder, vocab = config.model.encoder, config.model.decoder.vocab_size
-    if config.data.world == "scenes":
-        vocab = SceneTokenizer(config.data.scenes).vocab_size
-    if encoder.kind != "vit":
-        model = replace(config.model, encoder=replace(encoder, kind="vit", num_layers=1, pretrained=""))
+    vocab = config.model.decoder.vocab_size or world_of(config).tokenizer(config).vocab_size
+    if encoder_of(config.model.encoder).is_pretrained:
+        stand_in = replace(config.model.encoder, kind=VIT, num_layers=1, pretrained="")
         config = copy(config)
-        object.__setattr__(config, "model", model)  # past the checks: nobody could train such a model on such data
+        object.__setattr__(config, "model", replace(config.model, encoder=stand_in))  # past the checks: nobody could train it
     with torch.device("meta"):
         return RFModel(config, vocab)

@@ -7,13 +7,15 @@ from ablations.grid import Variant
 from ablations.registry import GRIDS, get_grid
 from ablations.variants import PIXEL_RF
 from rf_repro.config.prerequisites import prerequisites
-from rf_repro.config.schema import ExperimentConfig, StageConfig
+from rf_repro.config.schema import ExperimentConfig
+from rf_repro.config.training_schema import StageConfig
 from rf_repro.core.errors import UserError
 from rf_repro.estimate.flops import Cost, step_flops
 from rf_repro.estimate.gpus import GPU
 from rf_repro.estimate.memory import Memory, stage_memory
 from rf_repro.estimate.parameters import Parameters, count_parameters
-from rf_repro.estimate.workload import Workload, make_workload
+from rf_repro.model.workload import Workload
+from rf_repro.worlds import world_of
 
 # Model FLOPs over the GPUs' peak. Published for mixtures of this kind on H100: BAGEL's own code 0.18, BAGEL in Megatron-Bridge
 # 0.24, Qwen3-30B-A3B in NeMo AutoModel 0.28; a dense Llama 3.1 8B in torchtitan 0.33 to 0.41.
@@ -136,7 +138,7 @@ def estimate_stage(
     """One stage. `parameters`: those of the config, if they have been counted. Raises UserError where a step cannot be shared
     out."""
     parameters = count_parameters(config) if parameters is None else parameters
-    work = make_workload(config, stage, cluster.gpus)
+    work = world_of(config).workload(config, stage, cluster.gpus)
     memory = stage_memory(config, stage, parameters, cluster.gpus)
     return StageEstimate(config, stage, cluster, parameters, work, step_flops(config, stage, parameters, work), memory)
 

@@ -1,53 +1,35 @@
 """One run from configuration to records: train, sample, evaluate. Every action whose record exists is done; killing it
 anywhere loses at most the steps since the last checkpoint, stopping it (`stop`) loses nothing."""
 
-import os
-import socket
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, assert_never
 
 import torch
 
-from rf_repro.compute.arithmetic import arithmetic
 from rf_repro.compute.devices import resolve_device, trying
 from rf_repro.compute.ranks import ALONE, Ranks
 from rf_repro.config.prerequisites import Prerequisite, prerequisites
 from rf_repro.config.schema import ExperimentConfig
-from rf_repro.core.errors import Stopped, UserError
-from rf_repro.core.hashing import content_hash
-from rf_repro.core.provenance import code_revision, library_versions, utc_now
-from rf_repro.core.records import ACTIONS, Action, Attempt
+from rf_repro.core.errors import UserError
+from rf_repro.core.records import ACTIONS, Action
 from rf_repro.core.run_dir import RunDir
 from rf_repro.core.run_lock import run_lock
-from rf_repro.data.scenes.mixture import SceneMixture
-from rf_repro.data.scenes.tokenizer import SceneTokenizer
-from rf_repro.data.scenes.world import ScenesWorld
-from rf_repro.model.latent_cache import CachedAutoencoder
-from rf_repro.model.space import ImageSpace, PixelSpace
-from rf_repro.model.vae import KLAutoencoder, LatentSpace, WanAutoencoder
-from rf_repro.train.checkpoint import list_checkpoints, step_of
-from rf_repro.train.encoder_pretraining import EncoderPretraining, load_encoder, pretrain_encoder
+from rf_repro.experiment.attempt import attempt, progress_writer, record_training
+from rf_repro.experiment.load import image_space, last_checkpoint
+from rf_repro.model.space import ImageSpace
+from rf_repro.model.vae import LatentSpace
+from rf_repro.train.encoder_pretraining import EncoderPretraining, load_encoder
 from rf_repro.train.loop import never
-from rf_repro.train.trainer import Start, Trainer
-from rf_repro.train.vae_trainer import VAETrainer, evaluate_reconstruction, load_vae, train_vae
-from rf_repro.worlds.scenes.evaluation import (
-    SceneEvaluation,
-    evaluate_curve,
-    evaluate_final,
-    evaluate_ground_truth,
-    progress_writer,
-    sample_benchmark,
-)
-
-AnyTrainer = Trainer | EncoderPretraining | VAETrainer
+from rf_repro.train.start import Start
+from rf_repro.train.trainer import Trainer
+from rf_repro.train.vae_trainer import VAETrainer, load_vae
+from rf_repro.worlds import world_of
 
 
 def run_prerequisite(
-    shared: Prerequisite,
+    prerequisite: Prerequisite,
     *,
     seed: int,
     runs: Path,
@@ -60,7 +42,7 @@ def run_prerequisite(
     """Completes one of `prerequisites`, after those it starts from.
 
     Args:
-        stage_seed: of the shared stages that a variant's own stage starts from; a shared stage's is `seed`.
+        stage_seed: of the shared runs that a variant's own stage starts from; a shared one's is `seed`.
         threads: of the CPU; results on a CPU depend on it in the last bits.
         ranks: of a run trained by several processes, which all call this; the run directory exists then.
         stop: asked after every step and every batch of images.
@@ -68,36 +50,57 @@ def run_prerequisite(
     Raises:
         Stopped: `stop` said so; a later call goes on from there.
     """
-    config = shared.config
-    run = RunDir.create(runs, config.to_dict(), config.result_hash(), config.scale, shared.name, seed)
+    config, world = prerequisite.config, world_of(prerequisite.config)
+    run = RunDir.create(runs, config.to_dict(), config.result_hash(), config.scale, prerequisite.name, seed)
     if run.record().status == "done":
         return run
-    before = [one for one in prerequisites(config) if one.name in shared.after]
-    seeds = (seed, stage_seed if shared.is_own else seed)
+    before = [one for one in prerequisites(config) if one.name in prerequisite.after]
+    seeds = (seed, stage_seed if prerequisite.is_own else seed)
     done = complete(before, seeds=seeds, runs=runs, device=device, threads=threads, stop=stop)
-    with _attempt(run, config, resolve_device(device), threads, ranks, "train") as torch_device:
-        trainer: AnyTrainer
-        if shared.kind == "encoder":
-            tokenizer = SceneTokenizer(config.data.scenes)
-            trainer = pretrain_encoder(config, run, seed, torch_device, SceneMixture(config.data, tokenizer), tokenizer, stop)
-        elif shared.kind == "vae":
-            tokenizer = SceneTokenizer(config.data.scenes)
-            trainer = train_vae(config, run, seed, torch_device, SceneMixture(config.data, tokenizer).images, stop)
-            cells = LatentSpace(_frozen_vae(config, run, torch_device), config.model.vae.downsample)
-            evaluation = SceneEvaluation(config, ScenesWorld(config.data.scenes), tokenizer)
-            evaluate_reconstruction(evaluation, cells, run, progress_writer(run, stop), torch_device)
+    torch_device = resolve_device(device)
+    with attempt(run, config, torch_device, threads, ranks, "train"):
+        space = image_space(config, by_kind(before, done), torch_device) if prerequisite.is_stage else None
+        trainer = make_training(prerequisite, seed, torch_device, before, done, space, ranks)
+        trainer.run(run, stop=stop)
+        if not ranks.is_first:
+            return run
+        report = progress_writer(run, stop)
+        if isinstance(trainer, EncoderPretraining):
+            world.check_encoder(trainer, run)
+        elif isinstance(trainer, VAETrainer):
+            vae = load_vae(last_checkpoint(run), config.model.vae).to(torch_device)
+            world.check_vae(config, LatentSpace(vae, config.model.vae.downsample), run, report, torch_device)
         else:
-            encoder = load_encoder(last_checkpoint(done["stage-encoder"])) if "stage-encoder" in done else None
-            start = start_of(before, done)
-            space = image_space(config, done, torch_device)
-            trainer = make_trainer(config, seed, torch_device, start, encoder, space, ranks)
-            trainer.run(run, stop=stop)
-            if ranks.is_first and config.data.world == "scenes":
-                evaluation = SceneEvaluation(config, ScenesWorld(config.data.scenes), SceneTokenizer(config.data.scenes))
-                evaluate_ground_truth(evaluation, run, progress_writer(run, stop))
-        if ranks.is_first:
-            _record_training(run, trainer, started_from(done))
+            world.check_stage(config, run, report)
+        record_training(run, trainer, started_from(done))
     return run
+
+
+def make_training(
+    prerequisite: Prerequisite,
+    seed: int,
+    device: torch.device,
+    before: Sequence[Prerequisite],
+    done: Mapping[str, RunDir],
+    space: ImageSpace | None,
+    ranks: Ranks,
+) -> Trainer | EncoderPretraining | VAETrainer:
+    """What trains a prerequisite, after those `before` it, of which all are `done` (by name)."""
+    config, world = prerequisite.config, world_of(prerequisite.config)
+    match prerequisite.kind:
+        case "encoder":
+            images, captions = world.component_data(config)
+            with trying(device, ranks):
+                return EncoderPretraining(config, seed, device, images, captions, world.tokenizer(config).vocab_size, ranks)
+        case "vae":
+            images, _ = world.component_data(config)
+            with trying(device, ranks):
+                return VAETrainer(config, seed, device, images, ranks)
+        case "stage" | "own stage":
+            pretrained = by_kind(before, done).get("encoder")
+            encoder = None if pretrained is None else load_encoder(last_checkpoint(pretrained))
+            return make_trainer(config, seed, device, start_of(before, done), encoder, space, ranks)
+    assert_never(prerequisite.kind)
 
 
 def make_trainer(
@@ -106,31 +109,15 @@ def make_trainer(
     device: torch.device,
     start: Start | None,
     encoder: dict[str, torch.Tensor] | None,
-    space: ImageSpace,
-    ranks: Ranks,
+    space: ImageSpace | None,
+    ranks: Ranks = ALONE,
 ) -> Trainer:
     """A trainer of the config's last stage, with its data."""
-    stage = config.stages[-1]
-    if config.data.world == "scenes":
-        if config.parallel.sharding != "none":
-            raise UserError("parallel.sharding=fsdp: models of the scenes world are sampled as they train; use none")
-        tokenizer = SceneTokenizer(config.data.scenes)
-        mixture = SceneMixture(config.data, tokenizer)
-        with trying(device, ranks):
-            return Trainer(config, stage, seed, device, mixture, tokenizer, start, encoder, space, ranks)
-    from rf_repro.data.image_text import ImageTextData, streams_of
-    from rf_repro.data.text_tokenizer import ImageTextTokenizer
-
-    words = ImageTextTokenizer.from_config(config)
-    data = ImageTextData(config, stage, seed, words, streams_of(ranks.rank, ranks.size, stage.packs_per_step))
+    stage, world = config.stages[-1], world_of(config)
+    tokenizer = world.tokenizer(config)
+    data = world.data(config, stage, seed, tokenizer, ranks)
     with trying(device, ranks):
-        return Trainer(config, stage, seed, device, data, words, start, encoder, space, ranks)
-
-
-def start_of(before: Sequence[Prerequisite], done: Mapping[str, RunDir]) -> Start | None:
-    """Where the next stage starts: at the last of the stages before it; None where there is none."""
-    stages = [one for one in before if one.is_stage]
-    return Start(last_checkpoint(done[stages[-1].name]), continues=stages[-1].is_own) if stages else None
+        return Trainer(config, stage, seed, device, data, tokenizer, start, encoder, space, ranks)
 
 
 def run_variant(
@@ -159,7 +146,7 @@ def run_variant(
         Stopped: `stop` said so; a later call goes on from there.
         UserError: among others, an action before its turn.
     """
-    stage = config.stages[-1]
+    stage, world = config.stages[-1], world_of(config)
     run = RunDir.create(runs, config.to_dict(), config.result_hash(), config.scale, variant, seed)
     actions = [action for action in config.actions if action in actions and not run.has_done(action, stage.steps)]
     if not actions:
@@ -168,37 +155,29 @@ def run_variant(
     before = prerequisites(config)
     if init_from is not None:
         before = [one for one in before if one.kind == "vae"]
-    shared = complete(before, seeds=(seed, stage_seed), runs=runs, device=device, threads=threads, stop=stop)
-    names = started_from(shared)
-    start = start_of(before, shared)
+    done = complete(before, seeds=(seed, stage_seed), runs=runs, device=device, threads=threads, stop=stop)
+    names, start = started_from(done), start_of(before, done)
     if init_from is not None:
         start, names = Start(last_checkpoint(init_from)), [*names, f"{init_from.record().variant}/{init_from.path.name}"]
     earlier = run.record().started_from
     if earlier not in ([], names):
         raise UserError(f"{run.path}: started from {', '.join(earlier)}, not {', '.join(names)}; choose another --runs")
     action: Action | Literal["all"] = "all" if len(actions) > 1 else actions[0]
-    with _attempt(run, config, torch_device, threads, ranks, action, config.actions[-1] in actions):
-        trainer = make_trainer(config, seed, torch_device, start, None, image_space(config, shared, torch_device), ranks)
-        report = progress_writer(run, stop)
-        at_step = None
-        if config.data.world == "scenes":
-            evaluation = SceneEvaluation(config, ScenesWorld(config.data.scenes), SceneTokenizer(config.data.scenes))
-
-            def at_step(step: int) -> None:
-                evaluate_curve(evaluation, trainer, run, report)
-
+    with attempt(run, config, torch_device, threads, ranks, action, config.actions[-1] in actions):
+        space = image_space(config, by_kind(before, done), torch_device)
+        trainer, report = make_trainer(config, seed, torch_device, start, None, space, ranks), progress_writer(run, stop)
         if "train" in actions:
             if ranks.is_first:
                 run.write_record(replace(run.record(), started_from=names))
-            trainer.run(run, at_step=at_step, stop=stop)
+            trainer.run(run, at_step=lambda step: world.score_step(trainer, run, report), stop=stop)
             if ranks.is_first:
-                _record_training(run, trainer, names)
+                record_training(run, trainer, names)
         else:
             _load_trained(trainer, run)
         if "sample" in actions and ranks.is_first:
-            sample_benchmark(evaluation, trainer, run, report)
+            world.sample(trainer, run, report)
         if "evaluate" in actions and ranks.is_first:
-            evaluate_final(evaluation, trainer, run, report)
+            world.evaluate(trainer, run, report)
     return run
 
 
@@ -208,19 +187,7 @@ def _load_trained(trainer: Trainer, run: RunDir) -> None:
         raise UserError(f"{run.path}: trained {trainer.step} of {trainer.stage.steps} steps; train it to the end first")
 
 
-def image_space(config: ExperimentConfig, shared: Mapping[str, RunDir], device: torch.device) -> ImageSpace:
-    """What the generation tokens of a config hold; `shared` holds the run of its VAE, where it was trained in-suite."""
-    if config.model.pixel.space != "vae":
-        return PixelSpace(config.model.pixel.patch_size)
-    if config.model.vae.kind == "wan":
-        vae = WanAutoencoder(config.model.vae).to(device)
-        cache = config.model.vae.latent_cache
-        return LatentSpace(CachedAutoencoder(vae, Path(cache)) if cache else vae, config.model.pixel.patch_size)
-    return LatentSpace(_frozen_vae(config, shared["stage-vae"], device), config.model.pixel.patch_size)
-
-
-def _frozen_vae(config: ExperimentConfig, run: RunDir, device: torch.device) -> KLAutoencoder:
-    return load_vae(last_checkpoint(run), config.model.vae).to(device)
+# Prerequisites
 
 
 def complete(
@@ -229,106 +196,27 @@ def complete(
 ) -> dict[str, RunDir]:  # fmt: skip
     """The runs by name, in order, training what is missing. `seeds`: of a variant's own stages, and of shared ones."""
     done = {}
-    for shared in wanted:
-        config, seed = shared.config, seeds[0] if shared.is_own else seeds[1]
-        run = RunDir.create(runs, config.to_dict(), config.result_hash(), config.scale, shared.name, seed)
+    for one in wanted:
+        config, seed = one.config, seeds[0] if one.is_own else seeds[1]
+        run = RunDir.create(runs, config.to_dict(), config.result_hash(), config.scale, one.name, seed)
         if run.record().status != "done":
             with run_lock(run.path):
-                run_prerequisite(shared, seed=seed, runs=runs, device=device, threads=threads, stage_seed=seeds[1], stop=stop)
-        done[shared.name] = run
+                run_prerequisite(one, seed=seed, runs=runs, device=device, threads=threads, stage_seed=seeds[1], stop=stop)
+        done[one.name] = run
     return done
 
 
-def started_from(runs: dict[str, RunDir]) -> list[str]:
-    """Names of shared runs as records give them: `stage-pretrain/<hash12>-s<seed>`."""
+def by_kind(before: Sequence[Prerequisite], done: Mapping[str, RunDir]) -> dict[str, RunDir]:
+    """Of components that are trained alone: kind -> run."""
+    return {one.kind: done[one.name] for one in before if not one.is_stage}
+
+
+def start_of(before: Sequence[Prerequisite], done: Mapping[str, RunDir]) -> Start | None:
+    """Where the next stage starts: at the last of the stages before it; None where there is none."""
+    stages = [one for one in before if one.is_stage]
+    return Start(last_checkpoint(done[stages[-1].name]), continues=stages[-1].is_own) if stages else None
+
+
+def started_from(runs: Mapping[str, RunDir]) -> list[str]:
+    """Names of runs as records give them: `stage-pretrain/<hash12>-s<seed>`."""
     return [f"{name}/{run.path.name}" for name, run in runs.items()]
-
-
-def last_checkpoint(run: RunDir) -> Path:
-    """Raises UserError when the run has none."""
-    checkpoints = list_checkpoints(run.checkpoints)
-    if not checkpoints:
-        raise UserError(f"{run.checkpoints}: no checkpoint; train the run first, or delete its directory to train it again")
-    return checkpoints[-1]
-
-
-@contextmanager
-def _attempt(
-    run: RunDir, config: ExperimentConfig, device: torch.device, threads: int, ranks: Ranks, action: str, completes: bool = True
-) -> Iterator[torch.device]:
-    """Records that a job works on the run, and how that ends; `completes`: with it the run is done."""
-    torch.set_num_threads(threads)
-    used = arithmetic(config.optim.precision, device, ranks)
-    if not ranks.is_first:
-        yield device
-        return
-    run.remove_leftovers()
-    revision, dirty = code_revision()
-    number = len(run.record().attempts)
-    attempt = Attempt(
-        utc_now(), socket.gethostname(), os.getpid(), _device_name(device), threads, _slurm_job_id(),
-        from_step=max((step_of(path) for path in list_checkpoints(run.checkpoints)), default=0), action=action, ranks=ranks.size,
-        arithmetic=used,
-    )  # fmt: skip
-    record = run.record()
-    run.write_record(
-        replace(
-            record,
-            status="running",
-            revision=revision,
-            dirty=dirty,
-            versions=library_versions(),
-            data_fingerprint=data_fingerprint(config),
-            attempts=[*record.attempts, attempt],
-        )
-    )
-    begin = time.monotonic()
-
-    def end(status: str, error: str | None) -> None:
-        record = run.record()
-        attempts = list(record.attempts)
-        attempts[number] = replace(attempts[number], seconds=round(time.monotonic() - begin, 1), error=error)
-        run.write_record(replace(record, status=status, attempts=attempts))  # type: ignore[arg-type]
-
-    try:
-        yield device
-    except BaseException as error:
-        failed = isinstance(error, Exception) and not isinstance(error, Stopped)
-        end("failed" if failed else "planned", f"{type(error).__name__}: {error}")
-        raise
-    end("done" if completes else "planned", None)
-
-
-def data_fingerprint(config: ExperimentConfig) -> str:
-    """Of what a config trains on: the scenes, or every source's shards."""
-    if config.data.world == "scenes":
-        return ScenesWorld(config.data.scenes).fingerprint
-    from rf_repro.data.shards import fingerprint
-
-    return content_hash({source.name: fingerprint(source) for source in config.data.sources})
-
-
-def _slurm_job_id() -> str | None:
-    """As SLURM's commands take it: `123`, or `123_4` for an element of an array, whose raw id names it alone nowhere else."""
-    array, element = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
-    return f"{array}_{element}" if array else os.environ.get("SLURM_JOB_ID")
-
-
-def _device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-
-
-def _record_training(run: RunDir, trainer: AnyTrainer, names: list[str]) -> None:
-    parameters = {"total": sum(p.numel() for p in trainer.model.parameters())}
-    for name, module in trainer.model.named_children():
-        parameters[name] = sum(p.numel() for p in module.parameters())
-    run.write_record(
-        replace(
-            run.record(),
-            steps=trainer.step,
-            tokens=trainer.num_tokens,
-            compute_seconds=round(trainer.compute_seconds, 1),
-            parameters=parameters,
-            started_from=names,
-        )
-    )

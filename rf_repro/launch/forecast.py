@@ -4,9 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from evaluators.geneval.metadata import TASKS
-from rf_repro.data.scenes.questions import QUESTION_TYPES
 from rf_repro.launch.plan import Job
+from rf_repro.worlds import Piece, world_of
 
 
 @dataclass(frozen=True)
@@ -20,35 +19,9 @@ class Speed:
     answer: float = 0.003
 
 
-@dataclass(frozen=True)
-class Piece:
-    """Work besides the steps, and the file of the run that says that it is done."""
-
-    record: str
-    drawn: int = 0
-    scored: int = 0
-    answered: int = 0
-
-
 def pieces(job: Job) -> list[Piece]:
-    """What completes the run besides its steps: `rf_repro.worlds.scenes.evaluation` in numbers. Nothing on real data."""
-    config, evals = job.config, job.config.evals
-    if config.data.world != "scenes":
-        return []
-    images, on_curve = len(TASKS) * evals.images_per_task, len(TASKS) * evals.curve_images_per_task
-    if job.prerequisite is not None:
-        gates = {"vae": ("vae-reconstruction",), "encoder": ()}.get(job.prerequisite.kind, ("ground-truth", "mismatched"))
-        return [Piece(f"evals/geneval-{name}.json", scored=images) for name in gates]
-    found = []
-    if config.model.pixel.space != "none":
-        points = {*(range(evals.every, job.steps, evals.every) if evals.every else ()), job.steps}
-        found += [Piece(f"evals/geneval-step{step:06d}.json", on_curve, on_curve) for step in sorted(points)]
-        found += [Piece("samples/manifest.json", drawn=images), Piece("evals/geneval.json", scored=images)]
-        if config.representation.kind in ("discrete", "continuous"):
-            found.append(Piece("evals/geneval-ground-truth-representation.json", images, images))
-    if evals.questions_per_type:
-        found.append(Piece("evals/questions.json", answered=len(QUESTION_TYPES) * evals.questions_per_type))
-    return found
+    """What completes the run besides its steps."""
+    return world_of(job.config).pieces(job.config, None if job.prerequisite is None else job.prerequisite.kind)
 
 
 def seconds_left(job: Job, speed: Speed, step: int = 0, phase: str = "", done: int = 0) -> float:

@@ -80,10 +80,10 @@ def look_at(jobs: Sequence[Job], device: str, count: int, threads: int = 1) -> M
     Raises:
         UserError: the device is not there, or it was asked for by name and fails.
     """
-    configs = {run_key(job): job.config.to_dict() for job in jobs}
-    names = list(configs)
+    runs = {run_key(job): {"config": job.config.to_dict(), "kind": job.kind, "name": job.variant} for job in jobs}
+    names = list(runs)
     shares = [names[index::count] for index in range(min(count, len(names)))]
-    processes = [_start({name: configs[name] for name in share}, device, threads) for share in shares]
+    processes = [_start({name: runs[name] for name in share}, device, threads) for share in shares]
     try:
         answers = [_answer(process) for process in processes]
     finally:
@@ -109,14 +109,14 @@ def _mean_of(speeds: Collection[dict[str, float]], name: str, default: float) ->
     return mean(found) if found else default
 
 
-def _start(configs: dict[str, Any], device: str, threads: int) -> "subprocess.Popen[str]":
+def _start(runs: dict[str, Any], device: str, threads: int) -> "subprocess.Popen[str]":
     environment = os.environ | job_environment() | {"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "passive"}
     process = subprocess.Popen(
         [sys.executable, "-P", "-m", "rf_repro.experiment.measure"], env=environment, text=True,
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
     assert process.stdin is not None
-    process.stdin.write(json.dumps({"device": device, "threads": threads, "seconds": MEASURED_SECONDS, "runs": configs}))
+    process.stdin.write(json.dumps({"device": device, "threads": threads, "seconds": MEASURED_SECONDS, "runs": runs}))
     process.stdin.close()
     process.stdin = None  # or `communicate` would flush it
     return process

@@ -15,6 +15,7 @@ from rf_repro.core.errors import UserError
 from rf_repro.core.records import Action
 from rf_repro.core.run_dir import RunDir
 from rf_repro.core.run_lock import lock_holder
+from rf_repro.worlds import world_of
 
 State = Literal["done", "resumable", "missing", "failed", "running"]
 
@@ -132,8 +133,7 @@ def make_plan(
             started from other stages than the ones asked for.
     """
     base = apply_overrides(get_scale(scale), overrides or {})
-    if base.data.world != "scenes" and not base.data.sources:
-        raise UserError(f"scale {scale!r}: data.sources=(): name data to train on by --data FILE, or use scale tiny")
+    world_of(base).require_data(base)
     if init_from is not None:
         RunDir.open(init_from, "--init-from")
     stages: dict[Path, Job] = {}

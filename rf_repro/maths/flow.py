@@ -7,7 +7,7 @@ has zero loss. Everything is float32.
 import torch
 from torch import Tensor
 
-from rf_repro.config.schema import ObjectiveConfig
+from rf_repro.config.training_schema import ObjectiveConfig
 
 
 def sample_times(count: int, objective: ObjectiveConfig, generator: torch.Generator) -> Tensor:

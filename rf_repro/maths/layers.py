@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+Grid = tuple[int, int]  # (rows, columns) of cells over an image, raster order
+
 
 class _RMSNorm(torch.autograd.Function):
     """Root-mean-square normalisation with its closed-form gradient: half the passes over memory of the composed one."""

@@ -1,13 +1,38 @@
 """The understanding encoder: a vision transformer, and the masked-image head that pretrains it at `tiny`."""
 
 from collections.abc import Sequence
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rf_repro.config.schema import EncoderConfig
+from rf_repro.config.model_schema import EncoderConfig
 from rf_repro.maths.layers import patchify, pool_2x2, sincos_2d
+
+
+class Encoder(Protocol):
+    """An encoder, whatever its kind: a module of which RFModel and the trainer use this much.
+
+    Attributes:
+        patch_size: pixels.
+        takes_any_size: whether the images of a pack may be of several sizes.
+        norm: the final norm, for understanding: [..., D] -> [..., D].
+        layers: first to last; each is called as a module and may be wrapped in place.
+    """
+
+    patch_size: int
+    takes_any_size: bool
+
+    @property
+    def norm(self) -> Any: ...
+
+    @property
+    def layers(self) -> nn.ModuleList: ...
+
+    def encode(self, images: Sequence[Tensor]) -> list[Tensor]:
+        """Patch features of the last layer before the final norm (paper Sec. 3.1), [B, P, D] of each batch [B, 3, H, W]."""
+        ...
 
 
 class EncoderBlock(nn.Module):
@@ -40,6 +65,8 @@ class VisionTransformer(nn.Module):
     `forward` gives patch features of the last layer *before* the final norm, which is what representation targets are
     made of (paper Sec. 3.1); `norm` is for understanding.
     """
+
+    takes_any_size = False
 
     def __init__(self, config: EncoderConfig, image_size: int) -> None:
         super().__init__()

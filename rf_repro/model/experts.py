@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rf_repro.config.schema import DecoderConfig
+from rf_repro.config.model_schema import DecoderConfig
 from rf_repro.maths.layers import swiglu
 
 

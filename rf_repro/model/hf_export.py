@@ -9,7 +9,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from rf_repro.config.schema import DecoderConfig
+from rf_repro.config.model_schema import DecoderConfig
 from rf_repro.core.errors import UserError
 from rf_repro.core.files import atomic_folder, write_json
 from rf_repro.model.hf_checkpoint import CONFIG, INDEX, SINGLE, some

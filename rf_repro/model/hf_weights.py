@@ -13,10 +13,13 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from rf_repro.config.schema import DecoderConfig, ExperimentConfig
+from rf_repro.config.model_schema import DecoderConfig
+from rf_repro.config.schema import ExperimentConfig
 from rf_repro.core.errors import UserError
 from rf_repro.model.hf_checkpoint import DTYPES, HFCheckpoint, some
 from rf_repro.model.rf_model import RFModel
+from rf_repro.model.spaces import space_of
+from rf_repro.representation.kinds import representation_of
 
 PoolInitialisation = Literal["copy", "random"]
 Shape = tuple[int, ...]
@@ -242,8 +245,8 @@ def load_backbone(model: RFModel, source: str, pool_initialisation: PoolInitiali
 
 def model_pools(config: ExperimentConfig) -> tuple[str, ...]:
     """The pools that an RFModel of this configuration has."""
-    pixel = ("pixel",) if config.model.pixel.space != "none" else ()
-    representation = ("representation",) if config.representation.kind in ("discrete", "continuous") else ()
+    pixel = ("pixel",) if space_of(config.model).generates else ()
+    representation = ("representation",) if representation_of(config).has_tokens else ()
     return ("understanding", *representation, *pixel)
 
 

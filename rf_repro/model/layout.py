@@ -15,8 +15,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from rf_repro.maths.layers import Grid
+
 SpanKind = Literal["text", "image", "representation", "pixel"]
-Grid = tuple[int, int]  # (rows, columns) of cells over an image, raster order
 Pool = Literal["understanding", "representation", "pixel"]
 
 POOLS: tuple[Pool, ...] = ("understanding", "representation", "pixel")

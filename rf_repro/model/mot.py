@@ -10,7 +10,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor, nn
 
-from rf_repro.config.schema import DecoderConfig
+from rf_repro.config.model_schema import DecoderConfig
 from rf_repro.maths.layers import RMSNorm, apply_rope, rope_tables
 from rf_repro.model.attention import KVCache, attend
 from rf_repro.model.experts import build_pool

@@ -1,5 +1,5 @@
-"""DINOv3 (arXiv 2508.10104) and SigLIP2 (arXiv 2502.14786) as understanding encoders: the modules of `transformers`, images of
-any size and aspect ratio in one packed sequence (NaViT, arXiv 2307.06304).
+"""Encoders with published weights: the modules of `transformers`, images of any size and aspect ratio in one packed sequence
+(NaViT, arXiv 2307.06304).
 
 The modules, their names and weights are transformers' own; ours are how images become a packed sequence, and attention that
 is block-diagonal. Paper: Sec. 4.1, App. A.
@@ -7,48 +7,37 @@ is block-diagonal. Paper: Sec. 4.1, App. A.
 T tokens of the pack, P patches of an image, D width, p patch size in pixels.
 """
 
-import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rf_repro.config.schema import EncoderConfig
+from rf_repro.config.model_schema import EncoderConfig
 from rf_repro.core.errors import UserError
 from rf_repro.core.files import read_json
 from rf_repro.core.install import extra_hint
-from rf_repro.estimate.encoders import DINOV3_REGISTERS, GATED_DINOV3, SIGLIP2_POSITIONS
 from rf_repro.maths.layers import patchify
 from rf_repro.model.segments import Segments, segment_attention
 
 ATTENTION = "rf_repro_segments"  # our function's name among transformers' attention functions
-MODEL_TYPES = {"dinov3": ("dinov3_vit",), "siglip2": ("siglip2", "siglip2_vision_model")}  # as a config.json names them
 SIZES = {"width": "hidden_size", "num_layers": "num_hidden_layers", "num_heads": "num_attention_heads",
          "ffn_width": "intermediate_size", "patch_size": "patch_size"}  # fmt: skip
-# What would make a feature depend on chance or on the other images of the pack.
-REGULARISATION = {"attention_dropout": 0.0, "drop_path_rate": 0.0, "pos_embed_shift": None, "pos_embed_jitter": None,
-                  "pos_embed_rescale": None}  # fmt: skip
 # The rest of what a forward depends on: a checkpoint must agree.
 COMPUTATION = ("hidden_act", "layer_norm_eps", "rope_theta", "query_bias", "key_bias", "value_bias", "proj_bias", "mlp_bias",
                "use_gated_mlp", "num_register_tokens", "num_channels", "num_patches")  # fmt: skip
 # What a SigLIP2 checkpoint holds beside the patches' encoder.
 UNUSED_WEIGHTS = ("text_model.", "vision_model.head.", "head.", "logit_scale", "logit_bias")
-# Mean and deviation of pixels in [0, 1] that the published models were trained with (their preprocessor_config.json).
-IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-SATELLITE = ((0.430, 0.411, 0.296), (0.213, 0.156, 0.143))
-HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
 
-class PretrainedEncoder(nn.Module):
-    """DINOv3 or SigLIP2, with random weights until `load_encoder_weights`.
+class PretrainedEncoder(nn.Module, ABC):
+    """An encoder of transformers, with random weights until `load_encoder_weights`.
 
-    `model` is transformers' `DINOv3ViTModel` or `Siglip2VisionModel` (without its pooling head), so names of weights are
-    theirs after the prefix `model.`. There are no buffers: one built on the meta device is whole once its weights are.
+    `model` is transformers' own, so names of weights are theirs after the prefix `model.`. There are no buffers: one built on the
+    meta device is whole once its weights are.
 
     Args:
         config: `pretrained` is a folder with a config.json, which is then followed (a whole SigLIP2's or its vision part's);
@@ -58,26 +47,64 @@ class PretrainedEncoder(nn.Module):
         UserError: transformers is missing, or the folder holds another model or other sizes than configured.
     """
 
+    kind: ClassVar[str]  # in configs
+    model_types: ClassVar[tuple[str, ...]]  # as a config.json names them
+    takes_any_size = True
+
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
-        self.kind, self.patch_size, self.width = config.kind, config.patch_size, config.width
-        self.model = _build(config)
-        mean, std = _pixel_statistics(config)
+        self.patch_size, self.width = config.patch_size, config.width
+        self.model = _build(type(self), config)
+        mean, std = _pixel_statistics(type(self), config)
         # (pixel in [0, 1] - mean) / std, of a pixel in [-1, 1]
         self.pixel_scale = [0.5 / s for s in std]
         self.pixel_shift = [(0.5 - m) / s for m, s in zip(mean, std, strict=True)]
 
-    @property
-    def layers(self) -> nn.ModuleList:
-        """The transformer's layers, first to last; each is called as a module and may be wrapped in place."""
-        layers = self.model.model.layer if self.kind == "dinov3" else self.model.encoder.layers
-        assert isinstance(layers, nn.ModuleList)
-        return layers
+    # What a kind says
 
     @property
+    @abstractmethod
+    def layers(self) -> nn.ModuleList:
+        """The transformer's layers, first to last; each is called as a module and may be wrapped in place."""
+
+    @property
+    @abstractmethod
     def norm(self) -> nn.Module:
         """The final norm, for understanding: [..., D] -> [..., D]."""
-        return self.model.norm if self.kind == "dinov3" else self.model.post_layernorm
+
+    @classmethod
+    @abstractmethod
+    def make(cls, theirs: Any) -> Any:
+        """transformers' model of its config."""
+
+    @classmethod
+    @abstractmethod
+    def settings(cls, values: dict[str, Any]) -> Any:
+        """transformers' config of the contents of a config.json."""
+
+    @classmethod
+    @abstractmethod
+    def published(cls, config: EncoderConfig) -> dict[str, Any]:
+        """A config.json from the sizes in `config` and what all published models of the kind have in common."""
+
+    @classmethod
+    @abstractmethod
+    def pixel_statistics(cls, config: EncoderConfig) -> tuple[Sequence[float], Sequence[float]]:
+        """Mean and deviation of the channels that the published models were trained with."""
+
+    @abstractmethod
+    def embed(
+        self, patches: Tensor, shapes: list[tuple[int, int, int]], lengths: list[int]
+    ) -> tuple[Tensor, Segments, dict[str, Any]]:
+        """Tokens [T, D] of all images, of which the patches are the last; who attends to whom; what else layers take.
+
+        Args:
+            patches: normalised, of all images, float32 [patches, 3 p p].
+            shapes: images of a size, their rows and columns of patches.
+            lengths: patches of each image.
+        """
+
+    # What is common
 
     def encode(self, images: Sequence[Tensor]) -> list[Tensor]:
         """Patch features of the last layer before the final norm (paper Sec. 3.1).
@@ -112,11 +139,7 @@ class PretrainedEncoder(nn.Module):
         """Features of all images' patches, one after the other."""
         patches = torch.cat([self._patches(image) for image in images])
         lengths = [rows * columns for count, rows, columns in shapes for _ in range(count)]
-        if self.kind == "dinov3":
-            x_TD, segments, rope = self._embed_dinov3(patches, shapes, lengths)
-            extra: dict[str, Any] = {"position_embeddings": rope}
-        else:
-            x_TD, segments, extra = self._embed_siglip2(patches, shapes), Segments.of(lengths, device=patches.device), {}
+        x_TD, segments, extra = self.embed(patches, shapes, lengths)
         x_1TD = x_TD[None]
         for layer in self.layers:
             x_1TD = layer(x_1TD, attention_mask=segments, **extra)
@@ -126,49 +149,6 @@ class PretrainedEncoder(nn.Module):
         """[B, 3, H, W] in [-1, 1] -> normalised float32 [B*P, 3*p*p], channel by channel."""
         scale, shift = (torch.tensor(v, device=images.device).view(-1, 1, 1) for v in (self.pixel_scale, self.pixel_shift))
         return patchify(images.float() * scale + shift, self.patch_size).flatten(0, 1)
-
-    def _embed_dinov3(
-        self, patches: Tensor, shapes: list[tuple[int, int, int]], lengths: list[int]
-    ) -> tuple[Tensor, Segments, tuple[Tensor, Tensor]]:
-        """Tokens [all images' class and register tokens | all images' patches].
-
-        The layers turn the last tokens of a sequence, as many as there are angles, and leave those before as they are: this
-        order goes through them unchanged.
-        """
-        embeddings: Any = self.model.embeddings
-        convolution = embeddings.patch_embeddings
-        dtype = convolution.weight.dtype
-        x = F.linear(patches.to(dtype), convolution.weight.flatten(1), convolution.bias)
-        prefix = torch.cat([embeddings.cls_token, embeddings.register_tokens], 1).expand(len(lengths), -1, -1)
-        segments = Segments.of([prefix.shape[1]] * len(lengths), lengths, device=patches.device)
-        centres = torch.cat([patch_centres(rows, columns) for count, rows, columns in shapes for _ in range(count)])
-        config = self.model.config
-        frequencies = 1 / config.rope_theta ** torch.arange(0, 1, 4 * config.num_attention_heads / self.width, device="cpu")
-        angles = (2 * math.pi * centres.to(patches.device)[:, :, None] * frequencies.to(patches.device)).flatten(1).tile(2)
-        return torch.cat([prefix.flatten(0, 1), x]), segments, (angles.cos().to(dtype), angles.sin().to(dtype))
-
-    def _embed_siglip2(self, patches: Tensor, shapes: list[tuple[int, int, int]]) -> Tensor:
-        """Patches, with the learned positions resized to each image's grid as transformers does it."""
-        embeddings: Any = self.model.embeddings
-        weight = embeddings.patch_embedding.weight
-        pixel_by_pixel = patches.unflatten(1, (3, -1)).transpose(1, 2).flatten(1)  # its order: the channels of a pixel together
-        side = embeddings.position_embedding_size
-        table = embeddings.position_embedding.weight.view(side, side, -1)
-        resized: dict[tuple[int, int], Tensor] = {}
-        for _, *grid in shapes:
-            rows, columns = grid
-            if (rows, columns) not in resized:
-                spatial = torch.tensor([grid], device=patches.device)
-                resized[rows, columns] = embeddings.resize_positional_embeddings(table, spatial, rows * columns)[0]
-        positions = torch.cat([resized[rows, columns] for count, rows, columns in shapes for _ in range(count)])
-        return embeddings.patch_embedding(pixel_by_pixel.to(weight.dtype)) + positions
-
-
-@lru_cache(maxsize=1024)
-def patch_centres(rows: int, columns: int) -> Tensor:
-    """(y, x) of every patch's centre in raster order, of an image that spans [-1, 1] both ways. float32 [P, 2], on the CPU."""
-    y, x = ((torch.arange(0.5, count, device="cpu") / count * 2 - 1) for count in (rows, columns))
-    return torch.stack(torch.meshgrid(y, x, indexing="ij"), -1).flatten(0, 1)
 
 
 def read_encoder_weights(encoder: PretrainedEncoder, source: str) -> dict[str, Tensor]:
@@ -187,7 +167,7 @@ def read_encoder_weights(encoder: PretrainedEncoder, source: str) -> dict[str, T
     place = f"model.encoder.pretrained={source!r}"
     try:
         with _quiet():
-            theirs = _model_config(PreTrainedConfig.get_config_dict(source)[0], encoder.kind, place)
+            theirs = _model_config(type(encoder), PreTrainedConfig.get_config_dict(source)[0], place)
             _require_same(encoder.model.config, theirs, place)
             model, info = type(encoder.model).from_pretrained(
                 source, config=theirs, use_safetensors=True, dtype=torch.float32, output_loading_info=True,
@@ -230,72 +210,53 @@ def _quiet() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def _build(config: EncoderConfig) -> Any:
+def _build(cls: type[PretrainedEncoder], config: EncoderConfig) -> Any:
     """transformers' model of that config, with our attention."""
-    if config.kind not in MODEL_TYPES:
-        raise UserError(f"model.encoder.kind={config.kind!r}: must be dinov3 or siglip2 for a pretrained encoder")
     try:
-        from transformers import DINOv3ViTModel, Siglip2VisionModel
         from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+        ALL_ATTENTION_FUNCTIONS.register(ATTENTION, _packed_attention)
+        return cls.make(_settings(cls, config))
     except ImportError as error:
         raise UserError(
             f"model.encoder.kind={config.kind!r}: needs transformers ({error}); install it with: {extra_hint('hub')}"
         ) from None
-    ALL_ATTENTION_FUNCTIONS.register(ATTENTION, _packed_attention)
+
+
+def _settings(cls: type[PretrainedEncoder], config: EncoderConfig) -> Any:
+    """transformers' config of that config: as a local checkpoint says, else as published."""
     file = Path(config.pretrained) / "config.json"
     if config.pretrained and file.is_file():
-        theirs = _model_config(read_json(file), config.kind, f"model.encoder.pretrained={config.pretrained!r}")
+        theirs = _model_config(cls, read_json(file), f"model.encoder.pretrained={config.pretrained!r}")
         wrong = [name for name, key in SIZES.items() if getattr(config, name) != getattr(theirs, key)]
         if wrong:
             said = ", ".join(f"{name}={getattr(config, name)}" for name in wrong)
             right = ", ".join(str(getattr(theirs, SIZES[name])) for name in wrong)
             raise UserError(f"model.encoder.{said}: must be {right}, as in {file}")
     else:
-        theirs = _model_config(_published_settings(config), config.kind, "model.encoder")
+        theirs = _model_config(cls, cls.published(config), "model.encoder")
     theirs._attn_implementation = ATTENTION
-    if config.kind == "siglip2":
-        return Siglip2VisionModel(theirs)
-    model = DINOv3ViTModel(theirs)
-    del model.rope_embeddings  # angles are those of each image's own grid, and are made where they are used
-    return model
+    return theirs
 
 
-def _model_config(values: dict[str, Any], kind: str, place: str) -> Any:
+def _model_config(cls: type[PretrainedEncoder], values: dict[str, Any], place: str) -> Any:
     """transformers' config of the encoder, of the contents of a config.json."""
-    from transformers import DINOv3ViTConfig, Siglip2VisionConfig
-
     model_type = values.get("model_type")
-    if model_type not in MODEL_TYPES[kind]:
+    if model_type not in cls.model_types:
         hint = "; of SigLIP2's checkpoints the naflex ones are" if model_type == "siglip" else ""
-        raise UserError(f"{place}: is a {model_type!r} model, must be {' or '.join(MODEL_TYPES[kind])} for "
-                        f"model.encoder.kind={kind!r}{hint}")  # fmt: skip
-    if kind == "siglip2":
-        vision = values["vision_config"] if model_type == "siglip2" and values.get("vision_config") else values
-        return Siglip2VisionConfig.from_dict({**vision, "attention_dropout": 0.0, "vision_use_head": False})
-    return DINOv3ViTConfig.from_dict({**values, **REGULARISATION})
+        raise UserError(f"{place}: is a {model_type!r} model, must be {' or '.join(cls.model_types)} for "
+                        f"model.encoder.kind={cls.kind!r}{hint}")  # fmt: skip
+    return cls.settings(values)
 
 
-def _published_settings(config: EncoderConfig) -> dict[str, Any]:
-    """A config.json from the sizes of an EncoderConfig and what all published models of the kind have in common."""
-    sizes = {key: getattr(config, name) for name, key in SIZES.items()}
-    if config.kind == "siglip2":
-        return {"model_type": "siglip2_vision_model", "num_patches": SIGLIP2_POSITIONS, **sizes}
-    gated = config.pretrained in GATED_DINOV3
-    has_bias = "vit7b16" not in config.pretrained  # of queries and values
-    return {"model_type": "dinov3_vit", "num_register_tokens": DINOV3_REGISTERS, "use_gated_mlp": gated,
-            "hidden_act": "silu" if gated else "gelu", "query_bias": has_bias, "value_bias": has_bias, **sizes}  # fmt: skip
-
-
-def _pixel_statistics(config: EncoderConfig) -> tuple[Sequence[float], Sequence[float]]:
+def _pixel_statistics(cls: type[PretrainedEncoder], config: EncoderConfig) -> tuple[Sequence[float], Sequence[float]]:
     """Mean and deviation of the channels: those beside a local checkpoint, else the published models'."""
     file = Path(config.pretrained) / "preprocessor_config.json"
     if config.pretrained and file.is_file():
         values = read_json(file)
         if "image_mean" in values and "image_std" in values:
             return values["image_mean"], values["image_std"]
-    if config.kind == "siglip2":
-        return HALF
-    return SATELLITE if config.pretrained.endswith("sat493m") else IMAGENET
+    return cls.pixel_statistics(config)
 
 
 def _require_same(ours: Any, theirs: Any, place: str) -> None:

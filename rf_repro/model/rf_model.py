@@ -5,117 +5,26 @@ D width, V vocabulary, K codes, F width of the encoder's features, H x W pixels 
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from math import prod
-from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils._pytree import register_dataclass
 from torch.utils.checkpoint import checkpoint
 
-from rf_repro.config.schema import EncoderConfig, ExperimentConfig
+from rf_repro.config.schema import ExperimentConfig
 from rf_repro.data.packing import PackedBatch, Size
-from rf_repro.maths.layers import RMSNorm, TimeEmbedding, pool_2x2, sincos_2d, upper_left
+from rf_repro.maths.layers import Grid, RMSNorm, pool_2x2, sincos_2d, upper_left
 from rf_repro.model.attention import KVCache
-from rf_repro.model.encoder import VisionTransformer
-from rf_repro.model.layout import Grid, Group, PackedLayout, Pool, SampleLayout, Span, SpanKind
+from rf_repro.model.encoders import encoder_of
+from rf_repro.model.inputs import ForwardOutput, GenerationInput, GenerationOutput, UnderstandingInput
+from rf_repro.model.layout import Group, PackedLayout, Pool, SampleLayout, Span, SpanKind
 from rf_repro.model.mot import MixtureOfTransformers
-from rf_repro.model.space import patch_dim
-from rf_repro.representation.alignment import Projector
-from rf_repro.representation.tokens import ContinuousTokens, DiscreteTokens, RepresentationTokens
-
-if TYPE_CHECKING:
-    from rf_repro.model.pretrained_encoder import PretrainedEncoder
+from rf_repro.model.pixel_tokens import PixelTokens
+from rf_repro.model.spaces import space_of
+from rf_repro.representation.kinds import representation_of
 
 TEXT_ROWS = 4096  # rows of logits at a time
-
-
-@dataclass(frozen=True)
-class GenerationInput:
-    """`[text | representation | pixels]` samples of one layout.
-
-    text_ids int64 [B, T] (null text where dropped); noisy float [B, P, C]; t float [B]; representation: codes int64 [B, N],
-    or features float [B, N, F], or None; representation_dropped bool [B] or None; size: (H, W) in pixels, None: the largest.
-    """
-
-    text_ids: Tensor
-    noisy: Tensor
-    t: Tensor
-    representation: Tensor | None = None
-    representation_dropped: Tensor | None = None
-    size: Size | None = None
-
-
-@dataclass(frozen=True)
-class UnderstandingInput:
-    """`[image features | text]` samples of one layout, or text alone: images [B, 3, H, W] in [-1, 1] or None, text_ids int64
-    [B, T]."""
-
-    images: Tensor | None
-    text_ids: Tensor
-
-
-@dataclass(frozen=True)
-class GenerationOutput:
-    """text_hidden [B, T, D]; representation: what predicts the tokens, logits [B, N, K] where they are discrete, or None; clean
-    float32 [B, P, C], the predicted x; aligned: the projected middle layer of pixel tokens [B, P, F] under REPA, or None."""
-
-    text_hidden: Tensor
-    representation: Tensor | None
-    clean: Tensor
-    aligned: Tensor | None
-
-
-@dataclass(frozen=True)
-class ForwardOutput:
-    """A GenerationOutput for each generation group; text hidden states [B, T, D] of each understanding group; the mean
-    load-balancing loss of the expert pools, float32 scalar."""
-
-    generation: list[GenerationOutput]
-    understanding: list[Tensor]
-    balance: Tensor
-
-
-# FSDP2 looks for the tensors in what a module returns.
-for _output in (GenerationOutput, ForwardOutput):
-    register_dataclass(_output)
-
-
-class PixelTokens(nn.Module):
-    """Pixel (or latent) patches in and out: linear embedding with 2D positions and time, linear head that predicts clean x.
-
-    `grid`: patches a side of the largest image; positions of smaller ones are its upper left corner.
-    """
-
-    def __init__(self, width: int, token_dim: int, grid: int, additive_time: bool, norm_eps: float) -> None:
-        super().__init__()
-        self.grid: Grid = (grid, grid)
-        self.additive_time = additive_time
-        self.patch_in = nn.Linear(token_dim, width)
-        self.position = nn.Parameter(sincos_2d(grid, width, extent=grid))
-        self.time = TimeEmbedding(width)
-        self.norm = RMSNorm(width, norm_eps)
-        self.head = nn.Linear(width, token_dim)
-
-    def embed(self, noisy: Tensor, time_BD: Tensor, grid: Grid | None = None) -> Tensor:
-        """[B, P, C] -> [B, P, D]. `grid`: rows and columns of patches; None: of the largest image."""
-        return self.place(self.patch_in(noisy.to(self.patch_in.weight.dtype)), time_BD, grid)
-
-    def place(self, patches: Tensor, time_BD: Tensor, grid: Grid | None) -> Tensor:
-        """As `embed`, from embedded patches [B, P, D]."""
-        tokens = patches + upper_left(self.position, grid or self.grid)
-        return tokens + time_BD[:, None] if self.additive_time else tokens
-
-
-def build_encoder(config: EncoderConfig, image_size: int) -> "VisionTransformer | PretrainedEncoder":
-    """The understanding encoder of that kind, with random weights; `image_size`: pixels a side, of `vit` alone."""
-    if config.kind == "vit":
-        return VisionTransformer(config, image_size)
-    from rf_repro.model.pretrained_encoder import PretrainedEncoder
-
-    return PretrainedEncoder(config)
 
 
 class RFModel(nn.Module):
@@ -126,7 +35,7 @@ class RFModel(nn.Module):
         decoder, image_size = config.model.decoder, config.max_image_size
         width, eps = decoder.width, decoder.norm_eps
         self.config = config
-        self.encoder = build_encoder(config.model.encoder, image_size)
+        self.encoder = encoder_of(config.model.encoder).build(config.model.encoder, image_size)
         self.feature_patch, self.pixel_patch = 2 * config.model.encoder.patch_size, config.model.pixel.patch_size
         feature_grid, pixel_grid = image_size // self.feature_patch, image_size // self.pixel_patch
         self.connector = nn.Sequential(
@@ -138,22 +47,16 @@ class RFModel(nn.Module):
         self.text_head = nn.Linear(width, vocab_size, bias=False)
 
         pools: list[Pool] = ["understanding"]
-        self.representation: RepresentationTokens | None = None
+        space, representation = space_of(config.model), representation_of(config)
         self.pixels: PixelTokens | None = None
-        if config.model.pixel.space != "none":
+        if space.generates:
             pools.append("pixel")
             additive = decoder.time_conditioning == "additive"
-            self.pixels = PixelTokens(width, patch_dim(config.model), pixel_grid, additive, eps)
-        representation, feature_dim = config.representation, config.model.encoder.width
-        if representation.kind == "discrete":
-            self.representation = DiscreteTokens(width, representation.codebook_size, feature_grid, pixel_grid, eps)
-        elif representation.kind == "continuous":
-            self.representation = ContinuousTokens(width, feature_dim, feature_grid, pixel_grid, eps, representation.continuous)
+            self.pixels = PixelTokens(width, space.token_dim(config.model), pixel_grid, additive, eps)
+        self.representation = representation.tokens(config, feature_grid, pixel_grid)
         if self.representation is not None:
             pools.append("representation")
-        self.alignment: Projector | None = None
-        if representation.kind == "repa":
-            self.alignment = Projector(width, representation.alignment.width, feature_dim)
+        self.alignment = representation.alignment(config)
         self.decoder = MixtureOfTransformers(decoder, pools)
 
     # Layouts
@@ -224,61 +127,69 @@ class RFModel(nn.Module):
         num_generation, num_understanding = len(generation), len(understanding)
         if torch.is_grad_enabled():
             generation, understanding = self._with_empty_groups(generation, understanding)
-        groups: list[Group] = []
-        embeddings: dict[tuple[int, SpanKind], Tensor] = {}
-        time_BD: Tensor | None = None
+        groups = [Group(self.generation_layout(one.text_ids.shape[1], size=one.size), len(one.text_ids)) for one in generation]
+        groups += [Group(self.understanding_layout(one.text_ids.shape[1], one.images is not None, one.size), len(one.text_ids))
+                   for one in understanding]  # fmt: skip
+
         ids = [sample.text_ids for sample in generation] + [question.text_ids for question in understanding]
         texts = _at_once(self.text_embedding, ids)
-        if generation:
-            assert self.pixels is not None
-            dtype = self.pixels.patch_in.weight.dtype
-            time_BD = self.pixels.time(torch.cat([sample.t for sample in generation]))
-            times = time_BD.split([sample.t.shape[0] for sample in generation])
-            patches = _at_once(self.pixels.patch_in, [sample.noisy.to(dtype) for sample in generation])
-            for index, sample in enumerate(generation):
-                layout = self.generation_layout(sample.text_ids.shape[1], size=sample.size)
-                groups.append(Group(layout, sample.text_ids.shape[0]))
-                embeddings[index, "pixel"] = self.pixels.place(patches[index], times[index], self.pixel_grid(sample.size))
-            if self.representation is not None:
-                values = [sample.representation for sample in generation if sample.representation is not None]
-                identities = zip(_at_once(self.representation.identity, values), generation, strict=True)
-                for index, (identity, sample) in enumerate(identities):
-                    grid = self.feature_grid(sample.size)
-                    embeddings[index, "representation"] = self.representation.place(identity, sample.representation_dropped, grid)
-        seen = [question.images for question in understanding if question.images is not None]
-        embedded = iter(self.embed_images(seen) if seen else [])
-        for index, question in enumerate(understanding, start=len(groups)):
-            size = None if question.images is None else (question.images.shape[2], question.images.shape[3])
-            layout = self.understanding_layout(question.text_ids.shape[1], size is not None, size)
-            groups.append(Group(layout, question.text_ids.shape[0]))
-            if size is not None:
-                embeddings[index, "image"] = next(embedded)
-        embeddings |= {(index, "text"): text for index, text in enumerate(texts)}
+        time_BD, tokens = self._embed_generation(generation)
+        tokens |= self._embed_seen(understanding, first=len(generation))
+        tokens |= {(index, "text"): text for index, text in enumerate(texts)}
 
         packed = PackedLayout(tuple(groups))
-        ordered = [embeddings[index, groups[index].layout.spans[span].kind] for index, span in packed.blocks]
-        x_TD = torch.cat([tokens.flatten(0, 1) for tokens in ordered])
-        tap = self.config.representation.alignment.layer if self.alignment is not None else 0
+        ordered = [tokens[index, groups[index].layout.spans[span].kind] for index, span in packed.blocks]
+        tap = 0 if self.alignment is None else self.config.representation.alignment.layer
+        x_TD = torch.cat([block.flatten(0, 1) for block in ordered])
         hidden_TD, middle_TD, balance = self.decoder(x_TD, packed, time_BD, tap=tap)
 
-        def part(index: int, kind: SpanKind, states_TD: Tensor = hidden_TD) -> Tensor:
-            length = next(span.length for span in groups[index].layout.spans if span.kind == kind)
-            return states_TD[packed.rows(kind, index)].view(groups[index].num_samples, length, states_TD.shape[1])
+        outputs = self._read_generation(packed, hidden_TD, middle_TD, len(generation))
+        answers = [_part(packed, hidden_TD, index, "text") for index in range(len(generation), len(groups))]
+        return ForwardOutput(outputs[:num_generation], answers[:num_understanding], balance)
 
-        indices = range(len(generation))
-        clean = _at_once(self.predict_clean, [part(index, "pixel") for index in indices])
+    def _embed_generation(
+        self, generation: Sequence[GenerationInput]
+    ) -> tuple[Tensor | None, dict[tuple[int, SpanKind], Tensor]]:
+        """Time of all samples [B, D]; (group, kind) -> pixel and representation tokens."""
+        tokens: dict[tuple[int, SpanKind], Tensor] = {}
+        if not generation:
+            return None, tokens
+        assert self.pixels is not None
+        dtype = self.pixels.patch_in.weight.dtype
+        time_BD = self.pixels.time(torch.cat([sample.t for sample in generation]))
+        times = time_BD.split([sample.t.shape[0] for sample in generation])
+        patches = _at_once(self.pixels.patch_in, [sample.noisy.to(dtype) for sample in generation])
+        for index, sample in enumerate(generation):
+            tokens[index, "pixel"] = self.pixels.place(patches[index], times[index], self.pixel_grid(sample.size))
+        if self.representation is not None:
+            values = [sample.representation for sample in generation if sample.representation is not None]
+            identities = zip(_at_once(self.representation.identity, values), generation, strict=True)
+            for index, (identity, sample) in enumerate(identities):
+                grid = self.feature_grid(sample.size)
+                tokens[index, "representation"] = self.representation.place(identity, sample.representation_dropped, grid)
+        return time_BD, tokens
+
+    def _embed_seen(self, understanding: Sequence[UnderstandingInput], first: int) -> dict[tuple[int, SpanKind], Tensor]:
+        """(group, "image") -> image tokens; groups are numbered from `first`."""
+        seen = [(index, one.images) for index, one in enumerate(understanding, start=first) if one.images is not None]
+        embedded = self.embed_images([images for _, images in seen]) if seen else []
+        return {(index, "image"): tokens for (index, _), tokens in zip(seen, embedded, strict=True)}
+
+    def _read_generation(self, packed: PackedLayout, hidden_TD: Tensor, middle_TD: Tensor, count: int) -> list[GenerationOutput]:
+        """What the hidden states of the first `count` groups predict."""
+        indices = range(count)
+        clean = _at_once(self.predict_clean, [_part(packed, hidden_TD, index, "pixel") for index in indices])
         predicted: list[Tensor | None] = [None for _ in indices]
         aligned: list[Tensor | None] = [None for _ in indices]
         if self.representation is not None:
-            predicted = [*_at_once(self.representation.predict, [part(index, "representation")[:, :-1] for index in indices])]
+            before = [_part(packed, hidden_TD, index, "representation")[:, :-1] for index in indices]
+            predicted = [*_at_once(self.representation.predict, before)]
         if self.alignment is not None:
-            aligned = [*_at_once(self.alignment, [part(index, "pixel", middle_TD) for index in indices])]
-        outputs = [
-            GenerationOutput(part(index, "text"), predicted[index], clean[index], aligned[index])
-            for index in range(num_generation)
+            aligned = [*_at_once(self.alignment, [_part(packed, middle_TD, index, "pixel") for index in indices])]
+        return [
+            GenerationOutput(_part(packed, hidden_TD, index, "text"), predicted[index], clean[index], aligned[index])
+            for index in indices
         ]
-        answers = [part(index, "text") for index in range(len(generation), len(generation) + num_understanding)]
-        return ForwardOutput(outputs, answers, balance)
 
     def _with_empty_groups(
         self, generation: Sequence[GenerationInput], understanding: Sequence[UnderstandingInput]
@@ -291,7 +202,7 @@ class RFModel(nn.Module):
             noisy = torch.zeros(0, prod(self.pixel_grid(size)), self.pixels.patch_in.in_features, device=device)
             generation = [GenerationInput(no_text, noisy, torch.zeros(0, device=device), values, size=size)]
         if not any(question.images is not None for question in understanding):
-            side = size[0] if self.config.data.world != "scenes" else self.config.max_image_size
+            side = size[0] if self.encoder.takes_any_size else self.config.max_image_size
             images = torch.zeros(0, 3, side, side, device=device)
             understanding = [*understanding, UnderstandingInput(images, no_text)]
         return generation, understanding
@@ -318,7 +229,7 @@ class RFModel(nn.Module):
     def predict_clean(self, hidden: Tensor) -> Tensor:
         """Pixel tokens' hidden states [B, P, D] -> predicted clean patches, float32 [B, P, C]."""
         assert self.pixels is not None
-        return self.pixels.head(self.pixels.norm(hidden)).float()
+        return self.pixels.predict(hidden)
 
     # Sampling with a cache
 
@@ -360,3 +271,10 @@ def _at_once(function: Callable[[Tensor], Tensor], parts: Sequence[Tensor]) -> l
 
 def _cells(size: Size, patch: int) -> Grid:
     return (size[0] // patch, size[1] // patch)
+
+
+def _part(packed: PackedLayout, states_TD: Tensor, index: int, kind: SpanKind) -> Tensor:
+    """A group's states of one kind of tokens, [B, L, D]."""
+    group = packed.groups[index]
+    length = next(span.length for span in group.layout.spans if span.kind == kind)
+    return states_TD[packed.rows(kind, index)].view(group.num_samples, length, states_TD.shape[1])

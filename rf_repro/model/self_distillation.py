@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rf_repro.config.schema import EncoderConfig
+from rf_repro.config.model_schema import EncoderConfig
 from rf_repro.model.encoder import VisionTransformer
 
 NUM_PROTOTYPES = 256

@@ -1,13 +1,10 @@
-"""What generation tokens hold: patches of pixels, or of a frozen VAE's latents. A variant swaps one for the other and
-nothing else (paper Sec. 4.4)."""
+"""The way of images into generation tokens and back; `rf_repro.model.spaces` has the spaces by name."""
 
 from typing import Protocol
 
 from torch import Tensor
 
-from rf_repro.config.schema import ModelConfig
-from rf_repro.maths.layers import patchify, unpatchify
-from rf_repro.model.layout import Grid
+from rf_repro.maths.layers import Grid, patchify, unpatchify
 
 
 class ImageSpace(Protocol):
@@ -32,10 +29,3 @@ class PixelSpace:
 
     def decode(self, patches: Tensor, grid: Grid | None = None) -> Tensor:
         return unpatchify(patches, self.patch_size, grid=grid)
-
-
-def patch_dim(model: ModelConfig) -> int:
-    """C: numbers of one generation token."""
-    if model.pixel.space == "vae":
-        return model.vae.latent_channels * (model.pixel.patch_size // model.vae.downsample) ** 2
-    return 3 * model.pixel.patch_size**2

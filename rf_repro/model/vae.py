@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rf_repro.config.schema import VAEConfig
+from rf_repro.config.model_schema import VAEConfig
 from rf_repro.core.errors import UserError
 from rf_repro.core.hashing import derive_seed
 from rf_repro.core.install import extra_hint
@@ -107,6 +107,28 @@ class KLAutoencoder(nn.Module):
 
     def decode(self, latents: Tensor) -> Tensor:
         return self.reconstruct(latents * self.latent_std[:, None, None] + self.latent_mean[:, None, None])
+
+
+def random_vae(config: VAEConfig) -> KLAutoencoder:
+    """An in-suite VAE that was not trained: it costs what a trained one does."""
+    vae = KLAutoencoder(config)
+    vae.initialise(0)
+    return vae.requires_grad_(False)
+
+
+def meta_vae(config: VAEConfig) -> KLAutoencoder:
+    """The in-suite VAE, without memory."""
+    with torch.device("meta"):
+        return KLAutoencoder(config)
+
+
+def encode_flops(config: VAEConfig, image_size: int) -> int:
+    """FLOPs of encoding one square image, as counted by PyTorch, without computing it."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with FlopCounterMode(display=False) as counter:
+        meta_vae(config).posterior(torch.empty(1, 3, image_size, image_size, device="meta"))
+    return counter.get_total_flops()
 
 
 def kl_divergence(mean: Tensor, log_variance: Tensor) -> Tensor:

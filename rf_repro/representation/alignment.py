@@ -8,6 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from rf_repro.maths.layers import Grid
+from rf_repro.representation.continuous import StandardisedTargets
+
 
 class Projector(nn.Module):
     """REPA's three linear layers with SiLU between them. [B, P, D] -> [B, P, F]."""
@@ -28,10 +31,24 @@ def alignment_loss(projected: Tensor, features: Tensor) -> tuple[Tensor, Tensor]
     return -similarity.sum(), torch.tensor(similarity.numel())
 
 
-def resize_grid(features: Tensor, source: tuple[int, int], target: tuple[int, int]) -> Tensor:
+def resize_grid(features: Tensor, source: Grid, target: Grid) -> Tensor:
     """Features on a grid of (rows, columns), [B, rows*columns, F], interpolated onto another; both span one image."""
     if source == target:
         return features
     planes = features.float().transpose(1, 2).unflatten(2, source)
     resized = F.interpolate(planes, size=target, mode="bilinear", align_corners=False, antialias=True)
     return resized.flatten(2).transpose(1, 2)
+
+
+class AlignmentTargets(StandardisedTargets):
+    """Features on the generation tokens' grid, centred where the codebook's would be."""
+
+    def __init__(self, feature_dim: int, center: bool) -> None:
+        super().__init__(feature_dim)
+        self.center = center
+
+    def features(self, encoded: Tensor, grid: Grid, pixel_grid: Grid) -> Tensor:
+        return resize_grid(encoded.float(), grid, pixel_grid)
+
+    def values(self, features: Tensor) -> Tensor:
+        return self.statistics.center(features) if self.center else features

@@ -4,13 +4,21 @@
 B samples, N positions, F feature width, W the head's width, D the decoder's.
 """
 
+from itertools import pairwise
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rf_repro.compute.ranks import ALONE, Ranks
-from rf_repro.config.schema import ContinuousConfig
+from rf_repro.config.representation_schema import ContinuousConfig
+from rf_repro.config.schema import SamplingConfig
+from rf_repro.config.training_schema import ObjectiveConfig
+from rf_repro.maths.flow import interpolate, velocity_loss
 from rf_repro.maths.layers import TimeEmbedding
+from rf_repro.maths.schedule import guide, shifted_times
+from rf_repro.representation.targets import Targets
+from rf_repro.representation.tokens import ALL_ROWS, RepresentationTokens
 
 STATISTICS_DECAY = 0.99
 
@@ -99,3 +107,84 @@ class DiffusionHead(nn.Module):
         for block in self.blocks:
             x = block(x, condition)
         return self.out(self.norm(x)).float()
+
+
+class ContinuousTokens(RepresentationTokens):
+    """Standardised features: identities are a linear map of them, and a diffusion head at each position draws them."""
+
+    def __init__(self, width: int, feature_dim: int, grid: int, extent: float, norm_eps: float, config: ContinuousConfig) -> None:
+        super().__init__(width, grid, extent, norm_eps)
+        self.config, self.feature_dim = config, feature_dim
+        self.feature_in = nn.Linear(feature_dim, width)
+        self.head = DiffusionHead(feature_dim, width, config)
+
+    def identity(self, values: Tensor) -> Tensor:  # type: ignore[override]
+        return self.feature_in(values.to(self.feature_in.weight.dtype))
+
+    def predict(self, hidden: Tensor) -> Tensor:
+        """The head's condition, [..., D]."""
+        return self.norm(hidden)
+
+    def loss(
+        self,
+        predicted: Tensor,
+        values: Tensor,
+        dropped: Tensor,
+        objective: ObjectiveConfig,
+        generator: torch.Generator,
+        rows: slice = ALL_ROWS,
+    ) -> tuple[Tensor, Tensor]:
+        """The pixels' velocity loss (Eq. 2), on features, over `draws` noises and times a position.
+
+        Times are uniform (assumed): the pixels' distribution hardly visits late times, where a feature's spread is decided.
+        """
+        kept = ~dropped[rows]
+        clean = values[kept.to(values.device)].float().flatten(0, 1).repeat(self.config.draws, 1)
+        condition = predicted[kept.to(predicted.device)].flatten(0, 1).repeat(self.config.draws, 1)
+        # Draws stand in the order [draw, kept sample, position].
+        everyone = (self.config.draws, int((~dropped).sum()), values.shape[1])
+        before = int((~dropped[: rows.start or 0]).sum())
+        mine = slice(before, before + int(kept.sum()))
+        t = torch.rand(everyone, generator=generator)[:, mine].flatten().to(clean.device)
+        noise = torch.randn(*everyone, self.feature_dim, generator=generator)[:, mine].flatten(0, 2).to(clean.device)
+        noisy = interpolate(clean[:, None], noise[:, None], t)
+        guess = self.head(noisy[:, 0], t, condition)[:, None]
+        return velocity_loss(guess, clean[:, None], noisy, t, objective.min_one_minus_t)
+
+    def loss_count(self, values: Tensor, dropped: Tensor) -> int:
+        return self.config.draws * int((~dropped).sum()) * values.shape[1] * self.feature_dim
+
+    def zeros(self, count: int, length: int) -> Tensor:
+        return torch.zeros(count, length, self.feature_dim, device=self.start.device)
+
+    def randomness(self, generator: torch.Generator, count: int) -> Tensor:
+        return torch.randn(count, self.feature_dim, generator=generator)
+
+    def draw(self, conditional: Tensor, unconditional: Tensor | None, random: Tensor, sampling: SamplingConfig) -> Tensor:
+        """Euler steps from noise, with the guidance of the codes on the predicted feature."""
+        z = random
+        for t, t_next in pairwise(shifted_times(self.config.steps, 1.0).tolist()):
+            times = torch.full((len(z),), t, device=z.device)
+            clean = self.head(z, times, conditional)
+            if unconditional is not None:
+                clean = guide(clean, self.head(z, times, unconditional), sampling.cfg_representation)
+            z = z + (clean - z) * ((t_next - t) / (1 - t))
+        return z
+
+
+class StandardisedTargets(Targets):
+    """The features themselves, on a scale of their own."""
+
+    def __init__(self, feature_dim: int) -> None:
+        super().__init__()
+        self.statistics = FeatureStatistics(feature_dim)
+
+    def initialise(self, features: Tensor, generator: torch.Generator) -> None:
+        self.statistics.initialise(features)
+
+    def assign(self, features: Tensor, ranks: Ranks = ALONE) -> Tensor:
+        self.statistics.update(features, ranks)
+        return self.values(features)
+
+    def values(self, features: Tensor) -> Tensor:
+        return self.statistics.standardise(features)

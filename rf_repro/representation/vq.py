@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rf_repro.compute.ranks import ALONE, Ranks
-from rf_repro.config.schema import RepresentationConfig
+from rf_repro.config.representation_schema import RepresentationConfig
 
 CENTER_DECAY = 0.99
 CHUNK_NUMBERS = 2**22  # of one [rows, K] buffer: 16 MiB, of which two are held; twice that is slower (fresh pages each time)

@@ -5,26 +5,19 @@ their cost equal. The average is the teacher of self-distillation, and what is k
 """
 
 import copy
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from rf_repro.compute.devices import trying
 from rf_repro.compute.ranks import ALONE, Ranks
 from rf_repro.config.schema import ExperimentConfig
 from rf_repro.core.errors import UserError
 from rf_repro.core.hashing import derive_seed
-from rf_repro.core.records import EvalResult
-from rf_repro.core.run_dir import RunDir
 from rf_repro.data.packing import to_images
-from rf_repro.data.scenes.mixture import SceneMixture
-from rf_repro.data.scenes.tokenizer import SceneTokenizer
-from rf_repro.data.scenes.world import ScenesWorld
 from rf_repro.model.contrastive import ContrastiveModel
+from rf_repro.model.encoder import VisionTransformer
 from rf_repro.model.initialise import initialise
 from rf_repro.model.self_distillation import (
     SelfDistillationModel,
@@ -34,13 +27,11 @@ from rf_repro.model.self_distillation import (
 )
 from rf_repro.train.checkpoint import load_weights
 from rf_repro.train.ema import Average
-from rf_repro.train.loop import StepLosses, TrainingLoop, never
+from rf_repro.train.loop import StepLosses, TrainingLoop
 from rf_repro.train.optim import MasterOptimizer
-from rf_repro.worlds.scenes.probe import PROBE_SCENES, probe_features
 
 AVERAGE_DECAY = 0.97  # a teacher that follows soon: the whole training is a few thousand steps
 DECAY_FRACTION = 0.6  # of the learning rate, as in the first stage
-PROBE_BATCH = 500  # images
 
 
 class EncoderPretraining(TrainingLoop):
@@ -51,19 +42,25 @@ class EncoderPretraining(TrainingLoop):
         config: ExperimentConfig,
         seed: int,
         device: torch.device,
-        mixture: SceneMixture,
-        tokenizer: SceneTokenizer,
+        images: Tensor,
+        captions: Tensor,
+        vocab_size: int,
         ranks: Ranks = ALONE,
     ) -> None:
+        """
+        Args:
+            images: uint8 [N, S, S, 3], on the CPU.
+            captions: what each shows, int64 [N, T] of a tokenizer with so many ids.
+        """
         stage = replace(config.stages[-1], optimizer="muon", decay_fraction=DECAY_FRACTION)
         super().__init__(config, stage, seed, device, ranks=ranks)
-        self.mixture, self.settings = mixture, config.model.encoder.pretraining
-        encoder, size = config.model.encoder, config.data.scenes.image_size
+        self.images, self.captions, self.settings = images, captions, config.model.encoder.pretraining
+        encoder, size = config.model.encoder, config.max_image_size
         self.model: SelfDistillationModel | ContrastiveModel
         if self.settings.kind == "dino":
             self.model = SelfDistillationModel(encoder, size)
         elif self.settings.kind == "siglip":
-            self.model = ContrastiveModel(encoder, size, tokenizer.vocab_size, config.data.answer_tokens)
+            self.model = ContrastiveModel(encoder, size, vocab_size, captions.shape[1])
         else:
             raise UserError("model.encoder.pretraining.kind='none': nothing to pretrain; choose dino or siglip")
         initialise(self.model, seed)
@@ -82,10 +79,10 @@ class EncoderPretraining(TrainingLoop):
     def terms(self, step: int) -> dict[str, Tensor]:
         """The terms of a 1-based step, whose sum is the loss."""
         generator = torch.Generator().manual_seed(derive_seed("encoder", self.seed, step))
-        rows = torch.randint(len(self.mixture.images), (self.settings.batch_size,), generator=generator)
-        images = to_images(self.mixture.images[rows]).to(self.device)
+        rows = torch.randint(len(self.images), (self.settings.batch_size,), generator=generator)
+        images = to_images(self.images[rows]).to(self.device)
         if isinstance(self.model, ContrastiveModel):
-            captions = self.mixture.dense_answers[rows].to(self.device)
+            captions = self.captions[rows].to(self.device)
             return {"contrast": self.model.loss(images.to(self.dtype), captions)}
         assert self.teacher is not None
         own, other = (replace(view, images=view.images.to(self.dtype)) for view in draw_views(images, generator))
@@ -98,19 +95,12 @@ class EncoderPretraining(TrainingLoop):
     def resumed(self) -> None:
         self._copy_to_teacher()
 
-    def probe(self) -> EvalResult:
-        """Whether shape and colour can be read linearly from the averaged encoder's pooled features."""
+    def averaged_encoder(self) -> VisionTransformer:
+        """A copy with the averaged weights."""
         encoder = copy.deepcopy(self.model.encoder).requires_grad_(False)
         prefix = "encoder."
         encoder.load_state_dict({n.removeprefix(prefix): t for n, t in self.average.values.items() if n.startswith(prefix)})
-        scenes_config = self.config.data.scenes
-        scenes = ScenesWorld(scenes_config).train(np.arange(min(PROBE_SCENES, scenes_config.num_train)))
-        images = to_images(torch.from_numpy(scenes.images)).to(self.device, self.dtype)
-        with torch.no_grad():
-            features = torch.cat([encoder.pooled(part).float().cpu() for part in images.split(PROBE_BATCH)])
-        metrics, n = probe_features(features, scenes.shape, scenes.color, scenes.center, scenes_config.image_size)
-        protocol = f"linear probe of the mean of 4 cells' features, {len(images)} training scenes, a fifth held out"
-        return EvalResult("encoder-probe", protocol, dict(metrics), n, n, step=self.step, weights="ema")
+        return encoder
 
     def _copy_to_teacher(self) -> None:
         if self.teacher is not None:
@@ -118,37 +108,8 @@ class EncoderPretraining(TrainingLoop):
 
     def _tokens_a_step(self) -> int:
         """Tokens that the trained towers read: patches, and words where there are captions."""
-        words = self.config.data.answer_tokens if isinstance(self.model, ContrastiveModel) else 0
+        words = self.captions.shape[1] if isinstance(self.model, ContrastiveModel) else 0
         return self.settings.batch_size * (self.model.encoder.grid**2 + words)
-
-
-def pretrain_encoder(
-    config: ExperimentConfig,
-    run: RunDir,
-    seed: int,
-    device: torch.device,
-    mixture: SceneMixture,
-    tokenizer: SceneTokenizer,
-    stop: Callable[[], bool] = never,
-    ranks: Ranks = ALONE,
-) -> EncoderPretraining:
-    """Completes a `stage-encoder` run: its checkpoints, metrics and the record `encoder-probe`.
-
-    Args:
-        config: of the shared run, whose one stage is the pretraining.
-        stop: as of `TrainingLoop.run`.
-
-    Raises:
-        Stopped: `stop` said so.
-        TrainingDiverged: a loss or gradient is not finite.
-        UserError: a checkpoint is damaged, the config asks for no pretraining, or there are several ranks.
-    """
-    with trying(device, ranks):
-        training = EncoderPretraining(config, seed, device, mixture, tokenizer, ranks)
-    training.run(run, stop=stop)
-    if run.eval_result("encoder-probe") is None:
-        run.write_eval("encoder-probe", training.probe())
-    return training
 
 
 def load_encoder(checkpoint: Path) -> dict[str, Tensor]:

@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from rf_repro.compute.arithmetic import DTYPES, arithmetic
 from rf_repro.compute.devices import trying
 from rf_repro.compute.ranks import ALONE, Ranks
 from rf_repro.compute.sharding import copy_part_, is_sharded
-from rf_repro.config.schema import ExperimentConfig, StageConfig
+from rf_repro.config.schema import ExperimentConfig
+from rf_repro.config.training_schema import StageConfig
 from rf_repro.core.errors import Stopped, TrainingDiverged, UserError
 from rf_repro.core.files import append_jsonl, write_jsonl
 from rf_repro.core.run_dir import RunDir
@@ -62,6 +63,7 @@ class TrainingLoop(ABC):
         UserError: several ranks, where a step cannot be shared out.
     """
 
+    model: nn.Module
     optimizer: MasterOptimizer
     average: Average
     can_share = False  # whether several ranks can each take a part of a step

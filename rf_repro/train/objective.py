@@ -7,13 +7,16 @@ import torch
 from torch import Tensor
 
 from rf_repro.compute.ranks import ALONE, Ranks
-from rf_repro.config.schema import ExperimentConfig, ObjectiveConfig, StageConfig
+from rf_repro.config.schema import ExperimentConfig
+from rf_repro.config.training_schema import ObjectiveConfig, StageConfig
 from rf_repro.data.packing import PackedBatch, SampleGroup, TextTokens
 from rf_repro.maths.flow import interpolate, sample_times, velocity_loss
-from rf_repro.model.encoder import MaskedImageHead, VisionTransformer
-from rf_repro.model.rf_model import GenerationInput, RFModel, UnderstandingInput
+from rf_repro.model.encoder import MaskedImageHead
+from rf_repro.model.inputs import GenerationInput, UnderstandingInput
+from rf_repro.model.rf_model import RFModel
 from rf_repro.model.space import ImageSpace
 from rf_repro.representation.alignment import alignment_loss
+from rf_repro.representation.kinds import representation_of
 
 # Weight of masked-image modelling beside captioning in the first stage at `tiny` (assumed; it balanced the two).
 MASKED_IMAGE_WEIGHT = 4.0
@@ -47,12 +50,12 @@ class Drawn:
 
 def term_names(config: ExperimentConfig, stage: StageConfig) -> list[str]:
     """The terms of the stage's loss, the same on every rank and in every step."""
-    mixture, representation = stage.mixture, config.representation.kind
+    mixture, kind = stage.mixture, representation_of(config)
     generates = mixture.generation > 0
     present = {
         "flow": generates,
-        "representation": generates and representation in ("discrete", "continuous"),
-        "alignment": generates and representation == "repa",
+        "representation": generates and kind.has_tokens,
+        "alignment": generates and kind.is_aligned,
         "text": mixture.understanding + mixture.questions + mixture.text > 0 or (generates and config.objective.caption_loss),
         "masked_image": mixture.masked_image > 0,
         "router": config.model.decoder.num_experts > 0 and config.objective.router_weight > 0,
@@ -124,8 +127,7 @@ def draw_pack(
     if batch.masked_images is not None:
         count, pixels = len(batch.masked_images), batch.masked_images.shape[1:].numel()
         rows = ranks.rows(count)
-        assert isinstance(model.encoder, VisionTransformer)
-        patches = model.encoder.grid**2
+        patches = (batch.masked_images.shape[-1] // model.encoder.patch_size) ** 2
         masked = (torch.rand(count, patches, generator=generator) < MaskedImageHead.MASK_RATIO)[rows]
         masked_images = (batch.masked_images[rows].to(model.text_embedding.weight.dtype), masked.to(device))
         counts["masked_image"] = int(masked.sum()) * pixels // patches
@@ -166,7 +168,6 @@ def pack_losses(
         sums["router"] = output.balance
     if drawn.masked_images is not None:
         assert masked_head is not None
-        assert isinstance(model.encoder, VisionTransformer)
         if len(drawn.masked_images[0]):
             sums["masked_image"] = masked_head(model.encoder, *drawn.masked_images)[0]
     return sums

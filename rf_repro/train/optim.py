@@ -13,7 +13,7 @@ from torch.distributed.tensor import DTensor
 
 from rf_repro.compute.ranks import ALONE, Ranks
 from rf_repro.compute.sharding import copy_part_, is_sharded
-from rf_repro.config.schema import OptimConfig, StageConfig
+from rf_repro.config.training_schema import OptimConfig, StageConfig
 from rf_repro.core.errors import UserError
 from rf_repro.model.initialise import is_generation
 from rf_repro.train.muon import Muon
@@ -63,7 +63,7 @@ class MasterOptimizer:
         }
         groups: dict[tuple[bool, float], list[Tensor]] = {}
         for name, master in self.masters.items():
-            use_muon = stage.optimizer == "muon" and _is_block_matrix(name, master)
+            use_muon = stage.optimizer == "muon" and is_block_matrix(name, master)
             groups.setdefault((use_muon, _rate_multiplier(name, optim, stage)), []).append(master)
         self.optimizers: list[torch.optim.Optimizer] = []
         for use_muon in (False, True):
@@ -173,7 +173,8 @@ class MasterOptimizer:
         return found
 
 
-def _is_block_matrix(name: str, parameter: Tensor) -> bool:
+def is_block_matrix(name: str, parameter: Tensor) -> bool:
+    """Whether Muon steps the parameter, where the stage has it."""
     return name.startswith(("decoder.blocks.", "encoder.blocks.")) and parameter.ndim == 2 and ".modulation." not in name
 
 

@@ -10,18 +10,17 @@ from torch import Tensor
 
 from rf_repro.compute.devices import trying
 from rf_repro.compute.ranks import ALONE, Ranks
-from rf_repro.config.schema import ExperimentConfig, VAEConfig
+from rf_repro.config.model_schema import VAEConfig
+from rf_repro.config.schema import ExperimentConfig
 from rf_repro.core.errors import UserError
 from rf_repro.core.hashing import derive_seed
 from rf_repro.core.run_dir import RunDir
-from rf_repro.data.packing import to_images, to_pixels
-from rf_repro.model.space import ImageSpace
+from rf_repro.data.packing import to_images
 from rf_repro.model.vae import KLAutoencoder, kl_divergence
 from rf_repro.train.checkpoint import load_checkpoint
 from rf_repro.train.ema import Average
 from rf_repro.train.loop import StepLosses, TrainingLoop, never
 from rf_repro.train.optim import MasterOptimizer
-from rf_repro.worlds.scenes.evaluation import Progress, SceneEvaluation, requests, temporary_folder
 
 DECAY_FRACTION = 0.5  # of the steps, over which the rate falls to zero in the end (assumed; over all of them the error is larger)
 CHUNK = 256  # images at a time where no gradient is needed
@@ -34,6 +33,8 @@ class VAETrainer(TrainingLoop):
     Args:
         images: uint8 [N, S, S, 3], the training images, on the CPU.
     """
+
+    model: KLAutoencoder
 
     def __init__(self, config: ExperimentConfig, seed: int, device: torch.device, images: Tensor, ranks: Ranks = ALONE) -> None:
         super().__init__(config, replace(config.stages[-1], decay_fraction=DECAY_FRACTION), seed, device, ranks=ranks)
@@ -126,21 +127,3 @@ def load_vae(checkpoint: Path, config: VAEConfig) -> KLAutoencoder:
         raise UserError(f"{checkpoint}: holds another VAE than model.vae describes; delete its run directory to train it again")
     vae.load_state_dict(saved.ema)
     return vae.eval().requires_grad_(False)
-
-
-def evaluate_reconstruction(
-    evaluation: SceneEvaluation, space: ImageSpace, run: RunDir, progress: Progress, device: torch.device
-) -> None:
-    """Gate of the VAE: GenEval of true renderings that went through `space` on `device`, by the way that generation takes.
-
-    Recorded as `geneval-vae-reconstruction`; at least 0.97 of `geneval-ground-truth` is wanted.
-    """
-    if run.eval_result("geneval-vae-reconstruction") is not None:
-        return
-    wanted = requests(evaluation.world.benchmark(evaluation.config.evals.images_per_task))
-    truth = torch.from_numpy(evaluation.ground_truth(wanted).images)
-    with trying(device):
-        chunks = [space.decode(space.encode(to_images(images.to(device)))) for images in truth.split(CHUNK)]
-    with temporary_folder(run) as folder:
-        evaluation.write_images(wanted, to_pixels(torch.cat(chunks)).cpu().numpy(), folder)
-        evaluation.score(folder, run, "geneval-vae-reconstruction", progress, None, "rendered, through the VAE")

@@ -25,7 +25,7 @@ from rf_repro.core.errors import UserError
         ("representation.center", 1, "must be bool, not int"),
         ("objective.text_drop", "much", "must be float, not str"),
         ("objective.text_drop", True, "must be float, not bool"),
-        ("representation.kind", "magic", "must be one of none, discrete"),
+        ("representation.kind", "magic", "must be one of continuous, discrete, none, repa"),
         ("optim.betas", [0.9], "must have 2 items"),
         ("optim.betas", 0.9, "must be a list"),
         ("data.scenes.shapes", ["circle", 3], "must be str, not int"),

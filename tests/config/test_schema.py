@@ -10,7 +10,8 @@ import pytest
 from rf_repro.config.overrides import apply_overrides, from_dict
 from rf_repro.config.prerequisites import prerequisites
 from rf_repro.config.scales import SCALES, paper, tiny
-from rf_repro.config.schema import EvalConfig, ExperimentConfig, StageConfig
+from rf_repro.config.schema import EvalConfig, ExperimentConfig
+from rf_repro.config.training_schema import StageConfig
 from rf_repro.core.errors import UserError
 
 # The only fields that may change without making another run.

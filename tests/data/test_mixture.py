@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from rf_repro.config.data_schema import DataConfig, ScenesConfig
-from rf_repro.config.schema import MixtureConfig, StageConfig
+from rf_repro.config.training_schema import MixtureConfig, StageConfig
 from rf_repro.data.packing import SampleGroup, to_pixels
 from rf_repro.data.scenes.mixture import SceneMixture
 from rf_repro.data.scenes.questions import SceneQuestions

@@ -12,17 +12,19 @@ from torch.utils.flop_counter import FlopCounterMode
 from rf_repro.config.overrides import apply_overrides, from_dict
 from rf_repro.config.scales import paper
 from rf_repro.config.schema import ExperimentConfig
+from rf_repro.config.training_schema import StageConfig
 from rf_repro.core.errors import UserError
-from rf_repro.data.scenes.mixture import SceneMixture
-from rf_repro.data.scenes.tokenizer import SceneTokenizer
-from rf_repro.estimate.flops import Cost, step_flops, vae_encode_flops
+from rf_repro.estimate.flops import Cost, step_flops
 from rf_repro.estimate.parameters import count_parameters
 from rf_repro.estimate.plan import find_variant
-from rf_repro.estimate.workload import extreme_packs, make_workload
+from rf_repro.model.spaces import space_of
 from rf_repro.model.vae import KLAutoencoder, LatentSpace
+from rf_repro.model.workload import Workload
 from rf_repro.train.trainer import Trainer
+from rf_repro.worlds import world_of
 from tests.estimate.test_parameters import RECORDS
 from tests.model.small import small_config
+from tests.train.making import trainer_of
 
 CPU = torch.device("cpu")
 CASES = {
@@ -40,23 +42,25 @@ CASES = {
 MATRICES, ATTENTION = ("mm", "addmm"), ("bmm", "baddbmm")
 
 
+def workload(config: ExperimentConfig, stage: StageConfig, ranks: int) -> Workload:
+    return world_of(config).workload(config, stage, ranks)
+
+
 def make_trainer(config: ExperimentConfig) -> Trainer:
-    tokenizer = SceneTokenizer(config.data.scenes)
     space = None
     if config.model.pixel.space == "vae":
         vae = KLAutoencoder(config.model.vae)
         vae.initialise(0)
         space = LatentSpace(vae, config.model.pixel.patch_size)
-    mixture = SceneMixture(config.data, tokenizer)
-    trainer = Trainer(config, config.stages[-1], 0, CPU, mixture, tokenizer, space=space)
-    if trainer.vq is not None:
-        trainer.vq.initialise(torch.randn(64, config.model.encoder.width), torch.Generator().manual_seed(0))
+    trainer = trainer_of(config, config.stages[-1], space=space)
+    if trainer.targets is not None:
+        trainer.targets.values.initialise(torch.randn(64, config.model.encoder.width), torch.Generator().manual_seed(0))
     return trainer
 
 
 def estimated(config: ExperimentConfig, ranks: int = 1) -> dict[str, Cost]:
     stage = config.stages[-1]
-    return step_flops(config, stage, count_parameters(config), make_workload(config, stage, ranks))
+    return step_flops(config, stage, count_parameters(config), workload(config, stage, ranks))
 
 
 def counted(counter: FlopCounterMode, names: tuple[str, ...]) -> int:
@@ -71,7 +75,7 @@ def test_flops_are_those_that_pytorch_counts(name: str) -> None:
     config = small_config(**CASES[name])
     trainer, costs = make_trainer(config), estimated(config)
     learned = learned_rows(trainer)
-    work = make_workload(config, config.stages[-1], 1)
+    work = workload(config, config.stages[-1], 1)
     decoder, encoder = config.model.decoder, config.model.encoder
     masked_out = work.total(lambda shape: shape.layout.length**2 - shape.pairs)
     extra = 4 * decoder.num_heads * decoder.head_dim * decoder.num_layers * masked_out
@@ -108,14 +112,13 @@ def counted_drops(config: ExperimentConfig) -> int:
     """Sequences of the first step whose representation is dropped, from the draws of `draw_pack` in their order."""
     from rf_repro.core.hashing import derive_seed
     from rf_repro.maths.flow import sample_times
-    from rf_repro.model.space import patch_dim
 
     stage = config.stages[-1]
     generator = torch.Generator().manual_seed(derive_seed("step", stage.name, 0, 1))
     count = stage.mixture.generation
     sample_times(count, config.objective, generator)
-    torch.randn(count, (config.data.scenes.image_size // config.model.pixel.patch_size) ** 2, patch_dim(config.model),
-                generator=generator)  # fmt: skip
+    patches = (config.data.scenes.image_size // config.model.pixel.patch_size) ** 2
+    torch.randn(count, patches, space_of(config.model).token_dim(config.model), generator=generator)
     torch.rand(count, generator=generator)
     return int((torch.rand(count, generator=generator) < config.objective.representation_drop).sum())
 
@@ -125,7 +128,7 @@ def test_a_stage_that_trains_the_connector_alone() -> None:
                           model__pixel__space="none", representation__kind="none")  # fmt: skip
     trainer, costs = make_trainer(config), estimated(config)
     learned = learned_rows(trainer)
-    work = make_workload(config, config.stages[-1], 1)
+    work = workload(config, config.stages[-1], 1)
     with FlopCounterMode(display=False) as forward:
         (losses,) = trainer.losses(1)
     masked_out = work.total(lambda shape: shape.layout.length**2 - shape.pairs)
@@ -144,12 +147,12 @@ def test_a_stage_that_trains_the_connector_alone() -> None:
 def test_tokens_of_a_step_are_those_that_the_run_recorded(path: Path) -> None:
     record = json.loads(path.read_text())
     config = from_dict(json.loads((path.parent / "config.json").read_text()))
-    assert make_workload(config, config.stages[-1], 1).num_tokens * record["steps"] == record["tokens"]
+    assert workload(config, config.stages[-1], 1).num_tokens * record["steps"] == record["tokens"]
 
 
 def test_pairs_are_those_of_the_attention_mask() -> None:
     config = small_config(stages__joint__mixture__text=1)
-    for (shape,) in make_workload(config, config.stages[-1], 1).shapes.values():
+    for (shape,) in workload(config, config.stages[-1], 1).shapes.values():
         assert shape.pairs == int(shape.layout.may_attend().sum())
 
 
@@ -163,13 +166,13 @@ def test_ranks_share_the_step() -> None:
 def test_packs_are_full_and_hold_the_shares() -> None:
     config = find_variant("pixel_rf").config(paper())
     for stage in config.stages[1:]:
-        work = make_workload(config, stage, 32)
+        work = workload(config, stage, 32)
         assert work.num_tokens == pytest.approx(32_768)
         assert work.passes == 4  # 128 packs a step
         assert work.step_tokens == pytest.approx(128 * 32_768)
         assert work.samples["generation"] == pytest.approx(2 * work.samples["understanding"])
         assert work.samples["generation"] == pytest.approx(8 * work.samples["text"])
-    largest = make_workload(config, config.stage("continued"), 128).shapes["generation"][-1]
+    largest = workload(config, config.stage("continued"), 128).shapes["generation"][-1]
     assert [largest.tokens(kind) for kind in ("text", "representation", "pixel")] == [512, 1 + 1024, 4096]
     assert largest.targets == 4096 + 5
 
@@ -177,7 +180,7 @@ def test_packs_are_full_and_hold_the_shares() -> None:
 def test_passes_multiply_the_cost_and_ranks_share_it() -> None:
     config = find_variant("pixel_rf").config(paper())
     stage, parameters = config.stage("joint"), count_parameters(config)
-    few, many = (step_flops(config, stage, parameters, make_workload(config, stage, ranks)) for ranks in (32, 128))
+    few, many = (step_flops(config, stage, parameters, workload(config, stage, ranks)) for ranks in (32, 128))
     assert few.keys() == many.keys()
     for name, cost in few.items():
         assert cost.training == pytest.approx(4 * many[name].training)
@@ -187,13 +190,13 @@ def test_sizes_are_drawn_evenly_from_the_stage_s_range() -> None:
     """Means over an image drawn at a time agree with the closed form."""
     config = find_variant("pixel_rf").config(paper())
     stage = config.stage("continued")
-    work = make_workload(config, stage, 128)
+    work = workload(config, stage, 128)
     sides = [shape.image_size for shape in work.shapes["generation"]]
     assert sides == list(range(512, 1025, 32))
     count = work.samples["generation"]
     assert work.tokens("pixel") == pytest.approx(count * sum((side / 16) ** 2 for side in sides) / len(sides))
     drawn = random.Random(0)
-    packed = [make_workload(config, replace(stage, min_image_size=side, max_image_size=side), 128) for side in sides]
+    packed = [workload(config, replace(stage, min_image_size=side, max_image_size=side), 128) for side in sides]
     tokens = pixels = 0.0
     for _ in range(20_000):  # a pack's tokens, sample by sample, with generation 8, understanding 4, text 1
         sample = drawn.choices(["generation", "understanding", "text"], [8, 4, 1])[0]
@@ -206,10 +209,10 @@ def test_sizes_are_drawn_evenly_from_the_stage_s_range() -> None:
 def test_extreme_packs_bound_what_any_pack_holds() -> None:
     config = find_variant("pixel_rf").config(paper())
     stage = config.stage("joint")
-    packs = extreme_packs(config, stage, 128)
+    packs = world_of(config).extreme_packs(config, stage, 128)
     assert len(packs) == 2 * 2 * 2 + 1
     assert all(pack.num_tokens == pytest.approx(32_768) for pack in packs.values())
-    mean = make_workload(config, stage, 128)
+    mean = workload(config, stage, 128)
     for quantity in ("encoded", "targets", "features", "predictions"):
         most = max(pack.total(lambda shape, name=quantity: getattr(shape, name)) for pack in packs.values())
         assert most > mean.total(lambda shape, name=quantity: getattr(shape, name))
@@ -220,7 +223,7 @@ def test_one_text_token_of_qwen3_30b_a3b() -> None:
     config = find_variant("vlm_only").config(paper())
     config = apply_overrides(config, {"stages.joint.mixture.understanding": 0})
     stage = config.stage("joint")
-    work = make_workload(config, stage, 128)
+    work = workload(config, stage, 128)
     costs = step_flops(config, stage, count_parameters(config), work)
     per_token = {name: cost.forward / work.num_tokens for name, cost in costs.items()}
     assert per_token["attention"] + per_token["pool_understanding"] == pytest.approx(5.46e9, rel=1e-3)
@@ -233,12 +236,12 @@ def test_the_in_suite_vae_is_counted_without_computing_it() -> None:
     config = small_config(model__pixel__space="vae")
     with FlopCounterMode(display=False) as counter:
         KLAutoencoder(config.model.vae).posterior(torch.zeros(1, 3, 24, 24))
-    assert vae_encode_flops(config, 24) == counter.get_total_flops() > 0
+    assert space_of(config.model).encode_flops(config.model, 24) == counter.get_total_flops() > 0
 
 
 def test_more_ranks_than_samples_and_samples_longer_than_a_pack_are_refused() -> None:
     with pytest.raises(UserError, match="4 samples of a kind at most for 5 GPUs"):
-        make_workload(small_config(), small_config().stages[0], 5)
+        workload(small_config(), small_config().stages[0], 5)
     config = apply_overrides(paper(), {"stages.continued.tokens_per_rank": 4096})
     with pytest.raises(UserError, match="tokens_per_rank=4096: must be at least 4608"):
-        make_workload(config, config.stage("continued"), 8)
+        workload(config, config.stage("continued"), 8)

@@ -15,15 +15,16 @@ from rf_repro.config.overrides import apply_overrides
 from rf_repro.config.scales import paper
 from rf_repro.config.schema import ExperimentConfig
 from rf_repro.data.packing import PackedBatch, SampleGroup, TextTokens
-from rf_repro.estimate.encoders import pretrained_encoder
 from rf_repro.estimate.flops import step_flops
 from rf_repro.estimate.memory import pass_memory
 from rf_repro.estimate.parameters import count_parameters
 from rf_repro.estimate.plan import find_variant
-from rf_repro.estimate.workload import Workload, make_workload
+from rf_repro.model.encoders import encoder_of
 from rf_repro.model.rf_model import RFModel
 from rf_repro.model.space import PixelSpace
+from rf_repro.model.workload import Workload
 from rf_repro.train.objective import Drawn, draw_pack, pack_losses
+from rf_repro.worlds import world_of
 from tests.estimate.live_bytes import LiveBytes
 
 SIDES, TEXT, COPIES = (64, 96, 128), 48, 4
@@ -64,7 +65,7 @@ def make_run(changes: dict[str, Any]) -> tuple[ExperimentConfig, Workload, Packe
     base = apply_overrides(paper(), {**SMALL, **changes})
     batch, codes, tokens = make_pack(base)
     config = find_variant("pixel_rf").config(apply_overrides(base, {"stages.joint.tokens_per_rank": tokens}))
-    work = make_workload(config, config.stage("joint"), 128)
+    work = world_of(config).workload(config, config.stage("joint"), 128)
     assert work.samples == pytest.approx({"generation": 12, "understanding": 12, "text": 6})
     return config, work, batch, codes
 
@@ -91,7 +92,7 @@ def test_flops_of_a_pack_are_those_that_pytorch_counts(pools: str) -> None:
         cost.forward for name, cost in costs.items() if name not in ("attention_scores", "target_encoder", "vq_assignment")
     )
     scores = 4 * encoder.width * encoder.num_layers * work.total(lambda shape: shape.encoded**2)
-    registers = 2 * 3 * 16**2 * encoder.width * 12 * pretrained_encoder(encoder).prefix_tokens  # which are not embedded
+    registers = 2 * 3 * 16**2 * encoder.width * 12 * encoder_of(encoder).prefix_tokens(encoder)  # which are not embedded
     assert counted == pytest.approx(linear - scores - registers, rel=1e-9)
 
 

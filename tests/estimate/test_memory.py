@@ -9,21 +9,24 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from rf_repro.config.model_schema import EncoderConfig
 from rf_repro.config.overrides import apply_overrides
 from rf_repro.config.scales import paper, tiny
-from rf_repro.config.schema import EncoderConfig, ExperimentConfig
-from rf_repro.estimate.encoders import pretrained_encoder
+from rf_repro.config.schema import ExperimentConfig
 from rf_repro.estimate.memory import CONTEXT_BYTES, Memory, _decoder, _encoder, _logits, pass_memory, stage_memory
 from rf_repro.estimate.parameters import count_parameters
 from rf_repro.estimate.plan import find_variant
-from rf_repro.estimate.workload import SampleShape, Workload, make_workload
 from rf_repro.model import attention
+from rf_repro.model.dinov3 import DINOv3Encoder
+from rf_repro.model.encoders import encoder_of
 from rf_repro.model.layout import POOLS, Group, PackedLayout, SampleLayout
 from rf_repro.model.mot import MixtureOfTransformers
-from rf_repro.model.pretrained_encoder import PretrainedEncoder
 from rf_repro.model.rf_model import RFModel
+from rf_repro.model.workload import SampleShape, Workload
+from rf_repro.representation.discrete import CodebookTargets
 from rf_repro.representation.vq import OnlineVQ
 from rf_repro.train.trainer import Trainer
+from rf_repro.worlds import world_of
 from tests.estimate.live_bytes import LiveBytes
 from tests.estimate.test_flops import make_trainer
 from tests.model.small import small_config
@@ -42,7 +45,7 @@ STEPS: dict[str, tuple[str, dict[str, Any]]] = {
 def memory(config: ExperimentConfig, ranks: int = 1, stage: int = -1) -> Memory:
     """Of the mean pass."""
     chosen = config.stages[stage]
-    return pass_memory(config, chosen, count_parameters(config), make_workload(config, chosen, ranks))
+    return pass_memory(config, chosen, count_parameters(config), world_of(config).workload(config, chosen, ranks))
 
 
 def held(trainer: Trainer) -> list[Tensor]:
@@ -50,10 +53,10 @@ def held(trainer: Trainer) -> list[Tensor]:
     tensors = [*trainer.model.parameters(), *trainer.masters().values(), *trainer.average.values.values()]
     for optimizer in trainer.optimizer.optimizers:
         tensors += [value for state in optimizer.state.values() for value in state.values() if isinstance(value, Tensor)]
-    if trainer.target_encoder is not None:
-        tensors += [*trainer.target_encoder.parameters(), *trainer.target_average.values.values()]
-    if trainer.vq is not None:
-        tensors += [trainer.vq.prototypes]
+    if trainer.targets is not None:
+        tensors += [*trainer.targets.encoder.parameters(), *trainer.targets.average.values.values()]
+        if isinstance(trainer.targets.values, CodebookTargets):
+            tensors += [trainer.targets.values.vq.prototypes]
     vae = getattr(trainer.space, "vae", None)
     return tensors + ([] if vae is None else list(vae.parameters()))
 
@@ -65,8 +68,6 @@ def test_a_step_at_tiny_needs_what_the_model_says(name: str) -> None:
     key, changes = STEPS[name]
     config = find_variant(key).config(apply_overrides(tiny(), {"data.scenes.num_train": 512, **changes}))
     trainer = make_trainer(config)
-    if trainer.statistics is not None:
-        trainer.statistics.initialise(torch.randn(64, config.model.encoder.width))
     trainer.train_step()  # which makes the optimiser's moments
     gc.collect()
     live = LiveBytes(held(trainer))
@@ -116,7 +117,7 @@ def test_logits_of_a_large_vocabulary(rows: int) -> None:
         "stages.joint.tokens_per_rank": rows + 1,
     }  # fmt: skip
     config = apply_overrides(find_variant("vlm_only").config(paper()), changes)
-    work = make_workload(config, config.stages[1], 1)
+    work = world_of(config).workload(config, config.stages[1], 1)
     assert live.peak == pytest.approx(_logits(config, count_parameters(config), work), rel=0.03)
 
 
@@ -152,7 +153,7 @@ def test_blocks_keep_what_the_model_says(case: dict[str, Any], precision: str, m
         model__decoder__width=64, model__decoder__head_dim=16, model__decoder__ffn_width=160, data__caption_tokens=40,
         stages__joint__mixture__generation=8, **case, **({} if precision == "fp32" else {"optim__precision": precision}),
     )  # fmt: skip
-    work, parameters = make_workload(config, config.stages[0], 1), count_parameters(config)
+    work, parameters = world_of(config).workload(config, config.stages[0], 1), count_parameters(config)
     dtype, b = (torch.float32, 4) if precision == "fp32" else (torch.bfloat16, 2)
     pools = [pool for pool in POOLS if f"pool_{pool}" in parameters.parts]
     decoder = MixtureOfTransformers(config.model.decoder, pools).to(dtype)
@@ -173,9 +174,9 @@ def test_encoders_keep_what_the_model_says(kind: str) -> None:
         "siglip2": "google/siglip2-so400m-patch16-naflex",
     }  # fmt: skip
     encoder = EncoderConfig(kind.split()[-1], 96, 3, 4, 256, 16, pretrained=published[kind])  # type: ignore[arg-type]
-    model = PretrainedEncoder(encoder)
+    model = DINOv3Encoder(encoder)
     kept = kept_by_autograd(lambda: model.encode([torch.randn(2, 3, 128, 128), torch.randn(4, 3, 64, 96)]), model)
-    tokens = 2 * 64 + 4 * 24 + 6 * pretrained_encoder(encoder).prefix_tokens
+    tokens = 2 * 64 + 4 * 24 + 6 * encoder_of(encoder).prefix_tokens(encoder)
     work = Workload({"understanding": 1}, {"understanding": (SampleShape(SampleLayout(()), encoded=tokens),)}, ranks=1)
     config = replace(paper(), model=replace(paper().model, encoder=encoder))
     assert 3 * _encoder(config, work, 4).kept == pytest.approx(kept, rel=0.03)

@@ -10,19 +10,17 @@ import torch
 from torch import nn
 
 from ablations.registry import GRIDS
+from rf_repro.config.model_schema import EncoderConfig
 from rf_repro.config.overrides import apply_overrides, from_dict
 from rf_repro.config.scales import get_scale, paper, tiny
-from rf_repro.config.schema import EncoderConfig, ExperimentConfig
-from rf_repro.estimate.encoders import (
-    DINOV3_REGISTERS,
-    WAN_PARAMETERS,
-    pretrained_encoder,
-    wan_encode_flops,
-)
+from rf_repro.config.schema import ExperimentConfig
 from rf_repro.estimate.parameters import Parameters, count_parameters, part_of
 from rf_repro.estimate.plan import find_variant
+from rf_repro.model.encoders import encoder_of
+from rf_repro.model.encoders.dinov3 import REGISTERS, is_gated
 from rf_repro.model.layout import POOLS
 from rf_repro.model.rf_model import RFModel
+from rf_repro.model.spaces.vae import WAN_PARAMETERS, wan_encode_flops
 
 RESULTS = Path(__file__).parents[2] / "reports" / "results"
 RECORDS = sorted(path for path in RESULTS.glob("tiny/*/*/run.json") if path.parts[-3] not in ("stage-encoder", "stage-vae"))
@@ -127,15 +125,15 @@ DINOV3 = [  # (parameters in millions on the model cards, sizes)
 
 @pytest.mark.parametrize(("millions", "config"), DINOV3, ids=[config.pretrained for _, config in DINOV3])
 def test_dinov3_is_as_published_and_exactly_the_model_of_transformers(millions: int, config: EncoderConfig) -> None:
-    size = pretrained_encoder(config)
+    size = encoder_of(config).size(config)
     assert size.total / 1e6 == pytest.approx(millions, rel=0.02)
     transformers = pytest.importorskip("transformers")
     with torch.device("meta"):
         model = transformers.DINOv3ViTModel(
             transformers.DINOv3ViTConfig(
                 hidden_size=config.width, num_hidden_layers=config.num_layers, num_attention_heads=config.num_heads,
-                intermediate_size=config.ffn_width, patch_size=config.patch_size, use_gated_mlp=size.is_gated,
-                num_register_tokens=DINOV3_REGISTERS,
+                intermediate_size=config.ffn_width, patch_size=config.patch_size, use_gated_mlp=is_gated(config),
+                num_register_tokens=REGISTERS,
             )
         )  # fmt: skip
     assert size.total == sum(p.numel() for p in model.parameters())
@@ -153,7 +151,7 @@ def test_siglip2_so400m_is_exactly_the_model_of_transformers_without_its_pooling
                 intermediate_size=config.ffn_width, patch_size=config.patch_size, vision_use_head=False,
             )
         )  # fmt: skip
-    size = pretrained_encoder(config)
+    size = encoder_of(config).size(config)
     assert size.total == sum(p.numel() for p in model.parameters())
     assert size.matmul == sum(m.weight.numel() for m in model.modules() if isinstance(m, nn.Linear))
     assert size.total / 1e6 == pytest.approx(412.5, abs=0.5)
@@ -161,9 +159,10 @@ def test_siglip2_so400m_is_exactly_the_model_of_transformers_without_its_pooling
 
 def test_a_local_checkpoint_says_whether_its_feed_forward_is_gated(tmp_path: Path) -> None:
     config = replace(paper().model.encoder, pretrained=str(tmp_path))
-    assert not pretrained_encoder(config).is_gated  # a name that says nothing
+    assert not is_gated(config)  # a name that says nothing
     (tmp_path / "config.json").write_text('{"use_gated_mlp": true}')
-    assert pretrained_encoder(config) == pretrained_encoder(paper().model.encoder)
+    assert is_gated(config)
+    assert encoder_of(config).size(config) == encoder_of(config).size(paper().model.encoder)
 
 
 def test_wan_vae_is_exactly_the_model_of_diffusers() -> None:

@@ -13,7 +13,7 @@ from rf_repro.config.scales import tiny
 from rf_repro.estimate.memory import CONTEXT_BYTES, pass_memory
 from rf_repro.estimate.parameters import count_parameters
 from rf_repro.estimate.plan import find_variant
-from rf_repro.estimate.workload import make_workload
+from rf_repro.worlds import world_of
 from tests.estimate.live_bytes import LiveBytes
 from tests.estimate.test_memory import EXPERTS, held
 from tests.train.processes import run_ranks
@@ -28,8 +28,8 @@ CONFIG = find_variant("pixel_rf").config(
 def held_bytes(ranks: Ranks) -> int:
     """Bytes of this rank after a step."""
     trainer = make(replace(CONFIG, stages=CONFIG.stages[-1:]), ranks)
-    assert trainer.vq is not None
-    trainer.vq.initialise(torch.randn(64, CONFIG.model.encoder.width), torch.Generator().manual_seed(0))
+    assert trainer.targets is not None
+    trainer.targets.values.initialise(torch.randn(64, CONFIG.model.encoder.width), torch.Generator().manual_seed(0))
     trainer.train_step()
     return LiveBytes(map(local, held(trainer))).live
 
@@ -39,6 +39,6 @@ def test_states_of_two_ranks_are_what_the_model_says(tmp_path: Path) -> None:
     """Float32 parameters, moments, averages in halves; codebook and the copy of the target encoder whole. Parts are padded where
     a size is odd."""
     stage = CONFIG.stages[-1]
-    states = pass_memory(CONFIG, stage, count_parameters(CONFIG), make_workload(CONFIG, stage, 2)).states
+    states = pass_memory(CONFIG, stage, count_parameters(CONFIG), world_of(CONFIG).workload(CONFIG, stage, 2)).states
     for measured in run_ranks(held_bytes, 2, tmp_path):
         assert measured == pytest.approx(sum(states.values()) - CONTEXT_BYTES, rel=2e-3)

@@ -13,7 +13,7 @@ from evaluators.vlm.protocol import Query, VisionLanguageModel
 from evaluators.vlm.transformers_model import TransformersVLM
 from rf_repro.commands.vlm_options import add_vlm, check_vlm, load_vlm, vlm_batch_size
 from rf_repro.core.errors import UserError
-from rf_repro.experiment.vlm import RFVisionLanguageModel
+from rf_repro.sample.vlm import RFVisionLanguageModel
 from tests.evaluators.chat_server import chat_server
 from tests.evaluators.tiny_vlm import save_tiny_vlm
 from tests.tiny_run import tiny_changes, write_run

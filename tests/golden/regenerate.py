@@ -13,10 +13,8 @@ from pathlib import Path
 import torch
 
 from rf_repro.config.schema import ExperimentConfig
-from rf_repro.data.scenes.mixture import SceneMixture
-from rf_repro.data.scenes.tokenizer import SceneTokenizer
-from rf_repro.train.trainer import Trainer
 from tests.model.small import small_config
+from tests.train.making import trainer_of
 
 FOLDER = Path(__file__).parent
 STEPS = 50
@@ -49,11 +47,8 @@ def golden_losses(variant: str) -> list[dict[str, float]]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        tokenizer = SceneTokenizer(config.data.scenes)
-        mixture = SceneMixture(config.data, tokenizer)
-        trainer = Trainer(config, config.stages[0], 0, torch.device("cpu"), mixture, tokenizer)
-        if trainer.target_encoder is not None:
-            trainer.warm_up_targets()
+        trainer = trainer_of(config)
+        trainer.begin()
         return [trainer.train_step() for _ in range(STEPS)]
     finally:
         torch.set_num_threads(threads)

@@ -7,24 +7,16 @@ import torch
 from torch import Tensor
 
 from rf_repro.config.data_schema import ScenesConfig
+from rf_repro.config.model_schema import DecoderConfig, EncoderConfig, ModelConfig, PixelConfig
 from rf_repro.config.overrides import apply_overrides
-from rf_repro.config.schema import (
-    DecoderConfig,
-    EncoderConfig,
-    EvalConfig,
-    ExperimentConfig,
-    MixtureConfig,
-    ModelConfig,
-    OptimConfig,
-    PixelConfig,
-    RepresentationConfig,
-    SamplingConfig,
-    StageConfig,
-)
+from rf_repro.config.representation_schema import RepresentationConfig
+from rf_repro.config.schema import EvalConfig, ExperimentConfig, SamplingConfig
+from rf_repro.config.training_schema import MixtureConfig, OptimConfig, StageConfig
 from rf_repro.data.packing import TextTokens
 from rf_repro.model.initialise import initialise
-from rf_repro.model.rf_model import GenerationInput, GenerationOutput, RFModel, UnderstandingInput
-from rf_repro.representation.tokens import DiscreteTokens
+from rf_repro.model.inputs import GenerationInput, GenerationOutput, UnderstandingInput
+from rf_repro.model.rf_model import RFModel
+from rf_repro.representation.discrete import DiscreteTokens
 
 VOCAB = 23
 TOKENS = TextTokens(pad=0, bos=1, null=3)

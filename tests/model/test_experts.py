@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from rf_repro.config.schema import DecoderConfig
+from rf_repro.config.model_schema import DecoderConfig
 from rf_repro.model import experts
 from rf_repro.model.experts import FeedForward, SparseFeedForward, build_pool, can_group, router_metrics
 from tests.model.small import largest_difference

@@ -15,8 +15,9 @@ from rf_repro.core.errors import UserError
 from rf_repro.model.hf_checkpoint import INDEX
 from rf_repro.model.hf_export import export_backbone
 from rf_repro.model.hf_weights import Backbone, backbone_entries, backbone_tensors, load_backbone
+from rf_repro.model.inputs import UnderstandingInput
 from rf_repro.model.layout import SampleLayout, Span
-from rf_repro.model.rf_model import RFModel, UnderstandingInput
+from rf_repro.model.rf_model import RFModel
 from tests.model.small import VOCAB, largest_difference, small_config, small_model
 
 transformers = pytest.importorskip("transformers")

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from rf_repro.config.schema import VAEConfig
+from rf_repro.config.model_schema import VAEConfig
 from rf_repro.core.errors import UserError
 from rf_repro.model.latent_cache import CachedAutoencoder, weights_identity
 from rf_repro.model.vae import KLAutoencoder, LatentSpace, WanAutoencoder

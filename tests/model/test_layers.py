@@ -7,12 +7,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rf_repro.config.schema import EncoderConfig
+from rf_repro.config.model_schema import EncoderConfig
 from rf_repro.maths.layers import RMSNorm, TimeEmbedding, apply_rope, patchify, pool_2x2, rope_tables, sincos_2d, unpatchify
 from rf_repro.model.encoder import EncoderBlock, MaskedImageHead, VisionTransformer
 from rf_repro.model.initialise import initialise
-from rf_repro.model.rf_model import PixelTokens
-from rf_repro.representation.tokens import DiscreteTokens
+from rf_repro.model.pixel_tokens import PixelTokens
+from rf_repro.representation.discrete import DiscreteTokens
 from tests.model.small import largest_difference
 
 

@@ -7,7 +7,8 @@ import torch
 
 from rf_repro.config.schema import ExperimentConfig
 from rf_repro.data.packing import PackedBatch, SampleGroup
-from rf_repro.model.rf_model import GenerationInput, RFModel
+from rf_repro.model.inputs import GenerationInput
+from rf_repro.model.rf_model import RFModel
 from tests.model.small import (
     VOCAB,
     generation_input,

@@ -17,10 +17,10 @@ from torch.distributed.fsdp import fully_shard
 from torch.utils.checkpoint import checkpoint
 
 from rf_repro.compute.ranks import Ranks
+from rf_repro.config.model_schema import EncoderConfig
 from rf_repro.config.scales import paper
-from rf_repro.config.schema import EncoderConfig
 from rf_repro.core.errors import UserError
-from rf_repro.estimate.encoders import pretrained_encoder
+from rf_repro.model.encoders import encoder_of
 from rf_repro.model.pretrained_encoder import PretrainedEncoder, load_encoder_weights, read_encoder_weights
 from tests.model.small import largest_difference
 from tests.train.processes import run_ranks
@@ -68,8 +68,14 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {kind: root / kind for kind in KINDS}
 
 
+def build(config: EncoderConfig) -> PretrainedEncoder:
+    encoder = encoder_of(config).build(config, 0)
+    assert isinstance(encoder, PretrainedEncoder)
+    return encoder
+
+
 def loaded(kind: str, folder: Path) -> PretrainedEncoder:
-    encoder = PretrainedEncoder(config_of(kind, folder))
+    encoder = build(config_of(kind, folder))
     load_encoder_weights(encoder, str(folder))
     return encoder
 
@@ -201,7 +207,7 @@ def test_a_copy_is_the_same_and_apart(kind: str, folders: dict[str, Path]) -> No
 @torch.no_grad()
 def test_one_built_on_the_meta_device_is_whole_once_filled(kind: str, folders: dict[str, Path]) -> None:
     with torch.device("meta"):
-        encoder = PretrainedEncoder(config_of(kind, folders[kind]))
+        encoder = build(config_of(kind, folders[kind]))
     assert all(parameter.is_meta for parameter in encoder.parameters())
     assert not list(encoder.buffers())
     with pytest.raises(ValueError, match="meta device"):
@@ -228,14 +234,14 @@ def test_published_models_are_built_from_their_names_and_sizes_alone() -> None:
         EncoderConfig("siglip2", 1152, 27, 16, 4304, 16, pretrained="google/siglip2-so400m-patch16-naflex"),
     ]
     with torch.device("meta"):
-        encoders = [PretrainedEncoder(config) for config in configs]
+        encoders = [build(config) for config in configs]
     for config, encoder in zip(configs, encoders, strict=True):
-        assert sum(parameter.numel() for parameter in encoder.parameters()) == pretrained_encoder(config).total
+        assert sum(parameter.numel() for parameter in encoder.parameters()) == encoder_of(config).size(config).total
         assert len(encoder.layers) == config.num_layers
     assert [encoder.model.config.hidden_act for encoder in encoders] == ["silu", "gelu", "gelu_pytorch_tanh"]
     satellite = replace(configs[0], pretrained="facebook/dinov3-vit7b16-pretrain-sat493m")
     with torch.device("meta"):
-        largest = PretrainedEncoder(satellite)
+        largest = build(satellite)
     assert largest.layers[0].attention.q_proj.bias is None  # type: ignore[union-attr]
     assert largest.pixel_shift != encoders[0].pixel_shift
 
@@ -280,23 +286,23 @@ def test_pixels_are_normalised_as_a_local_checkpoint_says(folders: dict[str, Pat
         ("dinov3", {"width": 48, "ffn_width": 99}, r"model.encoder.width=48, ffn_width=99: must be 32, 48, as in .*config.json"),
         ("siglip2", {"num_layers": 4, "patch_size": 16}, r"model.encoder.num_layers=4, patch_size=16: must be 3, 4, as in"),
         ("dinov3", {"kind": "siglip2"}, r"is a 'dinov3_vit' model, must be siglip2 or siglip2_vision_model"),
-        ("dinov3", {"kind": "vit"}, r"model.encoder.kind='vit': must be dinov3 or siglip2"),
+        ("dinov3", {"kind": "vit3"}, r"model.encoder.kind='vit3': must be one of dinov3, siglip2, vit"),
     ],
 )
 def test_another_model_than_configured(kind: str, changes: dict[str, Any], message: str, folders: dict[str, Path]) -> None:
     with pytest.raises(UserError, match=message) as error:
-        PretrainedEncoder(replace(config_of(kind, folders[kind]), **changes))
+        build(replace(config_of(kind, folders[kind]), **changes))
     assert "\n" not in str(error.value)
 
 
 def test_siglip2_of_one_resolution_is_named(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "siglip", "vision_config": {}}))
     with pytest.raises(UserError, match=r"is a 'siglip' model.*of SigLIP2's checkpoints the naflex ones are"):
-        PretrainedEncoder(config_of("siglip2", tmp_path))
+        build(config_of("siglip2", tmp_path))
 
 
 def test_weights_that_do_not_fit(folders: dict[str, Path], tmp_path: Path) -> None:
-    encoder = PretrainedEncoder(config_of("dinov3", folders["dinov3"]))
+    encoder = build(config_of("dinov3", folders["dinov3"]))
     before = copy.deepcopy(encoder.state_dict())
 
     def refused(source: Path, message: str) -> None:
@@ -336,7 +342,7 @@ def test_weights_that_do_not_fit(folders: dict[str, Path], tmp_path: Path) -> No
 
 def test_weights_can_be_read_without_being_placed(folders: dict[str, Path]) -> None:
     with torch.device("meta"):
-        encoder = PretrainedEncoder(config_of("siglip2", folders["siglip2"]))
+        encoder = build(config_of("siglip2", folders["siglip2"]))
     weights = read_encoder_weights(encoder, str(folders["siglip2"]))
     assert weights.keys() == encoder.state_dict().keys()
     assert {tensor.dtype for tensor in weights.values()} == {torch.float32}
@@ -352,7 +358,7 @@ def test_sides_must_be_whole_patches(size: tuple[int, int], folders: dict[str, P
 def test_without_transformers_the_remedy_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "transformers", None)  # what an import then finds is as if it were not installed
     with pytest.raises(UserError, match=r"needs transformers .*pip install -e '\.\[hub\]'"):
-        PretrainedEncoder(config_of("dinov3", "nowhere"))
+        build(config_of("dinov3", "nowhere"))
 
 
 def sharded_step(ranks: Ranks, folders: dict[str, Path]) -> dict[str, tuple[list[Tensor], dict[str, Tensor]]]:

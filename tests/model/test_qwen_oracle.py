@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from rf_repro.config.schema import DecoderConfig
+from rf_repro.config.model_schema import DecoderConfig
 from rf_repro.maths.layers import RMSNorm, rope_tables
 from rf_repro.model.experts import FeedForward, SparseFeedForward
 from rf_repro.model.layout import POOLS, Group, PackedLayout, SampleLayout, Span

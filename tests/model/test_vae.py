@@ -11,9 +11,10 @@ from torch import Tensor
 from torch.distributions import Normal
 from torch.distributions import kl_divergence as torch_kl
 
-from rf_repro.config.schema import ModelConfig, PixelConfig, VAEConfig
+from rf_repro.config.model_schema import ModelConfig, PixelConfig, VAEConfig
 from rf_repro.core.errors import UserError
-from rf_repro.model.space import PixelSpace, patch_dim
+from rf_repro.model.space import PixelSpace
+from rf_repro.model.spaces import space_of
 from rf_repro.model.vae import KLAutoencoder, LatentSpace, WanAutoencoder, kl_divergence
 from tests.model.small import largest_difference
 
@@ -77,7 +78,7 @@ def test_tokens_are_normalised_means_in_raster_order(patch_size: int) -> None:
     side, cells = 24 // patch_size, patch_size // 4
     vae_config = VAEConfig(latent_channels=5)
     model = ModelConfig(pixel=PixelConfig(space="vae", patch_size=patch_size), vae=vae_config)
-    assert tokens.shape == (2, side**2, patch_dim(model))
+    assert tokens.shape == (2, side**2, space_of(model).token_dim(model))
     mean, _ = vae.posterior(images)
     for n in range(side**2):
         row, column = divmod(n, side)

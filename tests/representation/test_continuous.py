@@ -3,10 +3,11 @@
 import pytest
 import torch
 
-from rf_repro.config.schema import ContinuousConfig, ObjectiveConfig, SamplingConfig
+from rf_repro.config.representation_schema import ContinuousConfig
+from rf_repro.config.schema import SamplingConfig
+from rf_repro.config.training_schema import ObjectiveConfig
 from rf_repro.model.initialise import initialise
-from rf_repro.representation.continuous import STATISTICS_DECAY, FeatureStatistics
-from rf_repro.representation.tokens import ContinuousTokens
+from rf_repro.representation.continuous import STATISTICS_DECAY, ContinuousTokens, FeatureStatistics
 
 
 def test_statistics_standardise_their_first_batch_and_then_follow() -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from rf_repro.config.schema import EncoderConfig
+from rf_repro.config.model_schema import EncoderConfig
 from rf_repro.model.contrastive import (
     INITIAL_BIAS,
     INITIAL_TEMPERATURE,

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from rf_repro.config.schema import EncoderConfig
+from rf_repro.config.model_schema import EncoderConfig
 from rf_repro.model import self_distillation
 from rf_repro.model.initialise import initialise
 from rf_repro.model.self_distillation import (

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from rf_repro.config.schema import RepresentationConfig
+from rf_repro.config.representation_schema import RepresentationConfig
 from rf_repro.representation import vq as vq_module
 from rf_repro.representation.vq import (
     CENTER_DECAY,

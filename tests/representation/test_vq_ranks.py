@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from rf_repro.compute.ranks import ALONE, Ranks
-from rf_repro.config.schema import RepresentationConfig
+from rf_repro.config.representation_schema import RepresentationConfig
 from rf_repro.representation import vq as vq_module
 from rf_repro.representation.continuous import FeatureStatistics
 from rf_repro.representation.vq import OnlineVQ, usage_and_perplexity

@@ -11,9 +11,10 @@ from rf_repro.config.schema import ExperimentConfig, SamplingConfig
 from rf_repro.core.hashing import derive_seed
 from rf_repro.maths.layers import patchify
 from rf_repro.maths.schedule import guide, sample_top_k, shifted_times
-from rf_repro.model.rf_model import GenerationInput, RFModel
+from rf_repro.model.inputs import GenerationInput
+from rf_repro.model.rf_model import RFModel
 from rf_repro.model.space import PixelSpace
-from rf_repro.representation.tokens import ContinuousTokens
+from rf_repro.representation.continuous import ContinuousTokens
 from rf_repro.sample.sampler import Sampler
 from tests.model.small import TOKENS, generation_input, largest_difference, run, small_config, small_model
 

@@ -10,12 +10,11 @@ from torch import Tensor
 from rf_repro.compute.ranks import ALONE, Ranks
 from rf_repro.config.schema import ExperimentConfig
 from rf_repro.core.errors import TrainingDiverged, UserError
-from rf_repro.data.scenes.mixture import SceneMixture
-from rf_repro.data.scenes.tokenizer import SceneTokenizer
-from rf_repro.train.encoder_pretraining import EncoderPretraining
 from rf_repro.train.trainer import Trainer
 from rf_repro.train.vae_trainer import VAETrainer
+from rf_repro.worlds import world_of
 from tests.model.small import small_config
+from tests.train.making import pretraining_of, trainer_of
 from tests.train.processes import run_ranks
 
 STEPS = 6
@@ -54,9 +53,7 @@ BF16 = small_config(
 
 
 def make(config: ExperimentConfig, ranks: Ranks = ALONE, seed: int = 0) -> Trainer:
-    tokenizer = SceneTokenizer(config.data.scenes)
-    mixture = SceneMixture(config.data, tokenizer)
-    return Trainer(config, config.stages[0], seed, torch.device("cpu"), mixture, tokenizer, ranks=ranks)
+    return trainer_of(config, seed=seed, ranks=ranks)
 
 
 def train(ranks: Ranks, names: list[str]) -> dict[str, Any]:
@@ -198,9 +195,8 @@ def test_more_ranks_than_generation_samples_are_refused() -> None:
 
 def test_what_trains_in_one_process_says_so() -> None:
     config = small_config()
-    tokenizer = SceneTokenizer(config.data.scenes)
-    mixture = SceneMixture(config.data, tokenizer)
+    images, _ = world_of(config).component_data(config)
     with pytest.raises(UserError, match=r"VAETrainer: 2 ranks; .* run it with one task"):
-        VAETrainer(config, 0, torch.device("cpu"), mixture.images, Ranks(0, 2))
+        VAETrainer(config, 0, torch.device("cpu"), images, Ranks(0, 2))
     with pytest.raises(UserError, match=r"EncoderPretraining: 2 ranks; .* run it with one task"):
-        EncoderPretraining(config, 0, torch.device("cpu"), mixture, tokenizer, Ranks(1, 2))
+        pretraining_of(config, ranks=Ranks(1, 2))

@@ -10,14 +10,14 @@ import pytest
 import torch
 
 from rf_repro.config.overrides import apply_overrides
-from rf_repro.config.prerequisites import prerequisites
+from rf_repro.config.prerequisites import Prerequisite, prerequisites
 from rf_repro.config.schema import ExperimentConfig
 from rf_repro.core.errors import TrainingDiverged, UserError
 from rf_repro.core.run_dir import RunDir
 from rf_repro.data.packing import to_images
-from rf_repro.data.scenes.mixture import SceneMixture
 from rf_repro.data.scenes.tokenizer import SceneTokenizer
 from rf_repro.data.scenes.world import ScenesWorld
+from rf_repro.experiment.run import run_prerequisite
 from rf_repro.model import self_distillation
 from rf_repro.model.contrastive import same_captions
 from rf_repro.model.encoder import VisionTransformer
@@ -25,10 +25,12 @@ from rf_repro.model.initialise import initialise
 from rf_repro.model.self_distillation import NUM_PROTOTYPES
 from rf_repro.train import encoder_pretraining
 from rf_repro.train.checkpoint import list_checkpoints, load_checkpoint
-from rf_repro.train.encoder_pretraining import EncoderPretraining, load_encoder, pretrain_encoder
+from rf_repro.train.encoder_pretraining import EncoderPretraining, load_encoder
 from rf_repro.train.loop import TrainingLoop
+from rf_repro.worlds import world_of
 from rf_repro.worlds.scenes.probe import probe_features
 from tests.model.small import largest_difference, small_config
+from tests.train.making import pretraining_of
 from tests.train.test_trainer import Killed, assert_same_run, run_dir
 
 CPU = torch.device("cpu")
@@ -45,8 +47,7 @@ def config_of(kind: str, precision: str = "bf16", **overrides: object) -> Experi
 
 
 def make(config: ExperimentConfig, seed: int = 0) -> EncoderPretraining:
-    tokenizer = SceneTokenizer(config.data.scenes)
-    return EncoderPretraining(config, seed, CPU, SceneMixture(config.data, tokenizer), tokenizer)
+    return pretraining_of(config, seed)
 
 
 def dying_before_the_checkpoint_of(training: EncoderPretraining, step: int) -> EncoderPretraining:
@@ -78,7 +79,8 @@ def test_resuming_equals_never_having_stopped_bitwise(kind: str, precision: str,
     second.run(parts)
     assert_same_run(whole, parts)
     assert [row["step"] for row in parts.metrics()] == [2, 4, 6]
-    assert second.probe() == first.probe()
+    for name, tensor in second.averaged_encoder().state_dict().items():
+        assert torch.equal(tensor, first.averaged_encoder().state_dict()[name])
     assert second.step == 6
     assert second.num_tokens == first.num_tokens == 6 * 8 * (64 if kind == "dino" else 64 + 16)
     other_seed = run_dir(tmp_path / "other")
@@ -88,18 +90,19 @@ def test_resuming_equals_never_having_stopped_bitwise(kind: str, precision: str,
 
 
 def test_a_finished_run_is_neither_trained_nor_probed_again(tmp_path: Path) -> None:
-    run, config = run_dir(tmp_path), config_of("dino")
-    tokenizer = SceneTokenizer(config.data.scenes)
-    mixture = SceneMixture(config.data, tokenizer)
+    config = config_of("dino")
+    one = Prerequisite("encoder", "stage-encoder", config)
+    run = RunDir.create(tmp_path, config.to_dict(), config.result_hash(), config.scale, one.name, 0)
 
     def files() -> dict[Path, int]:
         return {path: path.stat().st_mtime_ns for path in [*run.checkpoints.rglob("*"), *run.evals.rglob("*")]}
 
-    pretrain_encoder(config, run, 0, CPU, mixture, tokenizer)
+    run_prerequisite(one, seed=0, runs=tmp_path)
     before = files()
     assert run.evals / "encoder-probe.json" in before
-    again = pretrain_encoder(config, run, 0, CPU, mixture, tokenizer)
-    assert again.step == 6
+    run.write_record(replace(run.record(), status="planned"))  # killed before its record said that it is done
+    again = run_prerequisite(one, seed=0, runs=tmp_path)
+    assert again.record().steps == 6
     assert files() == before
 
 
@@ -173,9 +176,9 @@ def test_a_term_that_is_not_finite_stops_before_the_step(kind: str, weight: str,
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_is_kept_is_the_averaged_encoder_and_it_is_what_was_probed(kind: str, tmp_path: Path) -> None:
     run, config = run_dir(tmp_path), config_of(kind, "fp32")
-    tokenizer = SceneTokenizer(config.data.scenes)
-    mixture = SceneMixture(config.data, tokenizer)
-    training = pretrain_encoder(config, run, 0, CPU, mixture, tokenizer)
+    training = make(config)
+    training.run(run)
+    world_of(config).check_encoder(training, run)
     last = list_checkpoints(run.checkpoints)[-1]
     weights = load_encoder(last)
     encoder = VisionTransformer(config.model.encoder, config.data.scenes.image_size)

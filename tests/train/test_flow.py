@@ -5,7 +5,7 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from rf_repro.config.schema import ObjectiveConfig
+from rf_repro.config.training_schema import ObjectiveConfig
 from rf_repro.maths.flow import interpolate, sample_times, velocity, velocity_loss
 from tests.model.small import largest_difference
 

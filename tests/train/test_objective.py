@@ -7,14 +7,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rf_repro.config.schema import MixtureConfig, ObjectiveConfig, StageConfig
+from rf_repro.config.training_schema import MixtureConfig, ObjectiveConfig, StageConfig
 from rf_repro.data.packing import PackedBatch, SampleGroup
 from rf_repro.maths.flow import interpolate, sample_times
 from rf_repro.maths.layers import patchify
 from rf_repro.model import rf_model
-from rf_repro.model.rf_model import GenerationInput, RFModel, UnderstandingInput
+from rf_repro.model.inputs import GenerationInput, UnderstandingInput
+from rf_repro.model.rf_model import RFModel
 from rf_repro.model.space import PixelSpace
-from rf_repro.representation.tokens import ContinuousTokens
+from rf_repro.representation.continuous import ContinuousTokens
 from rf_repro.train.objective import draw_pack, pack_losses, term_names, weights
 from tests.model.small import TOKENS, VOCAB, largest_difference, run, small_config, small_model
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from rf_repro.config.schema import MixtureConfig, OptimConfig, StageConfig
+from rf_repro.config.training_schema import MixtureConfig, OptimConfig, StageConfig
 from rf_repro.model.initialise import is_generation
 from rf_repro.model.rf_model import RFModel
 from rf_repro.train.optim import MasterOptimizer, rate_factor

@@ -164,8 +164,9 @@ def test_a_pack_gives_the_losses_and_gradients_of_its_samples_one_by_one(name: s
     config = apply_overrides(variant(folder, name), {"objective.text_drop": 0.4, "objective.representation_drop": 0.4})
     trainer = make(config)
     trainer.begin()
-    ((batch, generator, _), *_) = trainer._own_batches(1)
-    targets = trainer.assign_targets([batch])
+    pack, *_ = trainer.data.packs(1)
+    batch, generator = pack.batch, pack.generator
+    targets = None if trainer.targets is None else trainer.targets.assign([batch])
     words = ImageTextTokenizer.from_config(config)
     tokens = TextTokens(words.pad_id, words.bos_id, words.null_id)
     model = trainer.model.float()

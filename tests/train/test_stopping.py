@@ -11,11 +11,10 @@ from rf_repro.compute.ranks import Ranks
 from rf_repro.config.schema import ExperimentConfig
 from rf_repro.core.errors import Stopped, UserError
 from rf_repro.core.run_dir import RunDir
-from rf_repro.data.scenes.mixture import SceneMixture
-from rf_repro.data.scenes.tokenizer import SceneTokenizer
 from rf_repro.train.checkpoint import list_checkpoints, load_checkpoint, step_of
 from rf_repro.train.trainer import Trainer
 from tests.model.small import small_config
+from tests.train.making import trainer_of
 from tests.train.processes import run_ranks
 from tests.train.test_data_parallel import make
 from tests.train.test_trainer import CASES, PIXEL_RF, run_dir, tensors_of
@@ -66,8 +65,7 @@ class Counting(Trainer):
 
 
 def counting(config: ExperimentConfig) -> Counting:
-    tokenizer = SceneTokenizer(config.data.scenes)
-    return Counting(config, config.stages[0], 0, torch.device("cpu"), SceneMixture(config.data, tokenizer), tokenizer)
+    return trainer_of(config, kind=Counting)
 
 
 class Evaluation:

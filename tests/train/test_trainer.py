@@ -12,12 +12,13 @@ from rf_repro.config.overrides import apply_overrides
 from rf_repro.config.schema import ExperimentConfig
 from rf_repro.core.errors import TrainingDiverged, UserError
 from rf_repro.core.run_dir import RunDir
-from rf_repro.data.scenes.mixture import SceneMixture
-from rf_repro.data.scenes.tokenizer import SceneTokenizer
 from rf_repro.representation.alignment import resize_grid
+from rf_repro.representation.continuous import FeatureStatistics
+from rf_repro.representation.vq import OnlineVQ
 from rf_repro.train.checkpoint import list_checkpoints, load_checkpoint
 from rf_repro.train.trainer import Trainer
 from tests.model.small import largest_difference, small_config
+from tests.train.making import trainer_of
 
 PIXEL_RF = small_config(evals__every=5)
 CASES = {
@@ -41,9 +42,7 @@ CASES = {
 
 
 def make(config: ExperimentConfig, seed: int = 0) -> Trainer:
-    tokenizer = SceneTokenizer(config.data.scenes)
-    mixture = SceneMixture(config.data, tokenizer)
-    return Trainer(config, config.stages[0], seed, torch.device("cpu"), mixture, tokenizer)
+    return trainer_of(config, seed=seed)
 
 
 def run_dir(path: Path) -> RunDir:
@@ -131,7 +130,7 @@ def test_rows_are_means_over_their_steps_and_evaluations_come_at_their_steps(tmp
     make(PIXEL_RF).run(run, at_step=calls.append)
     assert calls == [5, 8]
     other = make(PIXEL_RF)
-    other.warm_up_targets()
+    other.begin()
     logs = [other.train_step() for _ in range(8)]
     rows = run.metrics()
     assert [row["step"] for row in rows] == [2, 4, 6, 8]
@@ -168,8 +167,7 @@ def test_a_term_that_is_not_finite_stops_before_the_step(term: str, tmp_path: Pa
             self.at_poison = {name: tensor.detach().clone() for name, tensor in self.optimizer.masters.items()}
             return super().train_step()
 
-    tokenizer = SceneTokenizer(PIXEL_RF.data.scenes)
-    trainer = Poisoned(PIXEL_RF, PIXEL_RF.stages[0], 0, torch.device("cpu"), SceneMixture(PIXEL_RF.data, tokenizer), tokenizer)
+    trainer = trainer_of(PIXEL_RF, kind=Poisoned)
     with pytest.raises(TrainingDiverged, match=f"step 5: loss/{term} is nan"):
         trainer.run(run)
     assert {path: path.read_bytes() for path in run.checkpoints.rglob("*") if path.is_file()} == before
@@ -186,7 +184,7 @@ def test_a_term_that_is_not_finite_stops_before_the_step(term: str, tmp_path: Pa
 def test_a_gradient_that_is_not_finite_stops_before_the_step(precision: str) -> None:
     config = PIXEL_RF if precision == "fp32" else small_config(optim__precision="bf16")
     trainer = make(config)
-    trainer.warm_up_targets()
+    trainer.begin()
     trainer.train_step()
     before = {name: tensor.detach().clone() for name, tensor in trainer.optimizer.masters.items()}
     averages = {name: tensor.clone() for name, tensor in trainer.average.values.items()}
@@ -203,7 +201,7 @@ def test_averages_of_weights_and_target_encoder_follow_the_masters(precision: st
     decay, target_decay = 0.9, 0.6
     config = small_config(model__encoder__target_ema_decay=target_decay)
     trainer = make(config if precision == "fp32" else apply_overrides(config, {"optim.precision": precision}))
-    trainer.warm_up_targets()
+    trainer.begin()
     names = [name for name, _ in trainer.model.named_parameters()]
     ema = {name: trainer.optimizer.masters[name].detach().double() for name in names}
     target = {name: value for name, value in ema.items() if name.startswith("encoder.")}
@@ -213,8 +211,8 @@ def test_averages_of_weights_and_target_encoder_follow_the_masters(precision: st
         masters = {name: trainer.optimizer.masters[name].detach().double() for name in names}
         ema = {name: kept * ema[name] + (1 - kept) * masters[name] for name in names}
         target = {name: target_decay * target[name] + (1 - target_decay) * masters[name] for name in target}
-    assert trainer.target_encoder is not None
-    targets = trainer.target_encoder.state_dict()
+    assert trainer.targets is not None
+    targets = trainer.targets.encoder.state_dict()
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     inference = trainer.inference_model().state_dict()
     for name in names:
@@ -222,30 +220,32 @@ def test_averages_of_weights_and_target_encoder_follow_the_masters(precision: st
         assert torch.equal(inference[name], trainer.average.values[name].to(dtype)), name
     for name, expected in target.items():
         short = name.removeprefix("encoder.")
-        assert largest_difference(trainer.target_average.values[short], expected) < 1e-6
-        assert torch.equal(targets[short], trainer.target_average.values[short].to(dtype))
+        assert largest_difference(trainer.targets.average.values[short], expected) < 1e-6
+        assert torch.equal(targets[short], trainer.targets.average.values[short].to(dtype))
     moved = max(largest_difference(trainer.optimizer.masters[name].detach(), target[name]) for name in target)
     assert moved > 1e-4  # the average is not the weights themselves
 
 
 def test_targets_are_balanced_codes_of_the_average_encoder_over_the_whole_step() -> None:
     trainer = make(PIXEL_RF)
-    trainer.warm_up_targets()
-    assert trainer.vq is not None
-    assert int(trainer.vq.num_updates) == 2  # warm-up batches
+    trainer.begin()
+    assert trainer.targets is not None
+    vq = trainer.targets.values.vq
+    assert isinstance(vq, OnlineVQ)
+    assert int(vq.num_updates) == 2  # warm-up batches
     with torch.no_grad():  # the model's own encoder has no say
         for parameter in trainer.model.encoder.parameters():
             parameter.zero_()
-    batch = trainer.data.batch(trainer.stage, 0, 1)
-    (features,) = trainer.target_features([batch.generation[0].images])
-    assert trainer.target_encoder is not None
-    assert torch.equal(features, trainer.target_encoder.pooled(batch.generation[0].images))  # type: ignore[operator]
-    expected = trainer.vq.assign(features.flatten(0, 1)).view(4, 16)
-    before = trainer.vq.prototypes.clone()
-    ((codes,),) = trainer.assign_targets([batch])  # type: ignore[misc]
+    (pack,) = trainer.data.packs(1)
+    batch = pack.batch
+    (features,) = trainer.targets.features([batch.generation[0].images])
+    assert torch.equal(features, trainer.targets.encoder.pooled(batch.generation[0].images))  # type: ignore[operator]
+    expected = vq.assign(features.flatten(0, 1)).view(4, 16)
+    before = vq.prototypes.clone()
+    ((codes,),) = trainer.targets.assign([batch])
     assert torch.equal(codes, expected)
-    assert not torch.equal(trainer.vq.prototypes, before)
-    assert int(trainer.vq.num_updates) == 3
+    assert not torch.equal(vq.prototypes, before)
+    assert int(vq.num_updates) == 3
 
 
 def test_only_the_connector_moves_where_the_stage_says_so() -> None:
@@ -262,25 +262,28 @@ def test_only_the_connector_moves_where_the_stage_says_so() -> None:
 def test_repa_aligns_with_the_average_encoders_features_on_the_pixel_grid(center: bool) -> None:
     changes = {"representation__center": True} if center else {}
     trainer = make(small_config(representation__kind="repa", **changes))
-    trainer.warm_up_targets()
-    batch = trainer.data.batch(trainer.stage, 0, 1)
-    assert trainer.target_encoder is not None
-    assert trainer.statistics is not None
+    trainer.begin()
+    (pack,) = trainer.data.packs(1)
+    batch = pack.batch
+    assert trainer.targets is not None
     with torch.no_grad():
-        expected = resize_grid(trainer.target_encoder(batch.generation[0].images), (8, 8), (6, 6))
-    ((targets,),) = trainer.assign_targets([batch])  # type: ignore[misc]
+        expected = resize_grid(trainer.targets.encoder(batch.generation[0].images), (8, 8), (6, 6))
+    ((targets,),) = trainer.targets.assign([batch])
     assert targets.shape == (4, 36, 24)
-    assert largest_difference(targets, expected - trainer.statistics.mean if center else expected) < 1e-6
+    assert largest_difference(targets, expected - trainer.targets.values.statistics.mean if center else expected) < 1e-6
 
 
 def test_continuous_targets_are_standardised_pooled_features() -> None:
     trainer = make(small_config(representation__kind="continuous"))
-    trainer.warm_up_targets()
-    batch = trainer.data.batch(trainer.stage, 0, 1)
-    (features,) = trainer.target_features([batch.generation[0].images])
-    ((targets,),) = trainer.assign_targets([batch])  # type: ignore[misc]
+    trainer.begin()
+    assert trainer.targets is not None
+    (pack,) = trainer.data.packs(1)
+    batch = pack.batch
+    (features,) = trainer.targets.features([batch.generation[0].images])
+    ((targets,),) = trainer.targets.assign([batch])
     assert targets.shape == (4, 16, 24)
-    assert trainer.statistics is not None
-    mean, variance = trainer.statistics.mean, trainer.statistics.variance
+    statistics = trainer.targets.values.statistics
+    assert isinstance(statistics, FeatureStatistics)
+    mean, variance = statistics.mean, statistics.variance
     assert largest_difference(targets * (variance + 1e-6).sqrt() + mean, features) < 1e-5
     assert targets.std() == pytest.approx(1, abs=0.3)

@@ -11,19 +11,19 @@ from torch import Tensor
 from torch.distributions import Normal
 from torch.distributions import kl_divergence as torch_kl
 
+from rf_repro.config.model_schema import VAEConfig
 from rf_repro.config.prerequisites import prerequisites
-from rf_repro.config.schema import ExperimentConfig, VAEConfig
+from rf_repro.config.schema import ExperimentConfig
 from rf_repro.core.errors import TrainingDiverged, UserError
 from rf_repro.core.hashing import derive_seed
 from rf_repro.core.run_dir import RunDir
 from rf_repro.data.packing import to_images
-from rf_repro.data.scenes.tokenizer import SceneTokenizer
 from rf_repro.data.scenes.world import ScenesWorld
 from rf_repro.model.space import ImageSpace, PixelSpace
 from rf_repro.model.vae import LatentSpace
 from rf_repro.train.checkpoint import list_checkpoints
-from rf_repro.train.vae_trainer import CHUNK, VAETrainer, evaluate_reconstruction, load_vae, train_vae
-from rf_repro.worlds.scenes.evaluation import SceneEvaluation
+from rf_repro.train.vae_trainer import CHUNK, VAETrainer, load_vae, train_vae
+from rf_repro.worlds.scenes.gates import check_reconstruction
 from tests.model.small import largest_difference, small_config
 from tests.train.test_trainer import Killed, assert_same_run, run_dir
 
@@ -196,17 +196,13 @@ def nothing(phase: str, done: int, total: int) -> None:
 @pytest.mark.parametrize(("space", "least", "most"), [(PixelSpace(4), 1.0, 1.0), (Blank(), 0.0, 0.0)])
 def test_the_gate_scores_what_comes_back_from_the_space(space: ImageSpace, least: float, most: float, tmp_path: Path) -> None:
     config, run = vae_config(), run_dir(tmp_path)
-    evaluation = SceneEvaluation(
-        replace(config, evals=replace(config.evals, images_per_task=4)),
-        ScenesWorld(config.data.scenes),
-        SceneTokenizer(config.data.scenes),
-    )
-    evaluate_reconstruction(evaluation, space, run, nothing, CPU)
+    config = replace(config, evals=replace(config.evals, images_per_task=4))
+    check_reconstruction(config, space, run, nothing, CPU)
     result = run.eval_result("geneval-vae-reconstruction")
     assert result is not None
     assert result.n == result.expected_n >= 24
     assert least <= result.metrics["overall"] <= most  # type: ignore[operator]
-    evaluate_reconstruction(evaluation, Blank(), run, nothing, CPU)  # it is done, and stays as it is
+    check_reconstruction(config, Blank(), run, nothing, CPU)  # it is done, and stays as it is
     assert run.eval_result("geneval-vae-reconstruction") == result
 
 
@@ -216,13 +212,9 @@ def test_the_gate_is_reached(tmp_path: Path) -> None:
     config = vae_config("bf16", num_train=4000, steps=500, width=32, batch_size=32, latent_channels=8)
     run = RunDir.create(tmp_path, config.to_dict(), config.result_hash(), config.scale, "stage-vae", 0)
     train_vae(config, run, 0, CPU, scenes(config))
-    evaluation = SceneEvaluation(
-        replace(config, evals=replace(config.evals, images_per_task=25)),
-        ScenesWorld(config.data.scenes),
-        SceneTokenizer(config.data.scenes),
-    )
+    config = replace(config, evals=replace(config.evals, images_per_task=25))
     vae = load_vae(list_checkpoints(run.checkpoints)[-1], config.model.vae)
-    evaluate_reconstruction(evaluation, LatentSpace(vae, 4), run, nothing, CPU)
+    check_reconstruction(config, LatentSpace(vae, 4), run, nothing, CPU)
     result = run.eval_result("geneval-vae-reconstruction")
     assert result is not None
     assert result.metrics["overall"] is not None

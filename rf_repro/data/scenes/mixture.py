@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from rf_repro.config.data_schema import DataConfig
-from rf_repro.config.schema import StageConfig
+from rf_repro.config.training_schema import StageConfig
 from rf_repro.core.hashing import derive_seed
 from rf_repro.data.packing import PackedBatch, SampleGroup, to_images
 from rf_repro.data.scenes.questions import SceneQuestions

@@ -1,0 +1,109 @@
+"""What a run's record says of each attempt at it: who worked, on what, from where, how it ended."""
+
+import json
+import os
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+import torch
+
+from rf_repro.compute.arithmetic import arithmetic
+from rf_repro.compute.ranks import Ranks
+from rf_repro.config.schema import ExperimentConfig
+from rf_repro.core.errors import Stopped
+from rf_repro.core.files import write_text
+from rf_repro.core.provenance import code_revision, library_versions, utc_now
+from rf_repro.core.records import Attempt
+from rf_repro.core.run_dir import RunDir
+from rf_repro.train.checkpoint import list_checkpoints, step_of
+from rf_repro.train.loop import TrainingLoop
+from rf_repro.worlds import Progress, world_of
+
+
+@contextmanager
+def attempt(
+    run: RunDir, config: ExperimentConfig, device: torch.device, threads: int, ranks: Ranks, action: str, completes: bool = True
+) -> Iterator[None]:
+    """Records that a job works on the run, and how that ends; `completes`: with it the run is done."""
+    torch.set_num_threads(threads)
+    used = arithmetic(config.optim.precision, device, ranks)
+    if not ranks.is_first:
+        yield
+        return
+    run.remove_leftovers()
+    revision, dirty = code_revision()
+    number = len(run.record().attempts)
+    begun = Attempt(
+        utc_now(), socket.gethostname(), os.getpid(), _device_name(device), threads, _slurm_job_id(),
+        from_step=max((step_of(path) for path in list_checkpoints(run.checkpoints)), default=0), action=action, ranks=ranks.size,
+        arithmetic=used,
+    )  # fmt: skip
+    record = run.record()
+    run.write_record(
+        replace(
+            record,
+            status="running",
+            revision=revision,
+            dirty=dirty,
+            versions=library_versions(),
+            data_fingerprint=world_of(config).fingerprint(config),
+            attempts=[*record.attempts, begun],
+        )
+    )
+    begin = time.monotonic()
+
+    def end(status: str, error: str | None) -> None:
+        record = run.record()
+        attempts = list(record.attempts)
+        attempts[number] = replace(attempts[number], seconds=round(time.monotonic() - begin, 1), error=error)
+        run.write_record(replace(record, status=status, attempts=attempts))  # type: ignore[arg-type]
+
+    try:
+        yield
+    except BaseException as error:
+        failed = isinstance(error, Exception) and not isinstance(error, Stopped)
+        end("failed" if failed else "planned", f"{type(error).__name__}: {error}")
+        raise
+    end("done" if completes else "planned", None)
+
+
+def record_training(run: RunDir, trainer: TrainingLoop, started_from: list[str]) -> None:
+    """What was trained: steps, tokens, seconds, parameters in all and of each part."""
+    model = trainer.model
+    parameters = {"total": sum(p.numel() for p in model.parameters())}
+    for name, module in model.named_children():
+        parameters[name] = sum(p.numel() for p in module.parameters())
+    run.write_record(
+        replace(
+            run.record(),
+            steps=trainer.step,
+            tokens=trainer.num_tokens,
+            compute_seconds=round(trainer.compute_seconds, 1),
+            parameters=parameters,
+            started_from=started_from,
+        )
+    )
+
+
+def progress_writer(run: RunDir, stop: Callable[[], bool]) -> Progress:
+    """Keeps `progress.json` of a run up to date, for whoever watches it; ends the work with `Stopped` when `stop` says so."""
+
+    def write(phase: str, done: int, total: int) -> None:
+        if stop():
+            raise Stopped(f"{phase} {done}/{total}: asked to stop")
+        write_text(run.path / "progress.json", json.dumps({"phase": phase, "done": done, "total": total}), durable=False)
+
+    return write
+
+
+def _slurm_job_id() -> str | None:
+    """As SLURM's commands take it: `123`, or `123_4` for an element of an array, whose raw id names it alone nowhere else."""
+    array, element = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
+    return f"{array}_{element}" if array else os.environ.get("SLURM_JOB_ID")
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type

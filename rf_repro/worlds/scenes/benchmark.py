@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import cached_property, lru_cache
 
 import numpy as np
@@ -14,7 +13,6 @@ from evaluators.geneval.options import GenEvalOptions
 from evaluators.geneval.sampled import evaluate_folder
 from rf_repro.compute.devices import trying
 from rf_repro.config.schema import ExperimentConfig
-from rf_repro.core.files import write_jsonl
 from rf_repro.core.hashing import derive_seed, file_sha256
 from rf_repro.core.image_folder import ImageFolder, SampleEntry
 from rf_repro.core.records import EvalResult
@@ -112,10 +110,7 @@ class SceneBenchmark:
             folder, self.detector, self.classifier, GenEvalOptions(), benchmark=BENCHMARK, step=step, weights=weights,
             progress=lambda done, total: progress("evaluate", done, total),
         )  # fmt: skip
-        items = f"{name}.items.jsonl"
-        write_jsonl(run.evals / items, rows)
-        result = replace(result, items=items)
-        run.write_eval(name, result)
+        run.write_eval(name, result, rows)
         return result
 
 

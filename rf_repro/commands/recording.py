@@ -13,6 +13,7 @@ from rf_repro.core.geneval_names import geneval_name
 from rf_repro.core.hashing import content_hash
 from rf_repro.core.image_folder import ImageFolder, Origin
 from rf_repro.core.run_dir import RunDir
+from rf_repro.worlds import world_of
 
 
 def record(run: RunDir, name: str, result: Evaluation, *, step: int, weights: str) -> None:
@@ -21,19 +22,19 @@ def record(run: RunDir, name: str, result: Evaluation, *, step: int, weights: st
     print(f"recorded in the run: {path}")
 
 
-def open_run(path: Path, scenes: str) -> tuple[RunDir, ExperimentConfig]:
+def open_run(path: Path, own: str) -> tuple[RunDir, ExperimentConfig]:
     """The run of `--run`, with its config.
 
     Args:
-        scenes: what a run of the scenes world has of its own, for the message.
+        own: what a run that its world scores has of its own, for the message.
 
     Raises:
-        UserError: it is no run, or one of the scenes world.
+        UserError: it is no run, or its world scores it.
     """
     run = RunDir.open(path, "--run")
     config = from_dict(run.config())
-    if config.data.world == "scenes":
-        raise UserError(f"--run {path}: a run of the scenes world has its {scenes}; leave --run out")
+    if world_of(config).scores_itself:
+        raise UserError(f"--run {path}: a run of the {config.data.world} world has its {own}; leave --run out")
     return run, config
 
 

@@ -103,7 +103,7 @@ def _write(ranks: Ranks, folder: Path, held: dict[str, dict[str, _Held]], state:
             whole = {**state, "files": files}
             write_json(temporary / "state.json", {**whole, "digest": content_hash(whole)})
             if final.exists():
-                shutil.rmtree(final)
+                _hide(final)
             temporary.rename(final)
             _keep_last_two(folder)
 
@@ -147,6 +147,13 @@ def _write_file(path: Path, held: dict[str, _Held], flush: bool) -> None:
 def _keep_last_two(folder: Path) -> None:
     """Removes older checkpoints than the last two, and what a killed process left."""
     for older in list_checkpoints(folder)[:-2]:  # one to fall back to, should the last be damaged
-        shutil.rmtree(older)
+        _hide(older)
     for leftover in folder.glob(".writing-*"):
         shutil.rmtree(leftover)
+
+
+def _hide(checkpoint: Path) -> None:
+    """Makes a leftover of it: a process that is killed as it removes files leaves no half of a checkpoint."""
+    hidden = checkpoint.with_name(f".writing-no-more-{checkpoint.name}")
+    shutil.rmtree(hidden, ignore_errors=True)  # of a process that was killed then
+    checkpoint.rename(hidden)

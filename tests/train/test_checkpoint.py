@@ -126,6 +126,26 @@ def test_the_last_two_are_kept_and_what_a_killed_writer_left_is_removed(tmp_path
     assert load_checkpoint(tmp_path / "step-000003").step == 3
 
 
+def test_a_process_that_is_killed_as_it_removes_one_leaves_no_half_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for step in (1, 2):
+        save_checkpoint(tmp_path, checkpoint(step))
+
+    def killed(folder: Path, ignore_errors: bool = False) -> None:
+        for file in sorted(folder.iterdir() if folder.exists() else ())[:1]:
+            file.unlink()
+            raise KeyboardInterrupt
+
+    for step in (3, 3):  # a third one; the same again
+        with monkeypatch.context() as patch:
+            patch.setattr("rf_repro.train.checkpoint_writer.shutil.rmtree", killed)
+            with pytest.raises(KeyboardInterrupt):
+                save_checkpoint(tmp_path, checkpoint(step))
+        assert [path.name for path in list_checkpoints(tmp_path)] == ["step-000002", "step-000003"]
+        assert all(load_checkpoint(path) for path in list_checkpoints(tmp_path))
+    save_checkpoint(tmp_path, checkpoint(3))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-000002", "step-000003"]
+
+
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("damage", ["flip", "truncate", "remove", "exchange"])
 def test_damage_is_named(name: str, damage: str, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from tests.model.qwen import DENSE, KINDS, SPARSE, TOLERANCE, B, T, one_file, ou
 from tests.model.small import VOCAB, small_model
 
 transformers = pytest.importorskip("transformers")
-BF16_TOLERANCE = 0.03  # of logits over their largest; bf16 has 8 bits, and the two round attention and experts in different places
+BF16_TOLERANCE = 0.03  # of logits, relative; bf16 has 8 bits, and the two round attention and experts in different places
 
 
 @pytest.fixture(params=["dense", "sparse"])

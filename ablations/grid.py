@@ -9,6 +9,7 @@ from rf_repro.config.prerequisites import Prerequisite, prerequisites
 from rf_repro.config.scales import get_scale
 from rf_repro.config.schema import ExperimentConfig
 from rf_repro.core.errors import UserError
+from rf_repro.worlds import named_world
 
 GENEVAL_TASKS = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
 
@@ -89,7 +90,7 @@ class AblationGrid:
 
     def in_world(self, world: str) -> "AblationGrid":
         """The table with the columns that are measured in a world, a value of `data.world`."""
-        return replace(self, columns=self.real_columns) if self.real_columns and world != "scenes" else self
+        return self if named_world(world).scores_itself or not self.real_columns else replace(self, columns=self.real_columns)
 
     def variant(self, key: str) -> Variant:
         """The row of that key. Raises UserError when the table has none."""

@@ -115,7 +115,7 @@ def run_geneval(options: argparse.Namespace) -> int:
         raise UserError("evaluate geneval: name the FOLDER of images; --self-check and --calibrate alone need none")
     if not options.folder.is_dir():
         raise UserError(f"{options.folder}: no such folder of images")
-    return run_scenes(options, rules) if options.detector == "scenes" else run_real_images(options, rules)
+    return SCORERS.get(options.detector, run_real_images)(options, rules)
 
 
 def run_scenes(options: argparse.Namespace, rules: "GenEvalOptions") -> int:
@@ -141,6 +141,9 @@ def run_scenes(options: argparse.Namespace, rules: "GenEvalOptions") -> int:
     if sampled is not None:
         sampled.record_geneval(Evaluation.of(result, items), "scenes")
     return 0
+
+
+SCORERS = {"scenes": run_scenes}  # by --detector; all others look at photographs
 
 
 def _config(options: argparse.Namespace) -> ExperimentConfig:

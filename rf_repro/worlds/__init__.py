@@ -5,10 +5,10 @@ the hooks by which a run is sampled and scored. Nothing else asks which world it
 or draw something.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from rf_repro.config.prerequisites import PrerequisiteKind
 from rf_repro.config.registry import WORLDS
@@ -53,6 +53,7 @@ class World:
     """
 
     scores_itself = True
+    reads_shards = False  # whether its data are files of the user's, named by `data.sources`
 
     # Configs
 
@@ -70,6 +71,10 @@ class World:
         if not self.scores_itself:
             return ("train",)
         return ACTIONS if space_of(config.model).generates else ("train", "evaluate")
+
+    def describe(self, config: Mapping[str, Any]) -> str:
+        """What a title says of the data of a run's config.json."""
+        return str(config["data"]["world"])
 
     def require_data(self, config: ExperimentConfig) -> None:
         """Raises UserError where there is nothing to train on."""

@@ -1,10 +1,10 @@
 """Photographs with text, from shards of the user's: the data of `base` and `paper`. Scores are made by commands of their own,
 which name prompts, sizes and judges."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rf_repro.config.fields import require
 from rf_repro.config.schema import ExperimentConfig
@@ -28,6 +28,7 @@ class ImageText(World):
     """See `rf_repro.data.image_text` for how shards become packs."""
 
     scores_itself = False
+    reads_shards = True
 
     def check(self, config: ExperimentConfig) -> None:
         decoder, stride = config.model.decoder, config.image_stride
@@ -54,6 +55,9 @@ class ImageText(World):
 
     def max_image_size(self, config: ExperimentConfig) -> int:
         return config.model.max_image_size
+
+    def describe(self, config: Mapping[str, Any]) -> str:
+        return f"image-text data, up to {max(stage['max_image_size'] for stage in config['stages'])} px"
 
     def require_data(self, config: ExperimentConfig) -> None:
         if not config.data.sources:

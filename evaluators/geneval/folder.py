@@ -22,7 +22,8 @@ from rf_repro.core.errors import UserError
 
 NUM_PROMPTS, IMAGES_PER_PROMPT = 553, 4  # the benchmark's
 # Written beside the prompts' folders.
-_OURS = {"manifest.json", "origin.json", "geneval.json", "geneval.items.jsonl", "results.jsonl"}
+_OURS = {"manifest.json", "origin.json", "geneval.json", "geneval.items.jsonl", "results.jsonl", "geneval.html",
+         "geneval-problems.txt", "geneval-cache"}  # fmt: skip
 _PROMPT_FILES = {"metadata.jsonl", "samples", "grid.png"}  # what the official generation script leaves in a prompt's folder
 
 

@@ -7,9 +7,9 @@ from evaluators.geneval.folder import Scan
 from evaluators.geneval2.data import NAME, Item, identify, load
 from evaluators.geneval2.images import find_images
 from evaluators.geneval2.judge import evaluator, judge_images, score, score_lists
+from evaluators.geneval2.options import ImageOptions
 from evaluators.results import ALL, Evaluation, Progress, Share, Tell, counting, kept_in, no_progress, not_told
 from evaluators.vlm.ask import Replies
-from evaluators.vlm.images import ImageOptions
 from rf_repro.core.files import write_json
 
 

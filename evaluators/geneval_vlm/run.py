@@ -8,10 +8,10 @@ from typing import Any
 from evaluators.geneval.folder import IMAGES_PER_PROMPT, Scan, scan
 from evaluators.geneval.prompt_sets import identify, load
 from evaluators.geneval2.judge import evaluator
+from evaluators.geneval2.options import ImageOptions
 from evaluators.geneval_vlm.judge import NAME, judge_images, score
 from evaluators.results import ALL, Evaluation, Progress, Share, Tell, counting, kept_in, no_progress, not_told
 from evaluators.vlm.ask import Replies
-from evaluators.vlm.images import ImageOptions
 from evaluators.vlm.options import require_at_least_one
 
 

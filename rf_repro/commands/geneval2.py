@@ -9,8 +9,8 @@ from rf_repro.commands.recording import SampledRun
 from rf_repro.commands.vlm_options import add_vlm, check_vlm, judge_name, load_vlm, vlm_batch_size
 
 if TYPE_CHECKING:
+    from evaluators.geneval2.options import ImageOptions
     from evaluators.results import Evaluation
-    from evaluators.vlm.images import ImageOptions
 
 
 def add_geneval2(benchmarks: Commands) -> None:

@@ -1,4 +1,4 @@
-"""What the benchmarks that ask about scanned images have in common: their options, and the folder before a model is loaded."""
+"""What GenEval 2 and VLM-judged GenEval have in common: options about images, and their check before a model is loaded."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

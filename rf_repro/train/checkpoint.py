@@ -95,7 +95,7 @@ def check(path: Path, kinds: tuple[str, ...] = KINDS, ranks: Ranks = ALONE) -> d
         state = read_state(path)
         found = {file.name: file.stat().st_size for file in path.glob("*.safetensors")}
         written = state["files"]
-        own = [name for name in sorted(written) if kind_of(name) in kinds][ranks.rank :: ranks.size]
+        own = {*sorted(name for name in written if kind_of(name) in kinds)[ranks.rank :: ranks.size]}
         for name in sorted(found.keys() | written.keys()):
             is_whole = name in found and name in written and found[name] == written[name]["bytes"]
             if not is_whole or (name in own and file_sha256(path / name) != written[name]["sha256"]):

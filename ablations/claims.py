@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from ablations.questions import MIRRORS
 from ablations.table3e import TABLE3E
 from rf_repro.config.prerequisites import PrerequisiteKind
+from rf_repro.worlds import named_world
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,7 @@ class Claim:
 
     def in_world(self, world: str) -> "Claim":
         """The claim about the columns that are measured in a world, a value of `data.world`."""
-        if world == "scenes" or not set(self.columns) <= set(MIRRORS):
+        if named_world(world).scores_itself or not set(self.columns) <= set(MIRRORS):
             return self
         unit = MEAN_OF_BENCHMARKS if self.unit == MEAN else self.unit
         return replace(self, columns=tuple(MIRRORS[column] for column in self.columns), unit=unit)

@@ -9,6 +9,7 @@ from rf_repro.config.prerequisites import Prerequisite, prerequisites
 from rf_repro.config.scales import get_scale
 from rf_repro.config.schema import ExperimentConfig
 from rf_repro.core.errors import UserError
+from rf_repro.worlds import named_world
 
 GENEVAL_TASKS = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
 
@@ -64,8 +65,8 @@ GENEVAL = Column("geneval", "GenEval", "geneval", "overall", GENEVAL_TASKS, clus
 class AblationGrid:
     """A table: `name` is its command-line name, `title` the paper's, `base` the row that the others are diffs of.
 
-    `columns` are those of the scenes world; `real_columns` those on photographs, where they are others: the same number, in the
-    same order.
+    `columns` are those of worlds that score a run themselves; `real_columns` those on photographs, where they are others: the
+    same number, in the same order.
     """
 
     name: str
@@ -89,7 +90,7 @@ class AblationGrid:
 
     def in_world(self, world: str) -> "AblationGrid":
         """The table with the columns that are measured in a world, a value of `data.world`."""
-        return replace(self, columns=self.real_columns) if self.real_columns and world != "scenes" else self
+        return replace(self, columns=self.real_columns) if self.real_columns and not named_world(world).scores_itself else self
 
     def variant(self, key: str) -> Variant:
         """The row of that key. Raises UserError when the table has none."""

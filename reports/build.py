@@ -69,7 +69,7 @@ def _introduction(findings: Findings) -> str:
     tested = (
         f"Claims of arXiv 2605.31604, tested at {findings.label}. The paper trains a 30-billion-parameter model on web-scale "
     )
-    if findings.selected[0].world == "scenes":
+    if findings.selected[0].world.scores_itself:
         return (
             f"{tested}data; here the data, the prompts and the model are others, so what is tested is the order of the variants "
             "under equal conditions. The published values stand beside the measured ones for orientation only."

@@ -13,6 +13,7 @@ from rf_repro.core.dpg_names import is_dpg
 from rf_repro.core.errors import UserError
 from rf_repro.core.records import Attempt, EvalResult, RunRecord
 from rf_repro.core.run_dir import RunDir
+from rf_repro.worlds import World, named_world
 
 # What of an evaluator makes a difference; a batch size, say, makes none.
 LOOKED = ("detector", "detector_revision", "color_classifier", "color_classifier_revision", "judge", "judge_revision")
@@ -81,10 +82,9 @@ class GridRuns:
     changes: Mapping[str, Any] = field(default_factory=dict)
 
     @property
-    def world(self) -> str:
-        """`data.world`, which is the same for all rows."""
-        world: str = self.configs[self.grid.base]["data"]["world"]
-        return world
+    def world(self) -> World:
+        """The same for all rows."""
+        return named_world(self.configs[self.grid.base]["data"]["world"])
 
 
 @dataclass(frozen=True)
@@ -245,7 +245,7 @@ def _row_scores(runs: GridRuns, row: Variant, column: Column, expected_seeds: Se
 def _progress(run: Run, evaluation: str) -> str:
     """How far a run without its evaluation has come, and the error that stopped it."""
     if run.record.status == "done":
-        if run.dir.config()["data"]["world"] == "scenes":
+        if named_world(run.dir.config()["data"]["world"]).scores_itself:
             return "not evaluated"
         if evaluation.startswith(GENEVAL.evaluation):
             return "not scored (`rf-repro sample`, then `rf-repro evaluate geneval --run`)"

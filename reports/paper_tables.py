@@ -45,7 +45,7 @@ def table1(tables: Sequence[MeasuredTable]) -> Table:
     at the largest size it draws, with the official and with rewritten prompts."""
     paper = PAPER_TABLES["table1"]
     table = next(table for table in tables if OURS in {row.key for row in table.runs.grid.rows} and table.curves)
-    scenes = table.runs.world == "scenes"
+    scenes = table.runs.world.scores_itself
     label = scale_label(table.runs.scale, table.runs.configs[table.runs.grid.base])
     rows: list[tuple[str, ...]] = [
         (name, *(_printed(paper, paper.values[key].get(column)) for column in paper.columns))
@@ -88,7 +88,7 @@ def table1(tables: Sequence[MeasuredTable]) -> Table:
 
 def _dpg(table: MeasuredTable, mark: str, published: float | None) -> DpgCell:
     """Of a row that is measured here."""
-    if table.runs.world != "scenes" and not mark:
+    if not table.runs.world.scores_itself and not mark:
         return dpg_cell(table, OURS, published)
     reason = "no DPG evaluation on procedural scenes" if not mark else "DPG-Bench has no rewritten prompts"
     record = {"column": "dpg", **numbers(None), "paper": published, "notes": reason}
@@ -97,7 +97,7 @@ def _dpg(table: MeasuredTable, mark: str, published: float | None) -> DpgCell:
 
 def _own_rows(table: MeasuredTable) -> list[tuple[str, str, RowScores]]:
     """(the paper's row, a mark behind the name, scores) of each row that is measured here."""
-    if table.runs.world == "scenes":
+    if table.runs.world.scores_itself:
         return [("rf_pixel", "", table.scores[GENEVAL.key][OURS])]
     largest = table.runs.configs[OURS]["model"]["max_image_size"]
     found = []

@@ -8,6 +8,7 @@ from rf_repro.launch.jobs import LocalJob, RunJob, run_as_rank
 from rf_repro.launch.local import run_plan
 from rf_repro.launch.machine import default_jobs, look_at
 from rf_repro.launch.plan import Job, Plan
+from rf_repro.worlds import world_of
 
 SHORT = 1000  # steps of all runs together, which are over before a measurement would pay
 
@@ -20,7 +21,7 @@ def complete(plan: Plan, device: str, jobs: int | None, threads: int = 1) -> boo
         jobs: runs at once; None: as many as suit the machine.
         threads: CPU threads of each.
     """
-    left = [job for job in plan.jobs if job.state != "done" and job.config.data.world == "scenes"]
+    left = [job for job in plan.jobs if job.state != "done" and world_of(job.config).scores_itself]
     at_once, machine = jobs or default_jobs(), None
     if sum(job.steps for job in left) > SHORT:
         machine = look_at(left, device, at_once, threads)

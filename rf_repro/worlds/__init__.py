@@ -63,6 +63,10 @@ class World:
         """Pixels of the longest side of an image."""
         raise NotImplementedError
 
+    def label(self, config: ExperimentConfig) -> str:
+        """What titles of reports say of it."""
+        return f"{config.data.world}, {self.max_image_size(config)} px"
+
     def actions(self, config: ExperimentConfig) -> tuple[Action, ...]:
         """What completes a run of a variant, in order; without generation there is nothing to sample."""
         from rf_repro.model.spaces import space_of

@@ -42,6 +42,9 @@ class Scenes(World):
     def max_image_size(self, config: ExperimentConfig) -> int:
         return config.data.scenes.image_size
 
+    def label(self, config: ExperimentConfig) -> str:
+        return f"procedural scenes, {self.max_image_size(config)} px"
+
     # Data
 
     def tokenizer(self, config: ExperimentConfig) -> "SceneTokenizer":

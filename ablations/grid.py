@@ -65,8 +65,8 @@ GENEVAL = Column("geneval", "GenEval", "geneval", "overall", GENEVAL_TASKS, clus
 class AblationGrid:
     """A table: `name` is its command-line name, `title` the paper's, `base` the row that the others are diffs of.
 
-    `columns` are those of the scenes world; `real_columns` those on photographs, where they are others: the same number, in the
-    same order.
+    `columns` are those of worlds that score a run themselves; `real_columns` those on photographs, where they are others: the
+    same number, in the same order.
     """
 
     name: str
@@ -90,7 +90,7 @@ class AblationGrid:
 
     def in_world(self, world: str) -> "AblationGrid":
         """The table with the columns that are measured in a world, a value of `data.world`."""
-        return self if named_world(world).scores_itself or not self.real_columns else replace(self, columns=self.real_columns)
+        return replace(self, columns=self.real_columns) if self.real_columns and not named_world(world).scores_itself else self
 
     def variant(self, key: str) -> Variant:
         """The row of that key. Raises UserError when the table has none."""

@@ -57,7 +57,7 @@ def make_document(findings: Findings) -> Document:
             dependence_section(findings),
             *samples_section(findings.tables),
             *_training_sections(rows, findings.label, colors),
-            Section("gates", "Gates", (gates_table(gates, findings.label, findings.selected[0].scores_itself),)),
+            Section("gates", "Gates", (gates_table(gates, findings.label, findings.selected[0].world),)),
             Section("provenance", "Provenance", (runs_table(findings.selected, beyond), sources_table(findings.tables, gates)),
                     folded=True),
         ),
@@ -69,7 +69,7 @@ def _introduction(findings: Findings) -> str:
     tested = (
         f"Claims of arXiv 2605.31604, tested at {findings.label}. The paper trains a 30-billion-parameter model on web-scale "
     )
-    if findings.selected[0].scores_itself:
+    if findings.selected[0].world.scores_itself:
         return (
             f"{tested}data; here the data, the prompts and the model are others, so what is tested is the order of the variants "
             "under equal conditions. The published values stand beside the measured ones for orientation only."

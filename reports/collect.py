@@ -13,7 +13,7 @@ from rf_repro.core.dpg_names import is_dpg
 from rf_repro.core.errors import UserError
 from rf_repro.core.records import Attempt, EvalResult, RunRecord
 from rf_repro.core.run_dir import RunDir
-from rf_repro.worlds import named_world
+from rf_repro.worlds import World, named_world
 
 # What of an evaluator makes a difference; a batch size, say, makes none.
 LOOKED = ("detector", "detector_revision", "color_classifier", "color_classifier_revision", "judge", "judge_revision")
@@ -82,9 +82,9 @@ class GridRuns:
     changes: Mapping[str, Any] = field(default_factory=dict)
 
     @property
-    def scores_itself(self) -> bool:
-        """As of the world that all rows have."""
-        return named_world(self.configs[self.grid.base]["data"]["world"]).scores_itself
+    def world(self) -> World:
+        """The same for all rows."""
+        return named_world(self.configs[self.grid.base]["data"]["world"])
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from reports.collect import Run
 from reports.tables import Table
 from rf_repro.core.records import EvalResult
+from rf_repro.worlds import World
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ def measure_gates(runs: Sequence[Run]) -> list[GateResult]:
     ]
 
 
-def gates_table(results: Sequence[GateResult], scale_label: str, scores_itself: bool = True) -> Table:
+def gates_table(results: Sequence[GateResult], scale_label: str, world: World) -> Table:
     """What must hold before the tables mean anything: a row a gate and run name, seeds side by side."""
     groups: dict[tuple[str, str, str], list[GateResult]] = {}
     for item in results:
@@ -75,7 +76,7 @@ def gates_table(results: Sequence[GateResult], scale_label: str, scores_itself: 
         )
         for (label, variant, digest), items in groups.items()
     ]
-    not_run = "not run" if scores_itself else "not run: a gate of the scenes world"
+    not_run = "not run" if world.scores_itself else "not run: a gate of the scenes world"
     seen = {item.gate.label for item in results}
     rows += [(gate.label, "none", not_run, "0", _needed(gate), "") for gate in GATES if gate.label not in seen]
     return Table(

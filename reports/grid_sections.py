@@ -49,7 +49,7 @@ def grid_sections(table: MeasuredTable, earlier: Sequence[MeasuredTable], pairs:
     if others:
         groups = [(column.label.split(": ")[-1], column, column.tasks) for column in others]
         png = plots.bars_figure(grid, "share of answers correct", groups, table.scores, colors)
-        title = "Questions by type" if runs.scores_itself else "Benchmarks"
+        title = "Questions by type" if runs.world.scores_itself else "Benchmarks"
         blocks += _figures(table, [("types", title, "Share of answers correct, with 95% intervals.", png)])
     return [Section(grid.name, f"{grid.title}: {grid.caption}", tuple(blocks)), *folded]
 

@@ -45,7 +45,7 @@ def table1(tables: Sequence[MeasuredTable]) -> Table:
     at the largest size it draws, with the official and with rewritten prompts."""
     paper = PAPER_TABLES["table1"]
     table = next(table for table in tables if OURS in {row.key for row in table.runs.grid.rows} and table.curves)
-    own_world = table.runs.scores_itself
+    scenes = table.runs.world.scores_itself
     label = scale_label(table.runs.scale, table.runs.configs[table.runs.grid.base])
     rows: list[tuple[str, ...]] = [
         (name, *(_printed(paper, paper.values[key].get(column)) for column in paper.columns))
@@ -67,10 +67,10 @@ def table1(tables: Sequence[MeasuredTable]) -> Table:
             cells.append(show(measured, digits=2) if measured else f"not run: {score.reason}")
             records.append({"row": OURS + mark, "column": column, **numbers(measured), "paper": value, "notes": score.reason})
         rows.append((f"Measured here: {score.variant.label}{mark}", *cells))
-        stated = score.notes if own_world else (*score.notes, *looked_at(score.results.values()))
+        stated = score.notes if scenes else (*score.notes, *looked_at(score.results.values()))
         notes += [f"{score.variant.label}{mark}: {note}." for note in stated]
     comparison = "The last row is no competitor of the others: it draws coloured shapes, they draw photographs."
-    if not own_world:
+    if not scenes:
         comparison = (
             f"The last rows are of {label}, at the largest size; models and data differ. † rewritten prompts (bagel-long)."
         )
@@ -78,7 +78,7 @@ def table1(tables: Sequence[MeasuredTable]) -> Table:
         name="table1",
         title=f"Table 1, published, and {table.scores[GENEVAL.key][OURS].variant.label} at {label}",
         caption="GenEval by task, overall, and DPG. All rows but the last"
-        f"{'' if own_world else ' two'} are the paper's, at 1024 px, as fractions.",
+        f"{'' if scenes else ' two'} are the paper's, at 1024 px, as fractions.",
         header=("Model", *paper.columns.values()),
         rows=tuple(rows),
         records=tuple(records),
@@ -88,7 +88,7 @@ def table1(tables: Sequence[MeasuredTable]) -> Table:
 
 def _dpg(table: MeasuredTable, mark: str, published: float | None) -> DpgCell:
     """Of a row that is measured here."""
-    if not table.runs.scores_itself and not mark:
+    if not table.runs.world.scores_itself and not mark:
         return dpg_cell(table, OURS, published)
     reason = "no DPG evaluation on procedural scenes" if not mark else "DPG-Bench has no rewritten prompts"
     record = {"column": "dpg", **numbers(None), "paper": published, "notes": reason}
@@ -97,7 +97,7 @@ def _dpg(table: MeasuredTable, mark: str, published: float | None) -> DpgCell:
 
 def _own_rows(table: MeasuredTable) -> list[tuple[str, str, RowScores]]:
     """(the paper's row, a mark behind the name, scores) of each row that is measured here."""
-    if table.runs.scores_itself:
+    if table.runs.world.scores_itself:
         return [("rf_pixel", "", table.scores[GENEVAL.key][OURS])]
     largest = table.runs.configs[OURS]["model"]["max_image_size"]
     found = []

@@ -96,7 +96,7 @@ def results_table(runs: GridRuns, scores: Scores) -> Table:
 
 def _differences(runs: GridRuns, scores: Scores) -> list[str]:
     """Notes on what keeps measured values from being compared with published ones."""
-    if runs.scores_itself:
+    if runs.world.scores_itself:
         return ["The worlds differ in images, prompts, model and data, so compare the order of the rows with the paper's, not "
                 "their values."]  # fmt: skip
     measured = (result for rows in scores.values() for row in rows.values() for result in row.results.values())

@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from reports.statistics import Interval
-from rf_repro.worlds import named_world
+from rf_repro.config.overrides import from_dict
+from rf_repro.worlds import world_of
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,8 @@ def show(score: Interval, signed: bool = False, digits: int = 3) -> str:
 
 def scale_label(scale: str, config: Mapping[str, Any]) -> str:
     """What a title says of the scale: `scale tiny (procedural scenes, 24 px)`."""
-    return f"scale {scale} ({named_world(config['data']['world']).describe(config)})"
+    whole = from_dict(config)
+    return f"scale {scale} ({world_of(whole).label(whole)})"
 
 
 def numbers(score: Interval | None) -> dict[str, Any]:

@@ -4,11 +4,11 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Literal
 
-from rf_repro.config.data_schema import ScenesConfig
+from rf_repro.config.schema import ExperimentConfig
 from rf_repro.core.records import Action, Attempt, RunRecord
 from rf_repro.core.run_lock import lock_holder
-from rf_repro.data.scenes.world import world_fingerprint
 from rf_repro.launch.plan import Job
+from rf_repro.worlds import world_of
 
 State = Literal["done", "stale", "running", "queued", "failed", "blocked", "resumable", "missing"]  # queued: as a queue says
 OBSTACLES = ("failed", "blocked", "stale")  # what comes after them has to wait for the user
@@ -53,14 +53,14 @@ def last_attempt(record: RunRecord | None, action: Action) -> Attempt | None:
 
 def staleness(job: Job, record: RunRecord | None) -> str:
     """Why what a run has done is no longer what this code would do; empty when it is. For shards nobody looks."""
-    if record is None or job.config.data.sources or record.data_fingerprint in (None, _fingerprint(job.config.data.scenes)):
+    if record is None or job.config.data.sources or record.data_fingerprint in (None, _fingerprint(job.config)):
         return ""
     return "made from another version of the data; move the run directory away to have it made again"
 
 
 @cache
-def _fingerprint(scenes: ScenesConfig) -> str:
-    return world_fingerprint(scenes)
+def _fingerprint(config: ExperimentConfig) -> str:
+    return world_of(config).fingerprint(config)
 
 
 def hours(record: RunRecord | None) -> float | None:

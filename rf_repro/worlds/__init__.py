@@ -5,10 +5,10 @@ the hooks by which a run is sampled and scored. Nothing else asks which world it
 or draw something.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 from rf_repro.config.prerequisites import PrerequisiteKind
 from rf_repro.config.registry import WORLDS
@@ -64,6 +64,10 @@ class World:
         """Pixels of the longest side of an image."""
         raise NotImplementedError
 
+    def label(self, config: ExperimentConfig) -> str:
+        """What titles of reports say of it."""
+        return f"{config.data.world}, {self.max_image_size(config)} px"
+
     def actions(self, config: ExperimentConfig) -> tuple[Action, ...]:
         """What completes a run of a variant, in order; without generation there is nothing to sample."""
         from rf_repro.model.spaces import space_of
@@ -71,10 +75,6 @@ class World:
         if not self.scores_itself:
             return ("train",)
         return ACTIONS if space_of(config.model).generates else ("train", "evaluate")
-
-    def describe(self, config: Mapping[str, Any]) -> str:
-        """What a title says of the data of a run's config.json."""
-        return str(config["data"]["world"])
 
     def require_data(self, config: ExperimentConfig) -> None:
         """Raises UserError where there is nothing to train on."""

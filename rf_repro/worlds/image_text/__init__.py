@@ -1,10 +1,10 @@
 """Photographs with text, from shards of the user's: the data of `base` and `paper`. Scores are made by commands of their own,
 which name prompts, sizes and judges."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rf_repro.config.fields import require
 from rf_repro.config.schema import ExperimentConfig
@@ -56,8 +56,8 @@ class ImageText(World):
     def max_image_size(self, config: ExperimentConfig) -> int:
         return config.model.max_image_size
 
-    def describe(self, config: Mapping[str, Any]) -> str:
-        return f"image-text data, up to {max(stage['max_image_size'] for stage in config['stages'])} px"
+    def label(self, config: ExperimentConfig) -> str:
+        return f"image-text data, up to {max(stage.max_image_size for stage in config.stages)} px"
 
     def require_data(self, config: ExperimentConfig) -> None:
         if not config.data.sources:

@@ -1,8 +1,8 @@
 """The procedural world of `tiny` and `small`: images with GenEval-style captions and questions, drawn and scored by rules."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rf_repro.config.fields import require
 from rf_repro.config.prerequisites import PrerequisiteKind
@@ -42,8 +42,8 @@ class Scenes(World):
     def max_image_size(self, config: ExperimentConfig) -> int:
         return config.data.scenes.image_size
 
-    def describe(self, config: Mapping[str, Any]) -> str:
-        return f"procedural scenes, {config['data']['scenes']['image_size']} px"
+    def label(self, config: ExperimentConfig) -> str:
+        return f"procedural scenes, {self.max_image_size(config)} px"
 
     # Data
 

@@ -139,7 +139,7 @@ class RFModel(nn.Module):
 
         packed = PackedLayout(tuple(groups))
         ordered = [tokens[index, groups[index].layout.spans[span].kind] for index, span in packed.blocks]
-        tap = 0 if self.alignment is None else self.config.representation.alignment.layer
+        tap = 0 if self.alignment is None else self.alignment.layer
         x_TD = torch.cat([block.flatten(0, 1) for block in ordered])
         hidden_TD, middle_TD, balance = self.decoder(x_TD, packed, time_BD, tap=tap)
 

@@ -13,10 +13,12 @@ from rf_repro.representation.continuous import StandardisedTargets
 
 
 class Projector(nn.Module):
-    """REPA's three linear layers with SiLU between them. [B, P, D] -> [B, P, F]."""
+    """REPA's three linear layers with SiLU between them. [B, P, D] -> [B, P, F]. `layer`: whose hidden states it takes, after so
+    many blocks."""
 
-    def __init__(self, width: int, inner: int, feature_dim: int) -> None:
+    def __init__(self, width: int, inner: int, feature_dim: int, layer: int) -> None:
         super().__init__()
+        self.layer = layer
         self.layers = nn.Sequential(
             nn.Linear(width, inner), nn.SiLU(), nn.Linear(inner, inner), nn.SiLU(), nn.Linear(inner, feature_dim)
         )

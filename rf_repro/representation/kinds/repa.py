@@ -23,7 +23,8 @@ class Alignment(RepresentationKind):
     def alignment(self, config: ExperimentConfig) -> "Projector":
         from rf_repro.representation.alignment import Projector
 
-        return Projector(config.model.decoder.width, config.representation.alignment.width, config.model.encoder.width)
+        alignment = config.representation.alignment
+        return Projector(config.model.decoder.width, alignment.width, config.model.encoder.width, alignment.layer)
 
     def targets(self, config: ExperimentConfig) -> "Targets":
         from rf_repro.representation.alignment import AlignmentTargets

@@ -1,6 +1,7 @@
 # make install     .venv with everything to run and to test     make test         the tests that need no SLURM
 # make reproduce   the paper's claims at scale `tiny`            make test-slurm   those that do, on a SLURM started for them
 # make lint        ruff and mypy                                                   (installs it; root or passwordless sudo)
+# make lock        requirements.lock, from what .venv has
 #
 # With any of them (docs/install.md says more):
 # INDEX=cpu          torch for CPUs; INDEX=none: the build that pip takes, on Linux with CUDA; INDEX=URL: one more index for pip
@@ -28,20 +29,21 @@ $(if $(filter cpu none,$(INDEX))$(URL),,$(error INDEX=$(INDEX): must be cpu, non
 
 PIP := $(BIN)/python -m pip install --quiet $(if $(URL),--extra-index-url "$(INDEX)")
 CPU_INDEX := --extra-index-url https://download.pytorch.org/whl/cpu
-TORCH := $(shell sed -n 's/.*"\(torch==[^"]*\)".*/\1/p' pyproject.toml)
-TORCHVISION := $(shell sed -n '/^geneval/,/^]/s/.*"\(torchvision==[^"]*\)".*/\1/p' pyproject.toml)
+LOCK := requirements.lock
+TORCH := $(shell sed -n '/^torch==/p' $(LOCK))
+TORCHVISION := $(shell sed -n '/^torchvision==/p' $(LOCK))
 CPU := for CPUs: 0.4 GB to download, 1.5 GB on disk with all the rest
 CUDA := as pip takes it, on Linux with CUDA: 2.9 GB to download, 5.3 GB on disk with all the rest
 
-.PHONY: install reproduce test test-slurm lint other-torch
+.PHONY: install reproduce test test-slurm lint lock other-torch
 .DELETE_ON_ERROR:
 
 install: $(VENV)/.installed-dev
 
 # A .venv without a working pip was left half-made, and is gone on with; one whose Python does not start is made anew.
-# torch goes first and alone, by its pin, so that nothing else draws in a newer, larger build. The suffix +cpu keeps pip from taking
-# another; where that build was a guess and cannot be had, a line says so, and pip takes what it finds.
-$(VENV)/.installed: pyproject.toml
+# torch goes first and alone, so that nothing else draws in another, larger build. The suffix +cpu keeps pip from taking another;
+# where that build was a guess and cannot be had, a line says so, and pip takes what it finds.
+$(VENV)/.installed: pyproject.toml $(LOCK)
 	@if ! $(BIN)/python -m pip install --quiet --no-index pip >/dev/null 2>&1; then \
 	  $(PYTHON) -c '$(FITS)' || { echo "error: $(PYTHON) is not Python 3.11 to 3.14; name one that is:" \
 	    "make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 2; }; \
@@ -67,13 +69,13 @@ else
 	$(PIP) --no-deps "$(TORCH)"
 	@echo "$(INDEX)" > $(VENV)/.index
 endif
-	$(PIP) -e .
+	$(PIP) --constraint $(LOCK) -e .
 	@touch $@
 
 # torchvision's operators fit torch of the same build alone.
 $(VENV)/.installed-dev: $(VENV)/.installed
 	@! grep -qsx cpu $(VENV)/.index || $(PIP) --no-deps $(CPU_INDEX) --retries 0 --timeout 15 "$(TORCHVISION)"
-	$(PIP) -e ".[dev]"
+	$(PIP) --constraint $(LOCK) -e ".[dev]"
 	@touch $@
 
 # Another build than .venv has takes its place.
@@ -98,3 +100,8 @@ lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# Without the builds' suffixes, and without what was installed from a file or a repository.
+lock: install
+	{ grep '^#' $(LOCK); $(BIN)/python -m pip freeze --exclude-editable | sed -n 's/^\([^#@ ]*==[^+]*\).*/\1/p'; } > $(LOCK).new
+	mv $(LOCK).new $(LOCK)

@@ -18,6 +18,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from rf_repro.core.install import extra_hint
 from rf_repro.core.provenance import is_tracked
@@ -27,6 +29,7 @@ pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = re.compile(r"reports/page/[^/]+|slurm/profiles/[^/]+\.yaml")
+MADE = ("dev", "hub", "geneval", "mmdet")  # extras that `make install` installs
 HINT = "from rf_repro.core.install import extra_hint; print(extra_hint('hub'))"
 
 
@@ -184,6 +187,19 @@ def test_a_snapshot_gives_the_hint_of_what_it_was_made_from(
     )
     of_wheel = succeed([installed / "python", "-c", code], elsewhere).strip()
     assert succeed([installed / "python", "-P", "-c", HINT], elsewhere, PYTHONPATH=of_wheel) == "pip install 'rf_repro[hub]'\n"
+
+
+def test_the_lock_is_within_the_ranges_and_names_all_of_them() -> None:
+    """Of the core and of what `make install` adds. Versions without a build's suffix: they are taken from any index."""
+    pins = [line for line in (ROOT / "requirements.lock").read_text(encoding="utf-8").splitlines() if not line.startswith("#")]
+    assert all(re.fullmatch(r"[A-Za-z0-9._-]+==[0-9][0-9a-z.]*", pin) for pin in pins)
+    locked = {canonicalize_name(name): version for name, version in (pin.split("==") for pin in pins)}
+    assert len(locked) == len(pins)
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    asked = [*project["dependencies"], *(text for name in MADE for text in project["optional-dependencies"][name])]
+    for requirement in map(Requirement, asked):
+        if requirement.name != "rf_repro":
+            assert locked[canonicalize_name(requirement.name)] in requirement.specifier, requirement
 
 
 def test_every_hint_names_an_extra_that_there_is() -> None:

@@ -28,21 +28,23 @@ backend-path = ["."]
 name = "little"
 version = "1"
 dependencies = [
-    "torch==2.13.0",
+    "torch>=2.6,<3",
 ]
 [project.optional-dependencies]
 geneval = [
-    "torchvision==0.28.*",    # as in the real one
+    "torchvision>=0.21,<1",
 ]
 dev = ["little[geneval]"]
 """
+LOCK = "# As in the real one.\ntorch==2.13.0\ntorchvision==0.28.0\n"
+CONSTRAINED = "--constraint requirements.lock -e"
 BACKEND = """import zipfile, pathlib
 METADATA = '''Metadata-Version: 2.1
 Name: little
 Version: 1
-Requires-Dist: torch==2.13.0
+Requires-Dist: torch>=2.6,<3
 Provides-Extra: dev
-Requires-Dist: torchvision==0.28.*; extra == "dev"
+Requires-Dist: torchvision>=0.21,<1; extra == "dev"
 '''
 def build_editable(folder, config_settings=None, metadata_directory=None):
     with zipfile.ZipFile(pathlib.Path(folder) / "little-1-py3-none-any.whl", "w") as file:
@@ -111,7 +113,8 @@ def write_wheel(folder: Path, name: str, version: str) -> None:
 @pytest.fixture
 def machine(tmp_path: Path) -> Machine:
     made = Machine(tmp_path)
-    shutil.copy(ROOT / "pyproject.toml", made.checkout)
+    for name in ("pyproject.toml", "requirements.lock"):
+        shutil.copy(ROOT / name, made.checkout)
     return made
 
 
@@ -120,6 +123,7 @@ def little(tmp_path: Path) -> Machine:
     """A machine with a project of two dependencies, of which there is a build for CPUs and another."""
     made = Machine(tmp_path)
     (made.checkout / "pyproject.toml").write_text(PYPROJECT)
+    (made.checkout / "requirements.lock").write_text(LOCK)
     (made.checkout / "backend.py").write_text(BACKEND)
     for name, version in (("torch", "2.13.0"), ("torchvision", "0.28.0")):
         write_wheel(made.wheels, name, version)
@@ -157,14 +161,14 @@ def test_the_build_of_torch(
     assert ("torch==2.13.0+cpu" in torch) == (CPU_INDEX in torch) == (index == "cpu")
     assert "torch==2.13.0" in torch
     assert " --no-deps " in torch
-    assert [call.strip() for call in others if "torch" not in call] == ["-e .", '-e ".[dev]"']
+    assert [call.strip() for call in others if "torch" not in call] == [f"{CONSTRAINED} .", f'{CONSTRAINED} ".[dev]"']
 
 
 def test_an_index_goes_to_every_call_of_pip(machine: Machine) -> None:
     calls = machine.pip_calls("INDEX=https://pip.example/simple")
     option = '--extra-index-url "https://pip.example/simple"'
     assert [call.split(option)[1].strip() for call in calls if CPU_INDEX not in call] == [
-        '--no-deps "torch==2.13.0"', "-e .", '-e ".[dev]"'
+        '--no-deps "torch==2.13.0"', f"{CONSTRAINED} .", f'{CONSTRAINED} ".[dev]"'
     ]  # fmt: skip
     done = machine.make("-n", "install", "INDEX=gpu")
     assert done.returncode == 2
@@ -213,6 +217,25 @@ def test_the_build_for_cpus_is_whole_and_gives_way_to_the_other(little: Machine)
     (little.checkout / "pyproject.toml").touch()
     little.install()
     assert little.versions()["torch"] == "2.13.0"
+
+
+@pytest.mark.slow
+def test_the_locks_versions_are_taken_and_a_lock_is_made_anew(little: Machine) -> None:
+    for folder, suffix in ((little.wheels, ""), (little.cpu_wheels, "+cpu")):
+        write_wheel(folder, "torch", f"2.14.0{suffix}")  # newer ones, which the ranges allow
+        write_wheel(folder, "torchvision", f"0.29.0{suffix}")
+    little.install("INDEX=cpu")
+    assert little.versions().items() >= {"torch": "2.13.0+cpu", "torchvision": "0.28.0+cpu"}.items()
+    (little.checkout / "requirements.lock").write_text(LOCK.replace("2.13", "2.14").replace("0.28", "0.29"))
+    little.install()
+    assert little.versions().items() >= {"torch": "2.14.0+cpu", "torchvision": "0.29.0+cpu"}.items()
+    little.program("mv", f'exec {shutil.which("mv")} "$@"')
+    done = little.make("lock")
+    assert done.returncode == 0, done.stderr
+    comment, *pins = (little.checkout / "requirements.lock").read_text().splitlines()
+    assert comment == "# As in the real one."
+    assert [pin for pin in pins if pin.startswith("torch")] == ["torch==2.14.0", "torchvision==0.29.0"]
+    assert not [pin for pin in pins if "little" in pin]
 
 
 @pytest.mark.slow

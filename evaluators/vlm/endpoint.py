@@ -15,7 +15,7 @@ from anyio.from_thread import start_blocking_portal
 from httpx import AsyncClient
 from PIL import Image
 
-from evaluators.vlm.http import Client, Patience, RequestFailed
+from evaluators.vlm.http import LOCAL, Client, Patience, RequestFailed
 from evaluators.vlm.protocol import Parts, SomeFailed
 from rf_repro.core.errors import UserError
 from rf_repro.core.files import read_json, write_text
@@ -126,7 +126,7 @@ def api_key(url: str) -> str | None:
     if own := os.environ.get(OWN_KEY, "").strip():
         return own
     parts = urlsplit(url)
-    if parts.scheme == "https" or parts.hostname in ("localhost", "127.0.0.1", "::1"):
+    if parts.scheme == "https" or parts.hostname in LOCAL:
         return os.environ.get(OPENAI_KEY, "").strip() or None
     return None
 

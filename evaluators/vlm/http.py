@@ -24,6 +24,7 @@ MAX_REPLY = 4 << 20  # bytes; an answer has thousands
 MAX_ERROR = 2000  # bytes of what a server says with an error
 RETRIED = (408, 409, 425, 429)  # and all from 500 on
 HOPELESS = (401, 403, 404, 405)  # whatever is asked: the key, the address or the model's name is wrong
+LOCAL = ("localhost", "127.0.0.1", "::1")
 HEADERS = {"Content-Type": "application/json", "Accept": "application/json", "Accept-Encoding": "identity"}
 
 
@@ -80,11 +81,12 @@ class Client:
         if key is not None and not (key.isascii() and key.isprintable() and " " not in key):
             raise UserError("API key: has characters that cannot be sent; set the environment variable again")
         self.url, self.patience = url, patience
-        self._key, self._tls = key, ssl.create_default_context()
+        self._key, self._tls, self._is_local = key, ssl.create_default_context(), parts.hostname in LOCAL
 
     @asynccontextmanager
     async def connected(self) -> AsyncIterator[httpx.AsyncClient]:
-        """Connections for the block, through the proxies that the environment names.
+        """Connections for the block, through the proxies that the environment names; to this machine without any, for a proxy
+        would get the key in the clear.
 
         Raises:
             UserError: it names one that cannot be used.
@@ -92,7 +94,7 @@ class Client:
         # httpx's own timeouts would start again with each byte. It follows no redirects unless told to.
         unlimited = httpx.Limits(max_connections=None)  # its caller limits them
         try:
-            connections = httpx.AsyncClient(timeout=None, limits=unlimited, verify=self._tls)
+            connections = httpx.AsyncClient(timeout=None, limits=unlimited, verify=self._tls, trust_env=not self._is_local)
         except (ImportError, ValueError, httpx.InvalidURL) as error:
             raise UserError(f"proxy of the environment: {self._clean(str(error))}; set HTTPS_PROXY or ALL_PROXY again") from None
         async with connections:
@@ -141,12 +143,12 @@ class Client:
         headers = HEADERS if self._key is None else {**HEADERS, "Authorization": f"Bearer {self._key}"}
         async with connections.stream("POST", self.url, content=body, headers=headers) as response:
             if not response.is_success:
-                said = (await _read(response, MAX_ERROR))[:MAX_ERROR].decode(errors="replace")
+                said = self._without_key(await _read(response, MAX_ERROR)).decode(errors="replace")
                 raise self._refusal(response.status_code, said, _retry_after(response.headers))
             reply = await _read(response, MAX_REPLY)
         if len(reply) > MAX_REPLY:
             raise ValueError(f"more than {MAX_REPLY} bytes")
-        return reply
+        return self._without_key(reply)
 
     def _refusal(self, code: int, text: str, wait: float) -> Exception:
         said = f"HTTP {code} {self._clean(text)}".strip()
@@ -155,6 +157,15 @@ class Client:
         if code in HOPELESS:
             return UserError(f"{self.url}: {said}; check the address, the model's name and the API key in the environment")
         return RequestFailed(said) if code < 500 and code not in RETRIED else _TryFailed(said, wait)
+
+    def _without_key(self, data: bytes) -> bytes:
+        """What a server says, its echo of the key taken out; where it was cut within the key, that end too."""
+        if not self._key:
+            return data
+        key = self._key.encode()
+        data = data.replace(key, b"[key]")
+        cut = next((size for size in range(len(key) - 1, 3, -1) if data.endswith(key[:size])), 0)
+        return data[: len(data) - cut] + b"[key]" * bool(cut)
 
     def _clean(self, text: str) -> str:
         """One short line without the key."""

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from rf_repro.core.errors import UserError
+
 PROBE_GRACE = 1.0  # seconds; `lock_holder` holds the lock for microseconds while it looks
 
 
@@ -28,12 +30,13 @@ def file_lock(path: Path, patience: float = PROBE_GRACE) -> Iterator[None]:
 
     Raises:
         Held: after them another process holds it still.
+        UserError: the file system has no locks.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     try:
         deadline = time.monotonic() + patience
-        while not _try_lock(file, fcntl.LOCK_EX):
+        while not _try_lock(file, fcntl.LOCK_EX, path):
             if time.monotonic() > deadline:
                 pid, _, host = _read(file).partition(" ")
                 raise Held(pid, host)
@@ -52,16 +55,18 @@ def lock_holder(path: Path) -> int | None:
     except FileNotFoundError:
         return None
     try:
-        return None if _try_lock(file, fcntl.LOCK_SH) else int((_read(file).split() or ["0"])[0])
+        return None if _try_lock(file, fcntl.LOCK_SH, path) else int((_read(file).split() or ["0"])[0])
     finally:
         os.close(file)
 
 
-def _try_lock(file: int, kind: int) -> bool:
+def _try_lock(file: int, kind: int, path: Path) -> bool:
     try:
         fcntl.flock(file, kind | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
+    except OSError as error:  # some network and user-space file systems
+        raise UserError(f"{path}: cannot be locked ({error.strerror}); use a folder on a file system with locks") from None
     return True
 
 

@@ -1,5 +1,9 @@
 """Two processes never work on one run, and a killed one never blocks the next."""
 
+import errno
+import fcntl
+import os
+import re
 import signal
 import subprocess
 import sys
@@ -57,3 +61,15 @@ def test_looking_does_not_keep_a_worker_out(tmp_path: Path) -> None:
             with run_lock(tmp_path):
                 pass
         child.kill()
+
+
+def test_a_file_system_without_locks_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(file: int, kind: int) -> None:
+        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    message = rf"^{re.escape(str(tmp_path))}/\.lock: cannot be locked \(.+\); use a folder on a file system with locks$"
+    with pytest.raises(UserError, match=message), run_lock(tmp_path):
+        pass
+    with pytest.raises(UserError, match=message):
+        lock_holder(tmp_path)

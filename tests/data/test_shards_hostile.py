@@ -1,15 +1,13 @@
 """Shards from strangers: nothing executes, escapes or exhausts memory, and what is good beside them is still read."""
 
-import gzip
 import json
 import os
 import pickle
 import struct
 import subprocess
 import sys
-import tarfile
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -17,15 +15,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from rf_repro.config.data_schema import SourceConfig
-from rf_repro.core.untrusted import parquet
 from rf_repro.data.shards import CorruptSample, RawSample, read_shard, shard_length
-from rf_repro.data.shards.export import encode_png
+from tests.data.hostile import END, FORMATS, GOOD, PNG, header, member, pair, read, table
 
 NOISE = np.random.default_rng(0).bytes(4096).replace(b"\n", b"")  # one line
-PNG = encode_png(np.zeros((4, 4, 3), np.uint8))
-FORMATS: dict[str, Literal["webdataset", "parquet", "jsonl"]] = {
-    ".tar": "webdataset", ".parquet": "parquet", ".arrow": "parquet", ".jsonl": "jsonl",
-}  # fmt: skip
 
 
 class Canary:
@@ -36,131 +29,6 @@ class Canary:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Path.touch, (self.path,)
-
-
-def read(path: Path, task: str = "generation", **columns: str) -> list[str]:
-    """Of each sample its text, or what is wrong with it. Every order gives the same, as many as the length says."""
-    given = SourceConfig("some", str(path), FORMATS[path.suffix], task, **columns)  # type: ignore[arg-type]
-    found = list(read_shard(path, given))
-    assert len(found) == shard_length(path, given)
-    backwards = list(read_shard(path, given, range(len(found))[::-1]))[::-1]
-    assert [sample if isinstance(sample, RawSample) else str(sample) for sample in found] == [
-        sample if isinstance(sample, RawSample) else str(sample) for sample in backwards
-    ]
-    for sample in found:
-        assert isinstance(sample, RawSample) or (str(sample).startswith(path.name) and len(str(sample).splitlines()) == 1)
-        assert isinstance(sample, CorruptSample) or task == "text" or sample.image == PNG
-    return [sample.text if isinstance(sample, RawSample) else str(sample).removeprefix(path.name) for sample in found]
-
-
-def header(name: str, size: int | bytes, kind: bytes = b"0", **fields: Any) -> bytes:
-    """A valid tar header that declares any size."""
-    entry = tarfile.TarInfo(name)
-    for key, value in fields.items():
-        setattr(entry, key, value)
-    data = bytearray(entry.tobuf(tarfile.USTAR_FORMAT))
-    data[124:136] = size if isinstance(size, bytes) else f"{size:011o}\0".encode()
-    data[156:157] = kind
-    data[148:156] = b" " * 8
-    data[148:156] = f"{sum(data):06o}\0 ".encode()
-    return bytes(data)
-
-
-def member(name: str, data: bytes, kind: bytes = b"0", **fields: Any) -> bytes:
-    return header(name, len(data), kind, **fields) + data + bytes(-len(data) % 512)
-
-
-def pair(name: str) -> bytes:
-    return member(f"{name}.png", PNG) + member(f"{name}.txt", name.encode())
-
-
-END = bytes(1024)
-GOOD = pair("good")
-HUGE = b"\x80" + b"\x7f" + bytes(10)  # about 2**86 bytes
-
-
-@pytest.mark.parametrize(
-    ("bad", "message"),
-    [
-        (header("bad.png", 0, b"2", linkname="/etc/passwd") + member("bad.txt", b""), "png is a link, not a plain one"),
-        (header("bad.png", 0, b"1", linkname="good.png") + member("bad.txt", b""), "png is a hard link, not a plain one"),
-        (header("bad.png", 0, b"3") + member("bad.txt", b""), "png is a device, not a plain one"),
-        (header("bad.png", 0, b"6") + member("bad.txt", b""), "png is a named pipe, not a plain one"),
-        (member("bad.png", PNG, b"Z") + member("bad.txt", b""), "png is of the unknown kind b'Z'"),
-        (pair("/etc/bad"), "png has a path that leaves the folder: /etc/bad.png"),
-        (pair("a/../../bad"), "png has a path that leaves the folder: a/../../bad.png"),
-        (member("bad.png", PNG, b"S") + member("bad.txt", b""), "png is a sparse file, not a plain one"),
-        (
-            member("x", b"22 GNU.sparse.major=1\n", b"x") + member("bad.png", PNG) + member("bad.txt", b""),
-            "png is a sparse file, not a plain one",
-        ),
-        (pair("bad") + member("bad.png", PNG), "has two members png"),
-        (member("bad.png", PNG) + member("bad.jpg", PNG) + member("bad.txt", b""), "has 2 images (jpg, png); name one by image"),
-        (member("bad.png", PNG), "has no txt or caption or text; it has png"),
-        (member("bad.txt", b"a"), "has no jpg or jpeg or png or webp; it has txt"),
-        (member("bad.png", PNG) + member("bad.txt", b"\xff"), "member txt is not UTF-8"),
-        (member("bad.png", PNG) + member("bad.txt", b"a\0"), "txt holds a NUL character"),
-        (member("bad.png", PNG) + member("bad.json", b"[" * 99_999), "member json is nested too deeply"),
-        (member("bad.png", PNG) + member("bad.json", b"[1]"), "member json is list, not an object"),
-        (member("bad.png", PNG) + member("bad.json", b'{"text": NaN}'), "member json is not JSON (NaN is not a number)"),
-        (
-            member("bad.png", PNG) + member("bad.txt", bytes((4 << 20) + 1)),
-            "txt declares 4194305 bytes; at most 4194304",
-        ),
-    ],
-    ids=lambda value: value if isinstance(value, str) else "",
-)
-def test_a_bad_tar_sample_is_named_and_its_neighbours_are_read(bad: bytes, message: str, tmp_path: Path) -> None:
-    (tmp_path / "s.tar").write_bytes(GOOD + bad + pair("after") + END)
-    [good, problem, after] = read(tmp_path / "s.tar")
-    assert (good, after) == ("good", "after")
-    assert problem.startswith(":000001: ")
-    assert message in problem
-    assert [path.name for path in tmp_path.iterdir()] == ["s.tar"]
-
-
-@pytest.mark.parametrize(
-    ("rest", "message"),
-    [
-        (header("bad.png", 1 << 32) + b"abc", "member png is cut off: 3 of 4294967296 bytes"),
-        (header("bad.png", HUGE) + b"abc", "member png is cut off: 3 of "),
-        (header("bad.png", 600) + bytes(400), "member png is cut off: 400 of 600 bytes"),
-        (b"\1" * 512, "the rest of the shard: no valid tar header at byte 2048"),
-        (b"\1" * 100, "the rest of the shard: cut off within the header at byte 2048"),
-        (header("bad.png", b"99999999999\0"), "the rest of the shard: no valid tar header at byte 2048"),
-        (header("x", 1 << 32, b"L") + b"abc", "the rest of the shard: declares 4294967296 bytes of name or extended header"),
-        (header("x", HUGE, b"x") + b"abc", "bytes of name or extended header at byte 2560; at most 65536"),
-        (member("x", b"99 path=a\n", b"x") + pair("b"), "the rest of the shard: no valid extended header before byte"),
-        (member("x", b"\xb2\xb3 path=a\n", b"x") + pair("b"), "the rest of the shard: no valid extended header before byte"),
-        (bytes(header("a", 0, b"S"))[:482] + b"\1" + bytes(29), "the rest of the shard: no valid tar header"),
-    ],
-    ids=lambda value: value if isinstance(value, str) else "",
-)
-def test_a_damaged_tar_is_read_up_to_the_damage(rest: bytes, message: str, tmp_path: Path) -> None:
-    (tmp_path / "s.tar").write_bytes(GOOD + rest)
-    [good, problem] = read(tmp_path / "s.tar")
-    assert good == "good"
-    assert message in problem
-
-
-def test_a_tar_cut_anywhere(tmp_path: Path) -> None:
-    whole = b"".join(pair(f"sample {number}") for number in range(4))
-    for cut in range(0, len(whole), 97):
-        (tmp_path / "s.tar").write_bytes(whole[:cut])
-        found = read(tmp_path / "s.tar")
-        num_whole = cut // len(pair("sample 0"))
-        assert found[:num_whole] == [f"sample {number}" for number in range(num_whole)]
-        assert len(found) <= num_whole + 2
-        text = cut - num_whole * len(pair("sample 0")) - 2 * 512 - 512  # bytes of the next sample's text that are there
-        assert all(found[num_whole:]) and (num_whole == 4 or text >= 8 or f"sample {num_whole}" not in found)  # noqa: PT018
-
-
-@pytest.mark.parametrize("compress", [gzip.compress, lambda data: b"\x28\xb5\x2f\xfd" + data], ids=["gzip", "zstd"])
-def test_a_compressed_tar_is_refused_with_the_remedy(compress: Any, tmp_path: Path) -> None:
-    (tmp_path / "s.tar").write_bytes(compress(GOOD + END))
-    [problem] = read(tmp_path / "s.tar")
-    assert "the rest of the shard: compressed (" in problem
-    assert problem.endswith("decompress it to a plain .tar")
 
 
 @pytest.mark.parametrize("suffix", FORMATS)
@@ -253,100 +121,6 @@ def test_bad_lines_are_named_and_their_neighbours_are_read(tmp_path: Path) -> No
         assert message in line
 
 
-def table(num: int = 300) -> pa.Table:
-    return pa.table({"image": [PNG] * num, "text": [f"text {i}" for i in range(num)]})
-
-
-def test_a_damaged_row_group_costs_its_rows_alone(tmp_path: Path) -> None:
-    path = tmp_path / "s.parquet"
-    pq.write_table(table(), path, row_group_size=100, compression="zstd")
-    start = pq.ParquetFile(path).metadata.row_group(1).column(1).data_page_offset
-    with open(path, "r+b") as file:
-        file.seek(start)
-        file.write(b"\xff" * 40)
-    found = read(path)
-    assert [i for i, text in enumerate(found) if text == f"text {i}"] == [*range(100), *range(200, 300)]
-    assert found[100].startswith(":000100: row group 1")
-    path.write_bytes(path.read_bytes()[:-20])
-    assert read(path) == [": does not end as a Parquet file: cut off, encrypted or another format"]
-
-
-def test_damaged_statistics_do_not_end_the_process(tmp_path: Path) -> None:
-    """Pyarrow ends it where metadata of a column are asked for and statistics are damaged: every byte of the footer is tried."""
-    path = tmp_path / "s.parquet"
-    pq.write_table(table(20), path)
-    whole = path.read_bytes()
-    footer = len(whole) - 8 - int.from_bytes(whole[-8:-4], "little")
-    for place in range(footer, len(whole) - 8):
-        damaged = bytearray(whole)
-        damaged[place] ^= 0x15
-        path.write_bytes(damaged)
-        given = SourceConfig("some", str(path), "parquet")
-        for sample in read_shard(path, given, range(min(30, shard_length(path, given)))):
-            assert isinstance(sample, RawSample | CorruptSample)
-
-
-def test_large_row_groups_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "s.parquet"
-    pq.write_table(table(), path, row_group_size=100)
-    size = max(pq.ParquetFile(path).metadata.row_group(number).total_byte_size for number in range(3))
-    monkeypatch.setattr(parquet, "MAX_GROUP_BYTES", size)
-    assert read(path)[:2] == ["text 0", "text 1"]
-    monkeypatch.setattr(parquet, "MAX_GROUP_BYTES", 1000)
-    assert read(path)[299].startswith(":000299: row group 2 expands to ")
-    assert read(path)[299].endswith(" bytes; at most 1000 are read, so write smaller row groups")
-
-
-@pytest.mark.parametrize("suffix", [".parquet", ".arrow"])
-def test_columns_that_are_not_read(suffix: str, tmp_path: Path) -> None:
-    path = tmp_path / f"s{suffix}"
-    cases: list[tuple[dict[str, Any], str]] = [
-        ({"picture": [PNG], "text": ["a"]}, "has no column image; it has picture, text: set image_column"),
-        ({"image": [PNG], "words": ["a"]}, "has no column txt or caption or text; it has image, words: set text_column"),
-        ({"image": ["i.png"], "text": ["a"]}, "column image is string; images are binary"),
-        ({"image": [{"path": "i.png"}], "text": ["a"]}, "column image is struct<path: string>, without a field bytes"),
-        ({"image": [PNG], "text": [PNG]}, "column text is binary, not text; stored objects are never unpickled"),
-        ({"image": pa.array([PNG[:4]], pa.binary(4)), "text": ["a"]}, "column image is fixed_size_binary[4]; images are binary"),
-        ({"image": [PNG], "text": pa.array([[("a", 1)]], pa.map_(pa.string(), pa.int64()))}, "column text is map<string, int64"),
-    ]
-    for columns, message in cases:
-        made = pa.table(columns)
-        if suffix == ".parquet":
-            pq.write_table(made, path)
-        else:
-            with pa.ipc.new_stream(path, made.schema) as writer:
-                writer.write_table(made)
-        [problem] = read(path)
-        assert problem.startswith(f": {message}")
-
-
-def test_a_damaged_arrow_file_is_read_up_to_the_damage(tmp_path: Path) -> None:
-    path = tmp_path / "s.arrow"
-    with pa.ipc.new_stream(path, table().schema) as writer:
-        writer.write_table(table(), max_chunksize=100)
-    whole = path.read_bytes()
-    path.write_bytes(whole[: len(whole) * 3 // 4])
-    found = read(path)
-    assert found[:200] == [f"text {i}" for i in range(200)]
-    assert len(found) == 201
-    assert found[200].startswith(":000200: the rest of the shard: damaged from byte ")
-
-    with pa.memory_map(str(path)) as file:
-        pa.ipc.read_message(file)
-        start = file.tell()
-    path.write_bytes(whole[start:])  # pyarrow crashes on a record batch in the schema's place
-    assert read(path) == [": no Arrow file (it starts with a message of type record batch)"]
-
-    for compression in ("zstd", "lz4"):
-        with pa.ipc.new_stream(path, table().schema, options=pa.ipc.IpcWriteOptions(compression=compression)) as writer:
-            writer.write_table(table())
-        assert "(compressed; write it without compression)" in read(path)[0]
-    coded = table().set_column(1, "text", table()["text"].dictionary_encode())
-    with pa.ipc.new_stream(path, coded.schema) as writer:
-        writer.write_table(coded)
-    assert "only record batches are read, without dictionaries" in read(path)[0]
-
-
 @pytest.mark.parametrize("suffix", [".parquet", ".arrow", ".tar"])
 def test_any_byte_may_be_wrong(suffix: str, tmp_path: Path) -> None:
     """Nothing but CorruptSample comes of it, and the process lives: offsets that point outside would crash it."""
@@ -406,8 +180,8 @@ def test_memory_stays_small(tmp_path: Path) -> None:
     numbered = pa.StructArray.from_arrays([pa.DictionaryArray.from_arrays(np.zeros(1000, np.int32), [image])], ["bytes"])
     coded = pa.DictionaryArray.from_arrays(np.zeros(20_000, np.int32), ["x" * 50_000])
     lists = pa.ListArray.from_arrays(pa.array([0, 20_000], pa.int32()), coded)
-    for name, table in (("same", {"image": numbered, "text": ["a"] * 1000}), ("list", {"image": [PNG], "text": lists})):
-        pq.write_table(pa.table(table), tmp_path / f"{name}.parquet", dictionary_pagesize_limit=1 << 28, write_statistics=False)
+    for name, columns in (("same", {"image": numbered, "text": ["a"] * 1000}), ("list", {"image": [PNG], "text": lists})):
+        pq.write_table(pa.table(columns), tmp_path / f"{name}.parquet", dictionary_pagesize_limit=1 << 28, write_statistics=False)
     zeros = pa.table({"image": [bytes(100 << 20)], "text": ["a"]})
     pq.write_table(zeros, tmp_path / "zeros.parquet", compression="zstd", use_dictionary=False, write_statistics=False)
     paths = [

@@ -86,6 +86,33 @@ def test_what_no_question_can_mend_stops_at_once_and_says_no_key(
         assert SECRET not in text
 
 
+@pytest.mark.parametrize("padding", [0, 1, 1980, 1990, 1996, 2000, 5000])
+def test_an_echoed_key_is_taken_out_before_anything_is_cut_or_kept(
+    padding: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("RF_REPRO_API_KEY", SECRET)
+
+    def act(handler: ChatHandler, body: dict[str, Any]) -> None:
+        text = " " * padding + f"you sent {handler.headers['Authorization']}"
+        if question_of(body) == "question 0":
+            handler.say(text)
+        else:  # in pieces, so that reading may end within the key
+            handler.send_response(400)
+            handler.send_header("Content-Length", str(len(text)))
+            handler.end_headers()
+            for start in range(0, len(text), 10):
+                handler.wfile.write(text[start : start + 10].encode())
+                handler.wfile.flush()
+
+    with chat_server(act) as server, pytest.raises(SomeFailed) as failed:
+        Endpoint("m", server.url, concurrency=1, cache=tmp_path, patience=QUICK).answer(questions(2), 5)
+    for text in (str(failed.value), *failed.value.reasons.values(), *map(str, failed.value.replies)):
+        assert SECRET[:6] not in text
+    kept = [path.read_text() for path in tmp_path.rglob("*.json")]
+    assert kept
+    assert all("[key]" in text and SECRET[:6] not in text for text in kept)
+
+
 def test_the_key_comes_from_the_environment_and_goes_nowhere_else(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", SECRET)
     with chat_server(echo) as server:
@@ -211,10 +238,15 @@ def test_proxies_of_the_environment_are_used(name: str, monkeypatch: pytest.Monk
         monkeypatch.setenv(name, proxy.url.removesuffix("/v1"))
         assert Endpoint("m", "http://node7.invalid:8000/v1", patience=QUICK).answer(questions(1), 5) == ["re: question 0"]
         assert proxy.paths == ["http://node7.invalid:8000/v1/chat/completions"]
-        with chat_server(echo) as server:
-            monkeypatch.setenv("no_proxy", "127.0.0.1")
+        with chat_server(echo) as server:  # on this machine: a proxy would see the key
+            monkeypatch.setenv("OPENAI_API_KEY", SECRET)
             Endpoint("m", server.url, patience=QUICK).answer(questions(1), 5)
-            assert len(server.bodies) == len(proxy.bodies) == 1
+            assert server.keys == [f"Bearer {SECRET}"]
+        assert len(proxy.bodies) == 1
+        monkeypatch.setenv("no_proxy", "node7.invalid")
+        with pytest.raises(SomeFailed):
+            Endpoint("m", "http://node7.invalid:8000/v1", patience=replace(QUICK, tries=1)).answer(questions(1), 5)
+        assert len(proxy.bodies) == 1
 
 
 @pytest.mark.parametrize("proxy", ["socks5://127.0.0.1:9", "nonsense://127.0.0.1:9"])

@@ -57,10 +57,8 @@ def _make_class() -> type:
             super().__init__()
             if not str(batch_size).isdigit() or int(batch_size) < 1:
                 raise UserError(f"batch_size={batch_size}: must be a whole number >= 1")
-            if not RunDir(Path(run)).record_path.exists():
-                raise UserError(f"run={run}: is not a run directory (no run.json)")
             self.device, self.batch_size = _device(device or "auto"), int(batch_size)
-            self.vlm = load_rf_vlm(RunDir(Path(run)), self.device)
+            self.vlm = load_rf_vlm(RunDir.open(Path(run), "run"), self.device)
 
         def generate_until(self, requests: Sequence[Any]) -> list[str]:
             """Answers, cut before the first of a task's `until`. Raises UserError when the model cannot be asked one of them."""

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from rf_repro.core.errors import UserError
+from rf_repro.core.strict_yaml import Place, choice, integer, parse_boolean, parse_text, parse_texts, read_strict_yaml
 from slurm.resources import Resources, gres_gpus, parse_gres, parse_memory, parse_time, scale_gres
-from slurm.strict_yaml import Place, choice, integer, parse_boolean, parse_text, parse_texts, read_strict_yaml
 
 Action = Literal["train", "sample", "evaluate", "report"]
 Device = Literal["auto", "cpu", "cuda"]

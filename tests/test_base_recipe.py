@@ -46,6 +46,7 @@ def smaller(words: list[str], changes: list[str], run: str) -> list[str] | None:
     return words
 
 
+# long: a page from its first line to its last, each command on what those before it left
 @pytest.mark.slow
 @pytest.mark.dist
 def test_the_pages_commands_run_in_its_order(

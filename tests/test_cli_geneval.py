@@ -1,109 +1,48 @@
 """`rf-repro evaluate geneval` on real image files with tiny models of random weights, from the scan to the page."""
 
-import functools
 import json
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from PIL import Image
-from safetensors.torch import save_file
 
-from evaluators.detectors.coco import OBJECT_NAMES
 from rf_repro.cli import main
 from rf_repro.core.files import read_json, read_jsonl
 from tests.killing import kill_at
 
-open_clip = pytest.importorskip("open_clip", reason="the extra `geneval` is not installed")
-transformers = pytest.importorskip("transformers", reason="the extra `geneval` is not installed")
+pytest.importorskip("open_clip", reason="the extra `geneval` is not installed")
+pytest.importorskip("transformers", reason="the extra `geneval` is not installed")
 
-CLIP = {
-    "embed_dim": 16,
-    "vision_cfg": {"image_size": 32, "layers": 2, "width": 32, "head_width": 16, "patch_size": 8},
-    "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 2},
-}
-TASKS = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
+from tests.evaluators.tiny_geneval import (
+    add_tiny_clip,
+    save_tiny_clip,
+    save_tiny_detector,
+    small_models,
+    write_noise,
+    write_prompts,
+)
 
 
 @pytest.fixture(scope="module")
 def detector(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A Mask2Former of COCO's 80 classes with random weights, in transformers' layout."""
-    torch.manual_seed(0)
-    swin = transformers.SwinConfig(
-        embed_dim=8, depths=[1, 1, 1, 1], num_heads=[1, 2, 4, 8], out_features=["stage1", "stage2", "stage3", "stage4"]
-    )
-    config = transformers.Mask2FormerConfig(
-        backbone_config=swin, feature_size=32, mask_feature_size=32, hidden_dim=32, encoder_feedforward_dim=32, encoder_layers=1,
-        decoder_layers=2, num_attention_heads=2, dim_feedforward=32, num_queries=30, id2label=dict(enumerate(OBJECT_NAMES)),
-    )  # fmt: skip
-    model = transformers.Mask2FormerForUniversalSegmentation(config)
-    with torch.no_grad():
-        for name, weights in model.named_parameters():
-            if weights.dim() > 1:
-                weights.normal_(std=weights[0].numel() ** -0.5)
-            if name.startswith("class_predictor") and weights.dim() > 1:
-                weights.mul_(40)  # scores of all sizes
-    folder = tmp_path_factory.mktemp("detector")
-    model.save_pretrained(folder)
-    return folder
+    return save_tiny_detector(tmp_path_factory.mktemp("detector"))
 
 
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from evaluators.colors.clip import PROFILES, build
-
-    folder = tmp_path_factory.mktemp("clip")
-    (folder / "cli-clip.json").write_text(json.dumps(CLIP))
-    open_clip.add_model_config(folder / "cli-clip.json")
-    torch.manual_seed(1)
-    save_file(build("cli-clip", PROFILES["geneval-2023"]).state_dict(), folder / "open_clip_model.safetensors")
-    return folder
+    return save_tiny_clip(tmp_path_factory.mktemp("clip"))
 
 
 @pytest.fixture(scope="module")
 def prompts(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A prompt of each task."""
-    one, two = {"class": "dog", "count": 1}, {"class": "tv remote", "count": 1}
-    include: dict[str, list[dict[str, Any]]] = {
-        "single_object": [one], "two_object": [one, two], "counting": [{**one, "count": 2}], "colors": [{**one, "color": "red"}],
-        "position": [one, {**two, "position": ["left of", 0]}], "color_attr": [{**one, "color": "red"}, {**two, "color": "blue"}],
-    }  # fmt: skip
-    rows = [{"tag": task, "include": include[task], "prompt": f"a photo for {task}"} for task in TASKS]
-    path = tmp_path_factory.mktemp("prompts") / "prompts.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
+    return write_prompts(tmp_path_factory.mktemp("prompts") / "prompts.jsonl")
 
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory, prompts: Path) -> Path:
-    """Two pictures of noise a prompt, in two sizes."""
-    root = tmp_path_factory.mktemp("data") / "images"
-    generator = torch.Generator().manual_seed(2)
-    for index, line in enumerate(prompts.read_text().splitlines()):
-        (root / f"{index:05d}" / "samples").mkdir(parents=True)
-        (root / f"{index:05d}" / "metadata.jsonl").write_text(line)
-        for sample in range(2):
-            noise = torch.randint(0, 256, (9, 9, 3), generator=generator, dtype=torch.uint8).numpy()
-            picture = Image.fromarray(noise).resize((64, 64) if index < 4 else (72, 48), Image.Resampling.BICUBIC)
-            picture.save(root / f"{index:05d}" / "samples" / f"{sample:04d}.png")
-    return root
-
-
-@contextmanager
-def small_models() -> Iterator[None]:
-    """Images reach the detector at a fifth of GenEval's size, and the CLIP is that of the fixture `clip`."""
-    from evaluators.colors import clip as colors
-    from evaluators.detectors import pixels
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(colors, "load", functools.partial(colors.load, architecture="cli-clip"))
-        patch.setattr(pixels, "SHORT_SIDE", 160)
-        patch.setattr(pixels, "LONG_SIDE", 267)
-        yield
+    return write_noise(tmp_path_factory.mktemp("data") / "images", prompts, 2)
 
 
 @pytest.fixture(scope="module")
@@ -180,7 +119,7 @@ def test_shards_and_a_second_run_give_the_same_bytes(scored: Path, evaluate: Any
 
 def evaluate_anew(clip: Path, command: list[str]) -> None:
     """In a process of its own."""
-    open_clip.add_model_config(clip / "cli-clip.json")
+    add_tiny_clip(clip)
     with small_models():
         main(command)
 
@@ -199,14 +138,15 @@ def test_killed_at_any_time_it_resumes_to_the_same_bytes(
 
 
 def test_rescoring_needs_no_model(scored: Path, evaluate: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from rf_repro.commands import geneval
+    from evaluators.geneval import run
 
     default = read_json(scored / "geneval.json")
 
-    def no_model(options: Any) -> None:
+    def no_model(*about: Any) -> None:
         raise AssertionError("a model was loaded")
 
-    monkeypatch.setattr(geneval, "load_models", no_model)
+    monkeypatch.setattr(run, "load_detector", no_model)
+    monkeypatch.setattr(run, "load_classifier", no_model)
     assert evaluate(scored, "--rescore") == 0
     assert read_json(scored / "geneval.json") == default
     assert evaluate(scored, "--rescore", "--option", "threshold=0.06", "--option", "counting_threshold=0.06") == 0

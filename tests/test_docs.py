@@ -2,6 +2,8 @@
 
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,12 +13,14 @@ from ablations.registry import GRIDS
 from reports.build import build_report
 from rf_repro.cli import make_parser
 from rf_repro.launch.plan import make_plan
+from tests.test_imports import FLOORS, WITHOUT_TORCH
+from tests.test_paper_map import resolve
 
 DOCS = Path(__file__).parents[1] / "docs"
 
 
 def example_code() -> str:
-    (code,) = re.findall(r"```python\n(.*?)```", (DOCS / "new_variant.md").read_text(encoding="utf-8"), re.DOTALL)
+    code, *_ = re.findall(r"```python\n(.*?)```", (DOCS / "new_variant.md").read_text(encoding="utf-8"), re.DOTALL)
     assert len(code.splitlines()) < 30
     return str(code)
 
@@ -72,3 +76,38 @@ def test_commands_in_documents_parse(where: str, line: str) -> None:
 
 def test_there_are_commands_to_check() -> None:
     assert {where for where, _ in COMMANDS} >= {"README.md", "base.md", "geneval.md", "slurm.md"}
+
+
+# docs/architecture.md
+
+
+ARCHITECTURE = (DOCS / "architecture.md").read_text(encoding="utf-8")
+_, FLOORS_TEXT, WAY_TEXT = ARCHITECTURE.split("\n## ")
+
+
+def rows(text: str) -> list[list[str]]:
+    """Cells of a Markdown table's rows, its head left out."""
+    found = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")]
+    return found[2:]
+
+
+def test_the_floors_are_those_that_the_imports_are_held_to() -> None:
+    told = [tuple(re.findall(r"`([\w.]+)`", cells[0])) for cells in rows(FLOORS_TEXT)]
+    assert told == list(reversed(FLOORS))
+
+
+def test_what_is_said_to_need_no_torch_is_tested_for_it() -> None:
+    told = {name for cells in rows(FLOORS_TEXT) if cells[2] for name in re.findall(r"`([\w.]+)`", cells[0])}
+    untested = told - set(WITHOUT_TORCH) - {"rf_repro.commands", "rf_repro.lmms_eval_plugin"}
+    assert not untested
+    code = "import sys, rf_repro.cli; rf_repro.cli.make_parser(); import rf_repro.lmms_eval_plugin; print('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "False"
+
+
+@pytest.mark.parametrize("name", re.findall(r"`((?:rf_repro|ablations|slurm|reports)\.[\w.]+)`", WAY_TEXT))
+def test_each_step_of_the_way_is_where_it_is_said_to_be(name: str) -> None:
+    resolve(name)
+
+
+def test_the_way_has_all_its_steps() -> None:
+    assert len(rows(WAY_TEXT)) == len(re.findall(r"^\| .*`(?:rf_repro|ablations|reports)\.", WAY_TEXT, re.MULTILINE)) >= 12

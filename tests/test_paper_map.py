@@ -38,9 +38,12 @@ def resolve(symbol: str) -> object:
     """What a dotted path names. Raises ImportError or AttributeError where it names nothing."""
     parts = symbol.split(".")
     for split in range(len(parts), 0, -1):
-        name = ".".join(parts[:split])
-        if importlib.util.find_spec(parts[0]) and (ROOT / Path(*parts[:split])).with_suffix(".py").exists():
-            return reduce(getattr, parts[split:], importlib.import_module(name))
+        path = ROOT / Path(*parts[:split])
+        if path.with_suffix(".py").exists() or (path / "__init__.py").exists():
+            found = importlib.import_module(".".join(parts[:split]))
+            if path.is_dir() and split < len(parts) and not hasattr(found, parts[split]):
+                break  # a package that has neither such a module nor such a name
+            return reduce(getattr, parts[split:], found)
     raise ImportError(f"{symbol}: no module of this project")
 
 

@@ -13,7 +13,6 @@ import pytest
 import torch
 
 from ablations.registry import GRIDS
-from rf_repro.compute.devices import resolve_device
 from rf_repro.config import prerequisites as prerequisites_module
 from rf_repro.config.overrides import apply_overrides, from_dict
 from rf_repro.config.prerequisites import prerequisites
@@ -237,15 +236,6 @@ def test_every_variant_of_every_table_is_trained_sampled_and_scored(key: str, ru
         trained = load_checkpoint(last_checkpoint(shared["stage-pretrain"])).ema
         cosine = {n: torch.cosine_similarity(t.flatten(), trained[f"encoder.{n}"].flatten(), 0) for n, t in start.items()}
         assert min(float(value) for name, value in cosine.items() if name.endswith("weight")) > 0.8
-
-
-def test_devices_that_are_not_there_are_named() -> None:
-    assert resolve_device("cpu") == torch.device("cpu")
-    with pytest.raises(UserError, match="--device tpu: unknown; choose auto, cpu, cuda, mps"):
-        resolve_device("tpu")
-    if not torch.cuda.is_available():
-        with pytest.raises(UserError, match=r"--device cuda: torch .* finds none here"):
-            resolve_device("cuda")
 
 
 def test_a_later_stage_goes_on_with_weights_averages_codebook_and_target_encoder(runs: Path) -> None:

@@ -12,7 +12,7 @@ from rf_repro.core.records import Attempt
 from rf_repro.core.run_dir import RunDir
 from rf_repro.model.initialise import initialise
 from rf_repro.model.rf_model import RFModel
-from rf_repro.train.checkpoint import Checkpoint, save_checkpoint
+from rf_repro.train.checkpoint_writer import CheckpointWriter
 from tests.base_world import VOCAB, base_overrides
 from tests.data.tiny_tokenizer import write_tiny_tokenizer
 
@@ -38,7 +38,7 @@ def write_run(runs: Path, variant: str, changes: dict[str, Any], seed: int = 0) 
     run = RunDir.create(runs, config.to_dict(), config.result_hash(), config.scale, variant, seed)
     weights = random_weights(config, seed)
     averages = {name: tensor + 0.01 for name, tensor in weights.items()}
-    save_checkpoint(run.checkpoints, Checkpoint(STEP, weights, averages, [], {}))
+    CheckpointWriter().save(run.checkpoints, STEP, {"weights": weights, "ema": averages}, {})
     attempt = Attempt("2026-01-01T00:00:00+00:00", "host", 1, "cpu", 1, seconds=12.0)
     run.write_record(replace(run.record(), status="done", steps=STEP, tokens=70, attempts=[attempt]))
     return run

@@ -5,44 +5,35 @@ Weights are a folder or a hub id in the `transformers` layout: GenEval's own, th
 other scores.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from PIL.Image import Image
+from torch import Tensor
 
 from evaluators.detection import Detections
 from evaluators.detectors.coco import OBJECT_NAMES, misplaced
-from evaluators.detectors.instances import exact_inference, find_instances
+from evaluators.detectors.detector import Mask2Former
+from evaluators.detectors.instances import find_instances
 from evaluators.detectors.openmmlab import SOURCE
-from evaluators.detectors.pixels import prepare
+from evaluators.detectors.pixels import Frame
 from rf_repro.core.errors import UserError
 from rf_repro.core.hashing import file_sha256
 from rf_repro.core.install import extra_hint
+from rf_repro.core.streams import quiet_transformers
 
 VERSION = 1  # of the code around the model; a change that moves any number raises it
 
 
-class Mask2FormerDetector:
-    """GenEval's `Detector`: Mask2Former trained on COCO's 80 classes, in float32."""
+class Mask2FormerDetector(Mask2Former):
+    """The network of `transformers`, and mmdet's post-processing of what it says."""
 
     name = "mask2former-transformers"
-    class_names = OBJECT_NAMES
 
-    def __init__(self, model: Any, revision: str, device: torch.device) -> None:
-        self.revision = revision
-        self._model = model.to(device).eval()
-        self._device = device
-
-    def detect(self, images: Sequence[Image]) -> list[dict[str, Detections]]:
-        """All instances, up to 100 an image, weak ones included. Images must be RGB and of one size."""
-        with exact_inference():
-            pixels, frame = prepare(images, self._device)
-            output = self._model(pixel_values=pixels, output_auxiliary_logits=False)
-            pairs = zip(output.class_queries_logits, output.masks_queries_logits, strict=True)
-            return [find_instances(class_logits, mask_logits, frame) for class_logits, mask_logits in pairs]
+    def find(self, pixels_BCPQ: Tensor, frame: Frame) -> list[dict[str, Detections]]:
+        output = self._model(pixel_values=pixels_BCPQ, output_auxiliary_logits=False)
+        pairs = zip(output.class_queries_logits, output.masks_queries_logits, strict=True)
+        return [find_instances(class_logits, mask_logits, frame) for class_logits, mask_logits in pairs]
 
 
 def load(weights: str, device: str = "cpu") -> Mask2FormerDetector:
@@ -58,7 +49,7 @@ def load(weights: str, device: str = "cpu") -> Mask2FormerDetector:
             f"--detector transformers: needs transformers ({error}); install it with: {extra_hint('geneval')}"
         ) from None
     file = _weights_file(weights)
-    with _quiet():
+    with quiet_transformers():  # what is missing is looked at here
         loaded: Any = transformers.Mask2FormerForUniversalSegmentation.from_pretrained(
             file.parent, dtype=torch.float32, ignore_mismatched_sizes=True, output_loading_info=True, local_files_only=True
         )
@@ -80,22 +71,6 @@ def load(weights: str, device: str = "cpu") -> Mask2FormerDetector:
         + (f" converted from {source}" if source else "")
     )
     return Mask2FormerDetector(model, revision, torch.device(device))
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without transformers' report and progress bar: what is missing is looked at here."""
-    from transformers.utils import logging
-
-    verbosity, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if bar:
-            logging.enable_progress_bar()
 
 
 def _weights_file(weights: str) -> Path:

@@ -7,20 +7,21 @@ mmcv-lite, which has no kernels, is enough.
 
 import importlib.util
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import torch
-from PIL.Image import Image
+from torch import Tensor
 
 from evaluators.detection import Detections
 from evaluators.detectors.checkpoint import read_checkpoint
 from evaluators.detectors.coco import OBJECT_NAMES
-from evaluators.detectors.instances import by_class, exact_inference
-from evaluators.detectors.pixels import prepare
+from evaluators.detectors.detector import Mask2Former
+from evaluators.detectors.instances import by_class
+from evaluators.detectors.pixels import Frame
 from rf_repro.core.errors import UserError
 from rf_repro.core.install import extra_hint
 from rf_repro.core.streams import quiet_stderr
@@ -30,26 +31,17 @@ CONFIG = ".mim/configs/mask2former/mask2former_swin-s-p4-w7-224_8xb2-lsj-50e_coc
 KERNELS = "mmcv._ext"
 
 
-class MMDetDetector:
-    """GenEval's `Detector`: mmdet's network and post-processing behind the pixels that mmdet 2.27 gave it, in float32."""
+class MMDetDetector(Mask2Former):
+    """mmdet's network and post-processing."""
 
     name = "mask2former-mmdet"
-    class_names = OBJECT_NAMES
 
-    def __init__(self, model: Any, revision: str, device: torch.device) -> None:
-        self.revision = revision
-        self._model = model.to(device).eval()
-        self._device = device
-
-    def detect(self, images: Sequence[Image]) -> list[dict[str, Detections]]:
-        """All instances, up to 100 an image, weak ones included. Images must be RGB and of one size."""
+    def find(self, pixels_BCPQ: Tensor, frame: Frame) -> list[dict[str, Detections]]:
         from mmdet.structures import DetDataSample
 
-        with exact_inference():
-            pixels, frame = prepare(images, self._device)
-            sizes = {"ori_shape": frame.original, "img_shape": frame.resized, "batch_input_shape": frame.padded}
-            found = self._model.predict(pixels, [DetDataSample(metainfo=sizes) for _ in images], rescale=True)
-            return [_detections(sample.pred_instances) for sample in found]
+        sizes = {"ori_shape": frame.original, "img_shape": frame.resized, "batch_input_shape": frame.padded}
+        found = self._model.predict(pixels_BCPQ, [DetDataSample(metainfo=sizes) for _ in pixels_BCPQ], rescale=True)
+        return [_detections(sample.pred_instances) for sample in found]
 
 
 def _detections(instances: Any) -> dict[str, Detections]:

@@ -9,41 +9,29 @@ pads a grid of another size with black without a word. Here each such thing is a
 """
 
 import hashlib
-from collections.abc import Callable, Collection, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from io import BytesIO
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
 from PIL import Image
 
+from evaluators.images import UNREADABLE, read_images, reopen
+from evaluators.problems import Problem
+from evaluators.results import require_same_images
 from rf_repro.core.errors import UserError
 from rf_repro.core.files import atomic_path, read_json
+from rf_repro.core.image_folder import ImageFolder
 
-READERS = 8  # threads; hashing and decoding release the interpreter's lock
 DECODED = 16  # images kept decoded: all questions about one are asked in a row
 # Written beside the images, ours and the official script's.
 _OURS = {"dpg.json", "dpg.items.jsonl", "dpg-problems.txt", "manifest.json", "origin.json"}
 
 Layout = Literal["grids", "images", "samples"]
-Kind = Literal["missing", "duplicate", "damaged", "wrong size", "unknown item", "foreign file"]
 BLOCKING = ("missing", "duplicate", "damaged", "wrong size")  # a prompt has no image, or it is not clear which
 Box = tuple[int, int, int, int]  # left, top, right, bottom; pixels
-
-
-@dataclass(frozen=True)
-class Problem:
-    """What is wrong with a file or a prompt; `path` is relative to the folder that was scanned."""
-
-    kind: Kind
-    path: str
-    message: str
-
-    def __str__(self) -> str:
-        return f"{self.kind}: {self.path}: {self.message}"
 
 
 @dataclass(frozen=True)
@@ -80,6 +68,11 @@ class Scan:
     problems: tuple[Problem, ...]
     resolution: int
     digests: dict[tuple[int, int], str]
+
+    def require_same(self, digests: Mapping[tuple[int, int], str] | None) -> None:
+        """Raises UserError when an image is not the one of this SHA-256, by (prompt id, sample); None: any will do."""
+        where = ImageFolder(self.root).image_path
+        require_same_images(digests, {place: (where(*place), digest) for place, digest in self.digests.items()})
 
     @property
     def blocking(self) -> list[Problem]:
@@ -136,11 +129,8 @@ def scan(
     cells = pic_num if layout == "grids" else 1
     resolution = resolution or _resolution(found, 2 if cells == 4 else 1)
     boxes = grid_boxes(resolution)[:cells]
-    seen: list[_Seen | str] = []
-    with ThreadPoolExecutor(READERS) as pool:
-        for done, read in enumerate(pool.map(lambda own: _read(own.path, boxes), found), start=1):
-            seen.append(read)
-            progress(done, len(found))
+    reads = read_images([own.path for own in found], lambda image: (image.size, _crops(image, boxes)), progress)
+    seen = [read if isinstance(read, str) else _Seen(read[0], *read[1]) for read in reads]
     files = _gather(root, found, seen, resolution, 2 if cells == 4 else 1, pic_num if sampled else 1, problems)
     names: dict[str, str] = {}
     for file in files:
@@ -223,7 +213,7 @@ def _resolution(found: Sequence[_Found], cells: int) -> int:
         try:
             with Image.open(own.path) as image:
                 return max(1, image.width // cells)
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        except UNREADABLE:
             continue  # named as damaged when all are read
     raise UserError(f"{found[0].path}: no image of its folder can be read")
 
@@ -260,18 +250,8 @@ def _gather(
     return files
 
 
-def _read(path: Path, boxes: Sequence[Box]) -> _Seen | str:
-    """What is in the file, or why it is no image. It is decoded whole: damage is known before any model is loaded."""
-    try:
-        data = path.read_bytes()
-        image = Image.open(BytesIO(data))
-        image.load()
-        crops = tuple((box, _pixels_digest(_cut(image, box))) for box in boxes)
-    except FileNotFoundError:
-        return "no such file"
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        return f"cannot be read ({error})".replace("\n", " ")
-    return _Seen(hashlib.sha256(data).hexdigest(), image.size, crops)
+def _crops(image: Image.Image, boxes: Sequence[Box]) -> tuple[tuple[Box, str], ...]:
+    return tuple((box, _pixels_digest(_cut(image, box))) for box in boxes)
 
 
 def _cut(image: Image.Image, box: Box) -> Image.Image:
@@ -285,9 +265,6 @@ def _pixels_digest(image: Image.Image) -> str:
 
 @lru_cache(maxsize=DECODED)
 def _decoded(path: Path, sha256: str) -> Any:
-    data = path.read_bytes()
-    if hashlib.sha256(data).hexdigest() != sha256:
-        raise UserError(f"{path}: changed while it was being scored; wait until all images are there, then start again")
-    image = Image.open(BytesIO(data))
+    image = reopen(path, sha256)
     image.load()
     return image

@@ -4,13 +4,10 @@ The official script scores whatever it happens to find: folders whose names are 
 is missing, damaged or named otherwise it passes over without a word. Here every such thing is a `Problem`.
 """
 
-import hashlib
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +15,15 @@ from PIL import Image
 
 from evaluators.geneval.crops import upright_rgb
 from evaluators.geneval.metadata import PromptSpec
+from evaluators.images import read_images, reopen, upright_size
+from evaluators.problems import Problem
+from evaluators.results import require_same_images
 from rf_repro.core.errors import UserError
 
 NUM_PROMPTS, IMAGES_PER_PROMPT = 553, 4  # the benchmark's
-READERS = 8  # threads; hashing and decoding release the interpreter's lock
 # Written beside the prompts' folders.
-_OURS = {"manifest.json", "origin.json", "geneval.json", "geneval.items.jsonl", "results.jsonl"}
+_OURS = {"manifest.json", "origin.json", "geneval.json", "geneval.items.jsonl", "results.jsonl", "geneval.html",
+         "geneval-problems.txt", "geneval-cache"}  # fmt: skip
 _PROMPT_FILES = {"metadata.jsonl", "samples", "grid.png"}  # what the official generation script leaves in a prompt's folder
 
 
@@ -39,18 +39,6 @@ class ImageFile:
 
 
 @dataclass(frozen=True)
-class Problem:
-    """What is wrong with a file or folder; `path` is relative to the folder that was scanned."""
-
-    kind: str
-    path: str
-    message: str
-
-    def __str__(self) -> str:
-        return f"{self.kind}: {self.path}: {self.message}"
-
-
-@dataclass(frozen=True)
 class Scan:
     """`prompts` holds the metadata of every prompt that is expected and known; `images` at most `images_per_prompt` of each.
 
@@ -63,6 +51,20 @@ class Scan:
     problems: tuple[Problem, ...]
     images_per_prompt: int
     expected: int
+
+    @property
+    def by_place(self) -> dict[tuple[int, int], ImageFile]:
+        """(prompt id, sample) -> image."""
+        return {(image.prompt_id, image.sample): image for image in self.images}
+
+    @property
+    def damaged(self) -> int:
+        """Images that are there and cannot be read."""
+        return sum(problem.kind == "damaged image" for problem in self.problems)
+
+    def require_same(self, digests: Mapping[tuple[int, int], str] | None) -> None:
+        """Raises UserError when an image is not the one of this SHA-256, by (prompt id, sample); None: any will do."""
+        require_same_images(digests, {place: (image.path, image.sha256) for place, image in self.by_place.items()})
 
 
 def scan(
@@ -111,23 +113,30 @@ def scan(
             about = f" ({prompts[prompt_id]['prompt']!r})" if prompt_id in prompts else ""
             problems.append(Problem("missing prompt", f"{prompt_id:05d}", f"no such folder{about}"))
 
+    images = read_files(found, root, problems, progress)
+    return Scan(root, prompts, images, tuple(problems), images_per_prompt, count * images_per_prompt)
+
+
+def read_files(
+    found: Sequence[tuple[int, int, Path]],
+    root: Path | None,
+    problems: list[Problem],
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> tuple[ImageFile, ...]:
+    """Reads each file of (prompt id, sample, path); damaged ones go to the problems, by their path below `root`."""
     images: list[ImageFile] = []
-    with ThreadPoolExecutor(READERS) as pool:
-        for done, (item, read) in enumerate(zip(found, pool.map(lambda item: read_image(item[2]), found), strict=True), start=1):
-            if isinstance(read, str):
-                problems.append(Problem("damaged image", _relative(item[2], root), read))
-            else:
-                images.append(ImageFile(*item, *read))
-            progress(done, len(found))
-    return Scan(root, prompts, tuple(images), tuple(problems), images_per_prompt, count * images_per_prompt)
+    seen = read_images([path for _, _, path in found], upright_size, progress)
+    for (prompt_id, sample, path), read in zip(found, seen, strict=True):
+        if isinstance(read, str):
+            problems.append(Problem("damaged image", str(path) if root is None else path.relative_to(root).as_posix(), read))
+        else:
+            images.append(ImageFile(prompt_id, sample, path, *read))
+    return tuple(images)
 
 
 def decode(image: ImageFile) -> Image.Image:
     """The image, upright and in RGB. Raises UserError when the file has changed since it was scanned."""
-    data = image.path.read_bytes()
-    if hashlib.sha256(data).hexdigest() != image.sha256:
-        raise UserError(f"{image.path}: changed while it was being scored; wait until sampling has finished, then start again")
-    return upright_rgb(Image.open(BytesIO(data)))
+    return upright_rgb(reopen(image.path, image.sha256))
 
 
 def _prompt_folders(root: Path, problems: list[Problem]) -> dict[int, Path]:
@@ -185,20 +194,3 @@ def _samples(folder: Path, wanted: int, problems: list[Problem]) -> Iterator[tup
     if len(chosen) < wanted:
         problems.append(Problem("missing image", f"{folder.name}/samples", f"{len(chosen)} of {wanted} images"))
     yield from chosen
-
-
-def read_image(path: Path) -> tuple[str, tuple[int, int]] | str:
-    """(digest, upright size), or why it is no image. It is decoded whole: damage is known before any model is loaded."""
-    try:
-        data = path.read_bytes()
-        image = Image.open(BytesIO(data))
-        image.load()
-        size = image.size
-        turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)  # EXIF orientations on the side
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        return f"cannot be read ({error})".replace("\n", " ")
-    return hashlib.sha256(data).hexdigest(), (size[1], size[0]) if turned else size
-
-
-def _relative(path: Path, root: Path) -> str:
-    return path.relative_to(root).as_posix()

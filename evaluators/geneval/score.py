@@ -1,17 +1,20 @@
-"""GenEval's verdicts on a scanned folder from what the cache knows: no model, no image, a few seconds for 2,212 images."""
+"""From verdicts on images to rows and a result, for every kind of image; and the verdicts on a scanned folder.
+
+A folder is judged from what the cache knows: no model, no image, a few seconds for 2,212 images.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from evaluators.detection import Detections
-from evaluators.geneval.cache import FLOOR, MAX_CANDIDATES, Cache
+from evaluators.detection import ColorClassifier, Detections, Detector
+from evaluators.geneval.cache import FLOOR, MAX_CANDIDATES, Cache, Evaluator
 from evaluators.geneval.detect import colored_classes
 from evaluators.geneval.folder import ImageFile, Scan
 from evaluators.geneval.metadata import PromptSpec
 from evaluators.geneval.options import GenEvalOptions
-from evaluators.geneval.scoring import score_image
+from evaluators.geneval.scoring import ImageVerdict, score_image
 from evaluators.geneval.summary import protocol_id, summarize
 from rf_repro.core.errors import UserError
 from rf_repro.core.records import EvalResult
@@ -50,25 +53,75 @@ def score_folder(
         progress(done, len(scan.images))
     if len(rows) < scan.expected and not partial:
         raise UserError(f"{scan.root}: {len(rows)} of {scan.expected} images can be scored; complete it, or give --partial")
-    metrics, missing = summarize(rows)
-    expected = {(m["tag"], m["prompt"]): scan.images_per_prompt for m in scan.prompts.values()}
-    result = EvalResult(
-        benchmark="geneval",
-        protocol=f"{protocol_id(options, expected)} {prompt_set}",
-        metrics=metrics,
-        n=len(rows),
-        expected_n=scan.expected,
-        failures=sum(problem.kind == "damaged image" for problem in scan.problems),
-        missing=missing,
-        evaluator={
-            "detector": cache.detector.name,
-            "detector_revision": cache.detector.revision,
-            "color_classifier": cache.classifier.name,
-            "color_classifier_revision": cache.classifier.revision,
-            **evaluator,
-        },
-    )
+    images_of = {(m["tag"], m["prompt"]): scan.images_per_prompt for m in scan.prompts.values()}
+    result = make_result(
+        rows, options, images_of, {**models_of(cache.detector, cache.classifier), **evaluator}, benchmark="geneval",
+        prompt_set=prompt_set, expected_n=scan.expected, unread=scan.damaged,
+    )  # fmt: skip
     return result, rows
+
+
+def verdict_row(metadata: Mapping[str, Any], verdict: ImageVerdict | str) -> Row:
+    """What a row says of the verdict: tag, prompt, correct, reason, failure, details.
+
+    Args:
+        verdict: or why there is none: the image counts as unreadable.
+    """
+    asked = {"tag": metadata["tag"], "prompt": metadata["prompt"]}
+    if isinstance(verdict, str):
+        return {**asked, "correct": None, "reason": verdict, "failure": "unreadable", "details": {}}
+    return {
+        **asked, "correct": verdict.correct, "reason": verdict.reason, "failure": verdict.failure, "details": verdict.details,
+    }  # fmt: skip
+
+
+def models_of(detector: Detector | Evaluator, classifier: ColorClassifier | Evaluator) -> dict[str, str]:
+    """What a result says of who looked."""
+    return {
+        "detector": detector.name,
+        "detector_revision": detector.revision,
+        "color_classifier": classifier.name,
+        "color_classifier_revision": classifier.revision,
+    }
+
+
+def make_result(
+    rows: Sequence[Row],
+    options: GenEvalOptions,
+    images_of: Mapping[tuple[str, str], int],
+    evaluator: Mapping[str, str],
+    *,
+    benchmark: str,
+    expected_n: int,
+    prompt_set: str = "",
+    unread: int = 0,
+    step: int | None = None,
+    weights: str | None = None,
+) -> EvalResult:
+    """GenEval's numbers from rows, those without a verdict (`correct` None) left out.
+
+    Args:
+        images_of: (tag, prompt) -> number of images asked for.
+        evaluator: who looked.
+        expected_n: images that a whole set has.
+        prompt_set: name of the prompts; part of the protocol.
+        unread: images that are there and have no row.
+        benchmark, step, weights: recorded as they are.
+    """
+    metrics, missing = summarize(rows)
+    unscored = sum(row["correct"] is None for row in rows)
+    return EvalResult(
+        benchmark=benchmark,
+        protocol=f"{protocol_id(options, images_of)} {prompt_set}".rstrip(),
+        metrics=metrics,
+        n=len(rows) - unscored,
+        expected_n=expected_n,
+        failures=unscored + unread,
+        missing=missing,
+        evaluator=dict(evaluator),
+        step=step,
+        weights=weights,
+    )
 
 
 def _row(image: ImageFile, metadata: dict[str, Any], cache: Cache, options: GenEvalOptions) -> Row:
@@ -79,12 +132,7 @@ def _row(image: ImageFile, metadata: dict[str, Any], cache: Cache, options: GenE
         "prompt_id": image.prompt_id,
         "sample": image.sample,
         "sha256": image.sha256,
-        "tag": metadata["tag"],
-        "prompt": metadata["prompt"],
-        "correct": verdict.correct,
-        "reason": verdict.reason,
-        "failure": verdict.failure,
-        "details": verdict.details,
+        **verdict_row(metadata, verdict),
         "colors": [list(answer) for answer in verdict.colors],
         "decisive": _decisive(metadata, found),
     }

@@ -2,11 +2,11 @@
 
 import json
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from evaluators.geneval.folder import READERS, ImageFile, Problem, Scan, read_image, scan
+from evaluators.geneval.folder import Scan, read_files, scan
 from evaluators.geneval2.data import Item, metadata
+from evaluators.problems import Problem
 from rf_repro.core.errors import UserError
 
 Progress = Callable[[int, int], None]
@@ -33,25 +33,16 @@ def _scan_json(path: Path, items: Sequence[Item], progress: Progress) -> Scan:
     problems: list[Problem] = []
     unknown = paths.keys() - {item.prompt for item in items}
     problems += [Problem("unknown prompt", prompt, "is none of the benchmark's") for prompt in sorted(unknown)]
-    found: list[tuple[int, Path]] = []
+    found: list[tuple[int, int, Path]] = []
     for prompt_id, item in enumerate(items):
         if item.prompt not in paths:
             problems.append(Problem("missing prompt", item.prompt, f"has no image in {path.name}"))
             continue
         image = path.parent / paths[item.prompt]
-        found.append((prompt_id, image if image.exists() else Path(paths[item.prompt])))
-    images: list[ImageFile] = []
-    with ThreadPoolExecutor(READERS) as pool:
-        for done, ((prompt_id, image), read) in enumerate(
-            zip(found, pool.map(lambda f: read_image(f[1]), found), strict=True), 1
-        ):
-            if isinstance(read, str):
-                problems.append(Problem("damaged image", str(image), read))
-            else:
-                images.append(ImageFile(prompt_id, 0, image, *read))
-            progress(done, len(found))
+        found.append((prompt_id, 0, image if image.exists() else Path(paths[item.prompt])))
+    images = read_files(found, None, problems, progress)
     prompts = {prompt_id: metadata(item) for prompt_id, item in enumerate(items)}
-    return Scan(path, prompts, tuple(images), tuple(problems), 1, len(items))
+    return Scan(path, prompts, images, tuple(problems), 1, len(items))
 
 
 def _paths(path: Path) -> dict[str, str]:

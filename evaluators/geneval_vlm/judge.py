@@ -91,7 +91,7 @@ def score(
         metrics=metrics,
         n=len(rows) - len(failed),
         expected_n=found.expected,
-        failures=len(failed) + sum(problem.kind == "damaged image" for problem in found.problems),
+        failures=len(failed) + found.damaged,
         missing=missing,
         evaluator=dict(judge),
     )

@@ -9,7 +9,7 @@ from evaluators.understanding.columns import number_images
 from evaluators.understanding.record import Record
 from rf_repro.core.errors import UserError
 from rf_repro.core.install import extra_hint
-from rf_repro.data.shards.samples import CorruptSample
+from rf_repro.core.untrusted.problems import CorruptSample
 
 
 def read_hub(benchmark: Benchmark, name: str) -> Iterator[Record]:

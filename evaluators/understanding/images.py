@@ -1,7 +1,7 @@
 """Encoded images of a benchmark as RGB, the way both harnesses do: `convert("RGB")`, no turning, transparency dropped.
 
-`rf_repro.data.shards.images` checks format and size in the header before anything is decoded; how it turns images and puts
-transparent ones on white is right for training but would show the model other pixels than the harnesses do.
+`image_header` checks format and size before anything is decoded. How training data are read (turned, transparent images on white)
+would show the model other pixels than the harnesses do.
 """
 
 import io
@@ -9,8 +9,8 @@ import warnings
 
 from PIL import Image
 
-from rf_repro.data.shards.images import image_size
-from rf_repro.data.shards.samples import CorruptSample, shown
+from rf_repro.core.untrusted.image_header import image_size
+from rf_repro.core.untrusted.problems import CorruptSample, shown
 
 MAX_PIXELS = 100_000_000  # the largest page of DocVQA has under 40 million
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF")
@@ -22,10 +22,7 @@ def rgb_image(data: bytes) -> Image.Image:
     Raises:
         CorruptSample: it is no JPEG, PNG, WebP or GIF, has too many pixels, or is damaged.
     """
-    try:
-        image_size(data, MAX_PIXELS)
-    except CorruptSample as problem:  # it names a setting of the training data
-        raise CorruptSample(str(problem).replace("data.filters.max_pixels=", "pixels decoded at most: ")) from None
+    image_size(data, MAX_PIXELS)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

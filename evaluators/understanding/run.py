@@ -1,24 +1,25 @@
 """Asks a model a benchmark's questions and scores what it says, by every variant of the metric."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol, cast
 
+from evaluators.results import ALL, Evaluation, Progress, Share, counting, kept_in, no_progress
 from evaluators.understanding.benchmark import Benchmark, Template
-from evaluators.understanding.data import Questions
+from evaluators.understanding.benchmarks import named
+from evaluators.understanding.data import HUB, Questions, load_questions
 from evaluators.understanding.images import rgb_image
 from evaluators.understanding.metrics import Item, Scored
 from evaluators.understanding.record import Row
 from evaluators.vlm.ask import Replies, ask
+from evaluators.vlm.options import ModelOptions, require_at_least_one
 from evaluators.vlm.protocol import Parts, Query, VisionLanguageModel
 from rf_repro.core.errors import UserError
-from rf_repro.core.files import write_json, write_jsonl
 from rf_repro.core.records import EvalResult
 
 PAPER = "paper"  # the metric that stands beside the paper's column
-Progress = Callable[[int, int], None]
 
 
 class Metrics(Protocol):
@@ -37,57 +38,128 @@ def metrics_of(benchmark: Benchmark) -> Metrics:
     return cast(Metrics, import_module(f"evaluators.understanding.metrics.{benchmark.metrics}"))
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """The result, its rows, and the data's rows that could not be read, a line each."""
-
-    result: EvalResult
-    items: list[dict[str, Any]]
-    problems: tuple[str, ...]
-
-
-def run_benchmark(
-    benchmark: Benchmark,
-    questions: Questions,
-    model: VisionLanguageModel,
-    out: Path,
-    *,
-    protocol: str = "lmms-eval",
-    shard: tuple[int, int] = (0, 1),
-    batch_size: int = 1,
-    max_new_tokens: int | None = None,
-    progress: Progress = lambda done, total: None,
-) -> Outcome | None:
-    """Asks what was not asked yet, writes `NAME.items.jsonl` and then `NAME.json`; None after a share of the questions.
-
-    Replies are kept in `NAME.replies.jsonl` as they come (`evaluators.vlm.ask`), so that a run that was killed goes on, and
-    ends with the same bytes.
+@dataclass(frozen=True, kw_only=True)
+class Options(ModelOptions):
+    """Who answers, which data are asked, and in which words.
 
     Args:
-        out: folder.
-        protocol: whose prompts; see `Benchmark.protocols`.
-        shard: (index, count) of the share to ask; a run without shares puts all of them together.
-        max_new_tokens: of an answer (default: the protocol's).
+        model: as of `ModelOptions`.
+        data: a folder with a folder of .parquet or .arrow files, or a file, for each benchmark; of one benchmark, its own folder
+            or file; `hub`, to download; or `hub:ID`.
+        protocol: whose prompts: lmms-eval, vlmevalkit, or bagel for mmmu and mme; see `Benchmark.protocols`.
+        max_new_tokens: of an answer (default: the protocol's for the benchmark).
+        limit: ask the first so many questions; the paper's number is then not given.
+    """
+
+    data: str = HUB
+    protocol: str = "lmms-eval"
+    max_new_tokens: int | None = None
+    limit: int | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("max_new_tokens", "limit"):
+            require_at_least_one(name, getattr(self, name))
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchmarkEvaluation(Evaluation):
+    """A benchmark's result, a row a question.
+
+    Attributes:
+        unread: the data's rows that could not be read, a line each.
+    """
+
+    unread: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A benchmark with the questions that are to be asked, which the protocol can put into words."""
+
+    benchmark: Benchmark
+    questions: Questions
+
+
+def read_benchmarks(names: str, options: Options) -> list[Asked]:
+    """Benchmarks by comma, or `all`, with their questions; mistakes are found before a model is loaded.
 
     Raises:
-        UserError: the protocol is unknown or the data are not in its layout; what `ask` raises.
+        UserError: an unknown benchmark, data that are not its own, or a protocol that cannot ask them.
     """
-    template = template_of(benchmark, protocol, questions.rows[0])
-    tokens = max_new_tokens or template.max_new_tokens
-    name = protocol_id(benchmark, questions, protocol, template, tokens)
+    wanted, asked = named(names), []
+    for benchmark in wanted:
+        questions = load_questions(benchmark, options.data, alone=len(wanted) == 1, limit=options.limit)
+        template_of(benchmark, options.protocol, questions.rows[0])
+        asked.append(Asked(benchmark, questions))
+    return asked
+
+
+def evaluate(benchmark: str | Asked, options: Options, *, progress: Progress = no_progress) -> BenchmarkEvaluation:
+    """Asks a model one benchmark and scores what it says, by every harness's rules.
+
+    With `options.out` it keeps the replies there, and writes `NAME.items.jsonl` (a question a line) and then `NAME.json`. A run
+    that was killed goes on, and ends with the same bytes.
+
+    Args:
+        benchmark: its name, or what `read_benchmarks` made of it.
+        progress: called with the benchmark's name, how many questions are answered, and how many there are.
+
+    Raises:
+        UserError: as `read_benchmarks`, or the model cannot be loaded or asked.
+    """
+    asked = _asked(benchmark, options)
+    model = options.load()
+    with kept_in(options.out) as out:
+        replies, name = _ask(asked, options, model, out, ALL, progress)
+    result = score_replies(asked.benchmark, asked.questions, replies, name, model.revision)
+    return result if options.out is None else result.write(out, asked.benchmark.name)
+
+
+def evaluate_share(benchmark: str | Asked, options: Options, share: Share, *, progress: Progress = no_progress) -> int:
+    """Asks one of several shares of the questions; `evaluate` scores when all have been asked.
+
+    Args:
+        share: (index, count).
+
+    Returns:
+        How many questions failed; they are asked again when it is scored.
+
+    Raises:
+        UserError: as `evaluate`, or `out` is not given.
+    """
+    out = options.require_out()
+    return len(_ask(_asked(benchmark, options), options, options.load(), out, share, progress)[0].failures)
+
+
+def _asked(benchmark: str | Asked, options: Options) -> Asked:
+    if isinstance(benchmark, Asked):
+        return benchmark
+    found = read_benchmarks(benchmark, options)
+    if len(found) > 1:
+        raise UserError(f"benchmark={benchmark!r}: is several; evaluate each by itself")
+    return found[0]
+
+
+def _ask(
+    asked: Asked, options: Options, model: VisionLanguageModel, out: Path, share: Share, progress: Progress
+) -> tuple[Replies, str]:
+    """(the replies to a share of the questions, the protocol)."""
+    benchmark, questions = asked.benchmark, asked.questions
+    template = template_of(benchmark, options.protocol, questions.rows[0])
+    tokens = options.max_new_tokens or template.max_new_tokens
+    name = protocol_id(benchmark, questions, options.protocol, template, tokens)
     replies = ask(
         [Query(row.key, _Loader(row, template)) for row in questions.rows], model, out / f"{benchmark.name}.replies.jsonl",
-        protocol=name, max_new_tokens=tokens, batch_size=batch_size, shard=shard, progress=progress,
+        protocol=name, max_new_tokens=tokens, batch_size=options.questions_at_once, shard=share,
+        progress=counting(progress, benchmark.name),
     )  # fmt: skip
-    if shard[1] > 1:
-        return None
-    outcome = score_replies(benchmark, questions, replies, name, model.revision)
-    write_jsonl(out / f"{benchmark.name}.items.jsonl", outcome.items)
-    write_json(out / f"{benchmark.name}.json", outcome.result.to_dict())
-    return outcome
+    return replies, name
 
 
-def score_replies(benchmark: Benchmark, questions: Questions, replies: Replies, protocol: str, revision: str) -> Outcome:
+def score_replies(
+    benchmark: Benchmark, questions: Questions, replies: Replies, protocol: str, revision: str
+) -> BenchmarkEvaluation:
     """Every variant's metrics, over the questions that have a reply.
 
     A question without one is a failure, never a wrong answer. `paper` is the number for the paper's column: None, with the
@@ -129,9 +201,8 @@ def score_replies(benchmark: Benchmark, questions: Questions, replies: Replies, 
         failures=failures,
         missing=missing,
         evaluator={"model": revision, "data": questions.source, "scoring": "rules, no judge", PAPER: stands_for},
-        items=f"{benchmark.name}.items.jsonl",
     )
-    return Outcome(result, rows, questions.problems)
+    return BenchmarkEvaluation.of(result, rows, unread=questions.problems)
 
 
 def template_of(benchmark: Benchmark, protocol: str, row: Row) -> Template:

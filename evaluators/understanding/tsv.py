@@ -17,8 +17,8 @@ from pathlib import Path
 
 from evaluators.understanding.record import Record
 from rf_repro.core.errors import UserError
-from rf_repro.data.shards.jsonl import read_beside
-from rf_repro.data.shards.samples import MAX_IMAGE_BYTES, CorruptSample, shown
+from rf_repro.core.untrusted.beside import read_beside
+from rf_repro.core.untrusted.problems import MAX_IMAGE_BYTES, CorruptSample, shown
 
 SUFFIX = ".tsv"
 REFERENCE = 64  # characters of an `image` cell up to which it names another row

@@ -9,18 +9,17 @@ Shard i of n takes every n-th batch and writes a store of its own beside the fir
 without a shard reads all of them together and asks what is left.
 """
 
-import fcntl
 import json
 import math
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from evaluators.vlm.protocol import Parts, Query, SomeFailed, VisionLanguageModel
 from rf_repro.core.errors import UserError
+from rf_repro.core.file_lock import Held, file_lock
 from rf_repro.core.files import read_jsonl, write_jsonl
 
 GIVE_UP = 50  # failures in a row after which the fault is not the questions'
@@ -206,14 +205,10 @@ def _write(path: Path, identity: Mapping[str, Any], queries: Sequence[Query], kn
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """One process at a time writes a store; the kernel frees it however the process ends."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    file = os.open(path.with_name(f".{path.name}.lock"), os.O_RDWR | os.O_CREAT, 0o666)
-    try:
+    """One process at a time writes a store."""
+    with ExitStack() as stack:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+            stack.enter_context(file_lock(path.with_name(f".{path.name}.lock"), patience=0))
+        except Held:
             raise UserError(f"{path}: another process writes to it; wait for it, or give each its --shard") from None
         yield
-    finally:
-        os.close(file)

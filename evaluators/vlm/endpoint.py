@@ -1,16 +1,18 @@
 """A model behind an OpenAI-compatible server, such as vLLM's on another node."""
 
+import asyncio
 import base64
 import json
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from anyio.from_thread import start_blocking_portal
+from httpx import AsyncClient
 from PIL import Image
 
 from evaluators.vlm.http import Client, Patience, RequestFailed
@@ -73,38 +75,49 @@ class Endpoint:
         return [row for row in rows if row is not None]
 
     def _all(self, batch: Sequence[Parts], settings: Mapping[str, Any], check: Callable[[Any], Any]) -> list[Any]:
-        replies: list[Any] = [None] * len(batch)
-        reasons: dict[int, str] = {}
-        self._client.resume()
-        with ThreadPoolExecutor(min(self._concurrency, max(len(batch), 1)), "endpoint") as pool:
-            pending = [pool.submit(self._one, parts, settings, check) for parts in batch]
-            try:
-                for index, future in enumerate(pending):
-                    try:
-                        replies[index] = future.result()
-                    except RequestFailed as error:
-                        reasons[index] = str(error)
-            except BaseException:  # Ctrl-C, or an error that all would have: no request is waited for
-                pool.shutdown(wait=False, cancel_futures=True)
-                self._client.stop()
-                raise
+        # In a thread of its own, so that a caller may have an event loop, as notebooks do. Ctrl-C, or an error that all would
+        # have, cancels what is on its way.
+        with start_blocking_portal() as portal:
+            found = portal.call(self._gather, batch, settings, check)
+        reasons = {index: str(reply) for index, reply in enumerate(found) if isinstance(reply, RequestFailed)}
         if reasons:
-            raise SomeFailed(replies, reasons)
-        return replies
+            raise SomeFailed([None if index in reasons else reply for index, reply in enumerate(found)], reasons)
+        return found
 
-    def _one(self, parts: Parts, settings: Mapping[str, Any], check: Callable[[Any], Any]) -> Any:
-        message = {"role": "user", "content": [_content_part(part) for part in parts]}
-        body = {"model": self.name, "messages": [message], "temperature": 0, **settings}
+    async def _gather(self, batch: Sequence[Parts], settings: Mapping[str, Any], check: Callable[[Any], Any]) -> list[Any]:
+        """Of each question its reply or RequestFailed, `concurrency` at a time."""
+        free = asyncio.Semaphore(self._concurrency)
+
+        async def reply(parts: Parts) -> Any:
+            async with free:
+                try:
+                    return await self._one(connections, parts, settings, check)
+                except RequestFailed as failed:
+                    return failed
+
+        try:
+            async with self._client.connected() as connections, asyncio.TaskGroup() as group:
+                tasks = [group.create_task(reply(parts)) for parts in batch]
+        except BaseExceptionGroup as several:  # what one would have, all would have
+            raise several.exceptions[0] from None
+        return [task.result() for task in tasks]
+
+    async def _one(self, connections: AsyncClient, parts: Parts, settings: Mapping[str, Any], check: Callable[[Any], Any]) -> Any:
+        body = await asyncio.to_thread(self._body, parts, settings)
         path = None
         if self.cache is not None:
             key = content_hash(body)
             path = self.cache / key[:2] / f"{key}.json"
             if path.exists():
                 return read_json(path)
-        reply = self._client.post(json.dumps(body).encode(), check)
+        reply = await self._client.post(connections, json.dumps(body).encode(), check)
         if path is not None:
             write_text(path, json.dumps(reply), durable=False)
         return reply
+
+    def _body(self, parts: Parts, settings: Mapping[str, Any]) -> dict[str, Any]:
+        message = {"role": "user", "content": [_content_part(part) for part in parts]}
+        return {"model": self.name, "messages": [message], "temperature": 0, **settings}
 
 
 def api_key(url: str) -> str | None:

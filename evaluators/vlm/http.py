@@ -1,25 +1,30 @@
-"""JSON posted to a server that may be busy, slow, broken or hostile: tried again, without waiting or reading for ever."""
+"""JSON posted to a server that may be busy, slow, broken or hostile: tried again, without waiting or reading for ever.
 
-import contextlib
-import http.client
+Requests are coroutines: a deadline then holds for all of a request, however slowly bytes drip, and what is
+cancelled has let go of its connection.
+"""
+
+import asyncio
 import json
 import random
-import socket
-import threading
+import ssl
 import time
-import urllib.error
-import urllib.request
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from email.message import Message
 from typing import Any
 from urllib.parse import urlsplit
+
+import httpx
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_after_attempt, stop_before_delay
 
 from rf_repro.core.errors import UserError
 
 MAX_REPLY = 4 << 20  # bytes; an answer has thousands
+MAX_ERROR = 2000  # bytes of what a server says with an error
 RETRIED = (408, 409, 425, 429)  # and all from 500 on
 HOPELESS = (401, 403, 404, 405)  # whatever is asked: the key, the address or the model's name is wrong
+HEADERS = {"Content-Type": "application/json", "Accept": "application/json", "Accept-Encoding": "identity"}
 
 
 class RequestFailed(Exception):
@@ -44,13 +49,17 @@ class Patience:
     first_pause: float = 1.0
     longest_pause: float = 60.0
 
+    def pause(self, tried: int) -> float:
+        """After so many tries."""
+        return min(self.longest_pause, self.first_pause * 2.0 ** (tried - 1)) * random.uniform(0.5, 1)
 
-class _Refused(Exception):
-    """A status that is not success; `wait`: seconds that the server asks to wait."""
 
-    def __init__(self, code: int, said: str, wait: float) -> None:
-        super().__init__(code)
-        self.code, self.said, self.wait = code, said, wait
+class _TryFailed(Exception):
+    """One that another may mend; `wait`: seconds that the server asks to wait."""
+
+    def __init__(self, reason: str, wait: float = 0.0) -> None:
+        super().__init__(reason)
+        self.wait = wait
 
 
 class Client:
@@ -71,22 +80,25 @@ class Client:
         if key is not None and not (key.isascii() and key.isprintable() and " " not in key):
             raise UserError("API key: has characters that cannot be sent; set the environment variable again")
         self.url, self.patience = url, patience
-        self._key = key
-        self._stop = threading.Event()
-        self._live: set[_Watch] = set()
-        self._opener = urllib.request.build_opener(_NoRedirects, _HTTP, _HTTPS)
+        self._key, self._tls = key, ssl.create_default_context()
 
-    def stop(self) -> None:
-        """Ends all requests and pauses of other threads, which then raise RequestFailed."""
-        self._stop.set()
-        for watch in list(self._live):
-            watch.cut()
+    @asynccontextmanager
+    async def connected(self) -> AsyncIterator[httpx.AsyncClient]:
+        """Connections for the block, through the proxies that the environment names.
 
-    def resume(self) -> None:
-        """Undoes `stop`."""
-        self._stop.clear()
+        Raises:
+            UserError: it names one that cannot be used.
+        """
+        # httpx's own timeouts would start again with each byte. It follows no redirects unless told to.
+        unlimited = httpx.Limits(max_connections=None)  # its caller limits them
+        try:
+            connections = httpx.AsyncClient(timeout=None, limits=unlimited, verify=self._tls)
+        except (ImportError, ValueError, httpx.InvalidURL) as error:
+            raise UserError(f"proxy of the environment: {self._clean(str(error))}; set HTTPS_PROXY or ALL_PROXY again") from None
+        async with connections:
+            yield connections
 
-    def post(self, body: bytes, check: Callable[[Any], Any]) -> Any:
+    async def post(self, connections: httpx.AsyncClient, body: bytes, check: Callable[[Any], Any]) -> Any:
         """What `check` makes of the server's reply to a JSON body.
 
         Args:
@@ -97,79 +109,52 @@ class Client:
             RequestFailed: no tries or no time are left, or the server refuses this body.
             UserError: the server would refuse any.
         """
-        begun, last = time.monotonic(), "no try fitted in the time"
-        for number in range(1, self.patience.tries + 1):
-            left = self.patience.total - (time.monotonic() - begun)
-            if left <= 0:
-                break
-            wait = 0.0
-            try:
-                return check(json.loads(self._once(body, min(self.patience.request, left))))
-            except _Refused as refused:
-                last, wait = self._worth_another_try(refused), refused.wait
-            except UserError:
-                raise
-            except TimeoutError:
-                last = f"no whole reply within {self.patience.request:g} s"
-            except (OSError, http.client.HTTPException) as error:
-                reason = getattr(error, "reason", error)
-                last = f"{type(reason).__name__}: {self._clean(str(reason))}"
-            except (
-                ValueError,
-                TypeError,
-                KeyError,
-                IndexError,
-                RecursionError,
-            ) as error:  # JSON's, UTF-8's, and those of `check`
-                last = f"not a reply of this kind ({type(error).__name__}: {self._clean(str(error))})"
-            if self._stop.is_set():
-                raise RequestFailed("stopped")
-            pause = min(self.patience.longest_pause, self.patience.first_pause * 2 ** (number - 1)) * random.uniform(0.5, 1)
-            pause = max(pause, wait)
-            if number == self.patience.tries or time.monotonic() - begun + pause > self.patience.total:
-                break
-            if self._stop.wait(pause):
-                raise RequestFailed("stopped")
-        raise RequestFailed(f"no reply in {number} tries: {last}")
+        end = time.monotonic() + self.patience.total
+        retrying = AsyncRetrying(
+            retry=retry_if_exception_type(_TryFailed),
+            stop=stop_after_attempt(self.patience.tries) | stop_before_delay(self.patience.total),
+            wait=self._pause,
+            retry_error_callback=_give_up,
+        )
+        return await retrying(self._try, connections, body, check, end)
 
-    def _worth_another_try(self, refused: "_Refused") -> str:
-        """Why the server refused, where it may not do so again."""
-        code, said = refused.code, f"HTTP {refused.code} {self._clean(refused.said)}".strip()
-        if 300 <= code < 400:
-            raise UserError(f"{self.url}: redirects (HTTP {code}), which is not followed with a key; give its final address")
-        if code in HOPELESS:
-            raise UserError(f"{self.url}: {said}; check the address, the model's name and the API key in the environment")
-        if code < 500 and code not in RETRIED:
-            raise RequestFailed(said)
-        return said
+    def _pause(self, state: RetryCallState) -> float:
+        return max(self.patience.pause(state.attempt_number), _failure(state).wait)
 
-    def _once(self, body: bytes, seconds: float) -> bytes:
-        headers = {"Content-Type": "application/json", "Accept": "application/json"}
-        if self._key is not None:
-            headers["Authorization"] = f"Bearer {self._key}"
-        request = urllib.request.Request(self.url, body, headers, method="POST")
-        with _Watch(seconds) as watch:
-            self._live.add(watch)
-            try:
-                if self._stop.is_set():
-                    raise RequestFailed("stopped")
-                with self._opener.open(request, timeout=seconds) as response:
-                    reply = response.read(MAX_REPLY + 1)  # not the whole: it may have no end
-            except urllib.error.HTTPError as error:
-                with error, contextlib.suppress(OSError, http.client.HTTPException):
-                    raise _Refused(error.code, error.read(2000).decode(errors="replace"), _retry_after(error.headers)) from None
-                raise _Refused(error.code, "", _retry_after(error.headers)) from None
-            except Exception:  # of any kind where the watch closed the connection under it; all others go on
-                if watch.ran_out:
-                    raise TimeoutError from None
-                raise
-            finally:
-                self._live.discard(watch)
-            if watch.ran_out:
-                raise TimeoutError
+    async def _try(self, connections: httpx.AsyncClient, body: bytes, check: Callable[[Any], Any], end: float) -> Any:
+        """Once. Raises _TryFailed, and as of `post`."""
+        try:
+            async with asyncio.timeout(min(self.patience.request, end - time.monotonic())):
+                reply = await self._reply(connections, body)
+            return check(json.loads(reply))
+        except UserError:
+            raise
+        except TimeoutError:
+            raise _TryFailed(f"no whole reply within {self.patience.request:g} s") from None
+        except (httpx.HTTPError, OSError) as error:
+            cause = _first_cause(error)
+            raise _TryFailed(f"{type(cause).__name__}: {self._clean(str(cause))}") from None
+        except (ValueError, TypeError, KeyError, IndexError, RecursionError) as error:  # JSON's, UTF-8's, and those of `check`
+            raise _TryFailed(f"not a reply of this kind ({type(error).__name__}: {self._clean(str(error))})") from None
+
+    async def _reply(self, connections: httpx.AsyncClient, body: bytes) -> bytes:
+        headers = HEADERS if self._key is None else {**HEADERS, "Authorization": f"Bearer {self._key}"}
+        async with connections.stream("POST", self.url, content=body, headers=headers) as response:
+            if not response.is_success:
+                said = (await _read(response, MAX_ERROR))[:MAX_ERROR].decode(errors="replace")
+                raise self._refusal(response.status_code, said, _retry_after(response.headers))
+            reply = await _read(response, MAX_REPLY)
         if len(reply) > MAX_REPLY:
             raise ValueError(f"more than {MAX_REPLY} bytes")
         return reply
+
+    def _refusal(self, code: int, text: str, wait: float) -> Exception:
+        said = f"HTTP {code} {self._clean(text)}".strip()
+        if 300 <= code < 400:
+            return UserError(f"{self.url}: redirects (HTTP {code}), which is not followed with a key; give its final address")
+        if code in HOPELESS:
+            return UserError(f"{self.url}: {said}; check the address, the model's name and the API key in the environment")
+        return RequestFailed(said) if code < 500 and code not in RETRIED else _TryFailed(said, wait)
 
     def _clean(self, text: str) -> str:
         """One short line without the key."""
@@ -179,73 +164,38 @@ class Client:
         return line if len(line) <= 200 else f"{line[:200]}..."
 
 
-def _retry_after(headers: Message) -> float:
+def _failure(state: RetryCallState) -> _TryFailed:
+    failure = state.outcome.exception() if state.outcome else None
+    assert isinstance(failure, _TryFailed)
+    return failure
+
+
+def _give_up(state: RetryCallState) -> None:
+    raise RequestFailed(f"no reply in {state.attempt_number} tries: {_failure(state)}") from None
+
+
+async def _read(response: httpx.Response, most: int) -> bytes:
+    """The body, or a little more than `most` bytes of it: it may have no end."""
+    data = bytearray()
+    async for chunk in response.aiter_raw():
+        data += chunk
+        if len(data) > most:
+            break
+    return bytes(data)
+
+
+def _first_cause(error: BaseException) -> BaseException:
+    """The system's own error under those of the libraries, which say less, where there is one."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.errno is not None:
+            return cause
+        cause = cause.exceptions[0] if isinstance(cause, BaseExceptionGroup) else cause.__cause__ or cause.__context__
+    return error
+
+
+def _retry_after(headers: httpx.Headers) -> float:
     try:
         return max(0.0, float(headers.get("Retry-After", "0")))
     except ValueError:  # a date
         return 0.0
-
-
-class _Watch:
-    """Shuts the connection that this thread opens when its time is over. Sockets' own timeouts restart with each byte."""
-
-    current = threading.local()
-
-    def __init__(self, seconds: float) -> None:
-        self.ran_out = self._is_cut = False
-        self._connection: socket.socket | None = None
-        self._timer = threading.Timer(seconds, self._run_out)
-        self._timer.daemon = True
-
-    def __enter__(self) -> "_Watch":
-        self.current.watch = self
-        self._timer.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._timer.cancel()
-        self.current.watch = None
-
-    def sees(self, connection: socket.socket) -> None:
-        self._connection = connection
-        if self._is_cut:
-            self.cut()
-
-    def _run_out(self) -> None:
-        self.ran_out = True
-        self.cut()
-
-    def cut(self) -> None:
-        self._is_cut = True
-        if self._connection is not None:
-            with contextlib.suppress(OSError):  # it has ended already
-                socket.socket.shutdown(self._connection, socket.SHUT_RDWR)  # TLS's own would wait for the other side
-
-
-class _NoRedirects(urllib.request.HTTPRedirectHandler):
-    """urllib would send the key along to wherever it is sent."""
-
-    def redirect_request(self, *_: Any) -> None:
-        return None
-
-
-class _Connection(http.client.HTTPConnection):
-    def connect(self) -> None:
-        super().connect()
-        _Watch.current.watch.sees(self.sock)
-
-
-class _SecureConnection(http.client.HTTPSConnection):
-    def connect(self) -> None:
-        super().connect()
-        _Watch.current.watch.sees(self.sock)
-
-
-class _HTTP(urllib.request.HTTPHandler):
-    def http_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
-        return self.do_open(_Connection, req)
-
-
-class _HTTPS(urllib.request.HTTPSHandler):
-    def https_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
-        return self.do_open(_SecureConnection, req)

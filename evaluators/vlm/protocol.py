@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from PIL import Image
 
@@ -26,6 +26,7 @@ class Query:
     choices: tuple[tuple[str, ...], ...] = ()
 
 
+@runtime_checkable
 class VisionLanguageModel(Protocol):
     """Answers the same question always in the same way.
 

@@ -21,6 +21,7 @@ from rf_repro.config.overrides import apply_overrides
 from rf_repro.config.scales import get_scale
 from rf_repro.config.schema import ExperimentConfig
 from rf_repro.core.errors import UserError
+from rf_repro.worlds import world_of
 
 TASKS = ("generation", "understanding", "text")
 FORMATS = {".tar": "webdataset", ".parquet": "parquet", ".arrow": "parquet", ".jsonl": "jsonl"}
@@ -91,7 +92,7 @@ def run(options: argparse.Namespace) -> int:
 def _config(options: argparse.Namespace) -> ExperimentConfig:
     """The scale with the sources that are to be looked at."""
     base = get_scale(options.scale)
-    if base.data.world != "image_text":
+    if not world_of(base).reads_shards:
         raise UserError(f"--scale {options.scale}: its data is {base.data.world}, drawn and not stored; choose paper")
     changed = overrides(options.set)
     if options.shards and options.data:

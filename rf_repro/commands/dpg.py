@@ -2,34 +2,24 @@
 
 import argparse
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rf_repro.commands.options import (
-    SHOWN_PROBLEMS,
-    Commands,
-    add_command,
-    at_least_one,
-    progress_bar,
-    share,
-    tell_problems,
-    writable_folder,
-)
-from rf_repro.commands.sampled_run import SampledRun
-from rf_repro.commands.vlm_options import ENDPOINT, add_vlm, check_vlm, load_vlm, vlm_batch_size
-from rf_repro.core.dpg_names import dpg_name
+from evaluators.problems import SHOWN
+from evaluators.vlm.options import model_name
+from rf_repro.commands.options import Commands, add_command, at_least_one, progress_bars, share, writable_folder
+from rf_repro.commands.recording import SampledRun
+from rf_repro.commands.vlm_options import add_vlm, check_vlm, load_vlm, vlm_batch_size
 from rf_repro.core.errors import UserError
-from rf_repro.core.files import read_json, read_jsonl, write_json, write_jsonl
+from rf_repro.core.files import read_json, read_jsonl
 from rf_repro.core.records import EvalResult
 from rf_repro.core.run_dir import RunDir
 
 if TYPE_CHECKING:
-    from evaluators.dpg.evaluate import Outcome
-    from evaluators.dpg.judge import Judge
+    from evaluators.dpg import DPGEvaluation, Options
     from evaluators.dpg.scoring import Summary
 
-RESULT, ITEMS, REPLIES, PROBLEMS = "dpg.json", "dpg.items.jsonl", "dpg.replies.jsonl", "dpg-problems.txt"
+RESULT, ITEMS = "dpg.json", "dpg.items.jsonl"
 
 
 def add_dpg(benchmarks: Commands) -> None:
@@ -77,9 +67,7 @@ def add_dpg(benchmarks: Commands) -> None:
 
 
 def run_dpg(options: argparse.Namespace) -> int:
-    from evaluators.dpg.data import load
-    from evaluators.dpg.evaluate import evaluate, require_complete
-    from evaluators.dpg.folder import scan, write_grids
+    from evaluators import dpg
 
     out = writable_folder(options.out, "--out")
     if options.resolution is not None:
@@ -87,83 +75,70 @@ def run_dpg(options: argparse.Namespace) -> int:
     check_vlm(options)
     if options.run_dir and options.compat == "official":
         raise UserError("--compat official: a run's record needs every prompt; give --run with --compat both or fixed")
-    shard = share(options.shard)
-    sampled = SampledRun.open(options.run_dir, options.folder) if options.run_dir else None
+    shard, sampled = share(options.shard), SampledRun.open(options.run_dir, options.folder)
     others = _result_of(options.calibrate) if options.calibrate else None
-    benchmark = load(options.csv)
-    with progress_bar("read images") as progress:
-        found = scan(
-            options.folder, benchmark.items, pic_num=options.pic_num, resolution=options.resolution, progress=progress
-        )  # fmt: skip
-    tell_problems(found.problems, out / PROBLEMS)
-    require_complete(found, options.compat)
-    if sampled is not None:
-        sampled.require(found.digests)
-    if options.grids is not None:
-        with progress_bar("grids") as progress:
-            write_grids(found, writable_folder(options.grids, "--grids"), progress)
-    judge = load_judge(options)
-    batch_size = 1 if judge.is_mplug else vlm_batch_size(options)
-    with progress_bar("ask") as progress:
-        outcome = evaluate(
-            found, benchmark, judge, out / REPLIES, compat=options.compat, batch_size=batch_size, shard=shard, progress=progress
-        )
-    if outcome is None:
+    settings = _settings(options, sampled)
+    with progress_bars() as progress:
+        if shard == (0, 1):
+            result = dpg.evaluate(options.folder, settings, progress=progress, tell=print)
+        else:
+            dpg.evaluate_share(options.folder, settings, shard, progress=progress, tell=print)
+    if shard != (0, 1):
         print(f"share {options.shard} is in {out}; when all are, run this command without --shard to score")
         return 0
-    write_jsonl(out / ITEMS, outcome.rows)
-    write_json(out / RESULT, replace(outcome.result, items=ITEMS).to_dict())
-    _print(outcome, judge)
+    _print(result)
     print(f"result and items: {out / RESULT}")
-    if outcome.failures and options.compat != "official":
-        print(f"{len(outcome.failures)} files have no score; the same command asks again what failed:")
-        print("\n".join(f"  {name}: {reason}" for name, reason in list(outcome.failures.items())[:SHOWN_PROBLEMS]))
+    if result.unscored and options.compat != "official":
+        print(f"{len(result.unscored)} files have no score; the same command asks again what failed:")
+        print("\n".join(f"  {name}: {reason}" for name, reason in list(result.unscored.items())[:SHOWN]))
         return 1
     if others is not None:
-        _print_calibration(judge, outcome.rows, *others)
+        _print_calibration(result, *others)
     if sampled is not None:
-        print(f"recorded in the run: {_record(sampled, outcome, judge)}")
+        sampled.record_dpg(result, None if result.judge.is_mplug else result.judge.name)
     return 0
 
 
-def load_judge(options: argparse.Namespace) -> "Judge":
-    """The judge that `--model` names. Raises UserError when it cannot be loaded."""
-    from evaluators.dpg import mplug
-    from evaluators.dpg.judge import Judge
+def _settings(options: argparse.Namespace, sampled: SampledRun | None) -> "Options":
+    from evaluators.dpg import Options, mplug
 
-    spec: str = options.model
-    kind, _, weights = spec.partition(":")
-    if kind == mplug.SPEC:
-        from rf_repro.compute.devices import resolve_device
-
-        device = resolve_device(options.device)
-        model = mplug.load(weights or mplug.WEIGHTS, f"{device.type}:{device.index or 0}" if device.type == "cuda" else "cpu")
-        return Judge("mPLUG", model, is_mplug=True)
-    return Judge(judge_name(spec), load_vlm(options))
+    by_name = options.model.partition(":")[0] == mplug.SPEC
+    return Options(
+        model=options.model if by_name else lambda: load_vlm(options),
+        name=judge_name(options.model),
+        device=options.device,
+        batch_size=1 if by_name else vlm_batch_size(options),
+        out=options.out,
+        csv=options.csv,
+        pic_num=options.pic_num,
+        resolution=options.resolution,
+        compat=options.compat,
+        digests=sampled.digests() if sampled else None,
+        grids=writable_folder(options.grids, "--grids") if options.grids else None,
+    )
 
 
 def judge_name(spec: str) -> str:
     """What a label calls the model: `Qwen/Qwen3-VL-8B-Instruct` -> `Qwen3-VL-8B-Instruct`, of an endpoint its model's name, of a
     run its variant too."""
-    if spec.startswith(ENDPOINT):
-        spec = spec.removeprefix(ENDPOINT).rpartition("@")[0]
-    path = Path(spec).resolve() if Path(spec).exists() else Path(spec)
-    return f"{path.parent.name}/{path.name}" if RunDir(path).record_path.exists() else path.name
+    path = Path(spec).resolve()
+    return f"{path.parent.name}/{path.name}" if RunDir(path).record_path.exists() else Path(model_name(spec)).name
 
 
-def _print(outcome: "Outcome", judge: "Judge") -> None:
+def _print(result: "DPGEvaluation") -> None:
     """Both ways side by side, in percent as DPG is published."""
     from reports.tables import Table, plain
 
-    ways = {name: own for name, own in (("fixed", outcome.fixed), ("official", outcome.official)) if own is not None}
+    judge = result.judge
+    ways = {name: own for name, own in (("fixed", result.fixed), ("official", result.official)) if own is not None}
     rows = [(judge.label, *(_percent(own.score, own.files, "files") for own in ways.values()))]
     for indent, level in (("  ", "level1"), ("    ", "level2")):
         names = sorted({name for own in ways.values() for name in getattr(own, level)})
         rows += [(indent + name, *(_category(own, level, name) for own in ways.values())) for name in names]
     print(plain(Table("dpg", judge.label, "", ("", *ways), tuple(rows), ())))
-    if outcome.dropped:
-        first = next(iter(outcome.dropped.items()))
-        print(f"official leaves out {len(outcome.dropped)} files, first {first[0]}: {first[1]}")
+    if result.dropped:
+        first = next(iter(result.dropped.items()))
+        print(f"official leaves out {len(result.dropped)} files, first {first[0]}: {first[1]}")
     if not judge.is_mplug:
         print(f"{judge.label} is not comparable with published DPG numbers, which are mPLUG's; see --calibrate")
 
@@ -182,13 +157,11 @@ def _result_of(folder: Path) -> tuple[EvalResult, list[dict[str, Any]]]:
     return result, read_jsonl(folder / ITEMS)
 
 
-def _print_calibration(
-    judge: "Judge", rows: Sequence[Mapping[str, Any]], other: EvalResult, other_rows: Sequence[Mapping[str, Any]]
-) -> None:
+def _print_calibration(result: "DPGEvaluation", other: EvalResult, other_rows: Sequence[Mapping[str, Any]]) -> None:
     from evaluators.dpg.calibrate import calibrate
 
-    found = calibrate(other_rows, rows)
-    names = other.benchmark, judge.label.lower()
+    found = calibrate(other_rows, result.rows)
+    names = other.benchmark, result.judge.label.lower()
     width = "" if found.half_width is None else f" ± {100 * found.half_width:.2f}"
     print(f"{names[1]} against {names[0]}, on {found.files:,} files and {found.questions:,} answers:")
     print(f"  same answer {100 * found.agreement:.2f}%, Cohen's kappa {_number(found.kappa)}; "
@@ -199,14 +172,3 @@ def _print_calibration(
 
 def _number(value: float | None) -> str:
     return "undefined" if value is None else f"{value:.3f}"
-
-
-def _record(sampled: SampledRun, outcome: "Outcome", judge: "Judge") -> Path:
-    """Writes the result and its items into the run; returns the record's path."""
-    run, origin = sampled.run, sampled.origin
-    name = dpg_name(origin.height, origin.width, None if judge.is_mplug else judge.name)
-    write_jsonl(run.evals / f"{name}.items.jsonl", outcome.rows)
-    run.write_eval(
-        name, replace(outcome.result, step=origin.step, weights=origin.weights, items=f"{name}.items.jsonl")
-    )  # fmt: skip
-    return run.evals / f"{name}.json"

@@ -1,22 +1,22 @@
 """`rf-repro evaluate`: scores a folder of images that is already there."""
 
 import argparse
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rf_repro.commands.dpg import add_dpg
-from rf_repro.commands.geneval import check_models, compare, run_real_images
+from rf_repro.commands.geneval import check_only, compare, run_real_images
 from rf_repro.commands.geneval2 import add_geneval2, add_geneval_vlm
 from rf_repro.commands.options import Commands, add_command, add_device, progress_bar, writable_folder
-from rf_repro.commands.sampled_run import SampledRun
+from rf_repro.commands.recording import SampledRun
 from rf_repro.commands.understanding import add_understanding
 from rf_repro.config.overrides import from_dict
 from rf_repro.config.scales import get_scale
 from rf_repro.config.schema import ExperimentConfig
 from rf_repro.core.errors import UserError
-from rf_repro.core.files import read_json, write_json, write_jsonl
+from rf_repro.core.files import read_json
 from rf_repro.core.image_folder import ImageFolder
+from rf_repro.core.results import write_result
 
 if TYPE_CHECKING:
     from evaluators.geneval.options import GenEvalOptions
@@ -110,37 +110,40 @@ def run_geneval(options: argparse.Namespace) -> int:
 
     rules = GenEvalOptions.from_mapping(settings)
     if options.self_check or options.calibrate:
-        return check_models(options)
+        return check_only(options)
     if options.folder is None:
         raise UserError("evaluate geneval: name the FOLDER of images; --self-check and --calibrate alone need none")
     if not options.folder.is_dir():
         raise UserError(f"{options.folder}: no such folder of images")
-    return run_scenes(options, rules) if options.detector == "scenes" else run_real_images(options, rules)
+    return SCORERS.get(options.detector, run_real_images)(options, rules)
 
 
 def run_scenes(options: argparse.Namespace, rules: "GenEvalOptions") -> int:
     """Scores images of the procedural world, which a manifest lists."""
-    from evaluators.geneval.evaluate import evaluate_folder
     from evaluators.geneval.official_results import write_official_results
+    from evaluators.geneval.sampled import evaluate_folder
+    from evaluators.results import Evaluation
     from rf_repro.worlds.scenes.colors import SceneColorClassifier
     from rf_repro.worlds.scenes.detector import SceneDetector
 
     folder, out = ImageFolder(options.folder), writable_folder(options.out or options.folder, "--out")
-    sampled = SampledRun.open(options.run_dir, options.folder) if options.run_dir else None
+    sampled = SampledRun.open(options.run_dir, options.folder)
     scenes = _config(options).data.scenes
     with progress_bar("evaluate") as progress:
         result, items = evaluate_folder(
             folder, SceneDetector(scenes), SceneColorClassifier(scenes), rules, benchmark="geneval-scenes", progress=progress
         )
-    write_jsonl(out / "geneval.items.jsonl", items)
     write_official_results(out / "results.jsonl", items, dict(folder.prompts()), folder.image_path)
-    write_json(out / "geneval.json", replace(result, items="geneval.items.jsonl").to_dict())
-    if sampled is not None:
-        print(f"recorded in the run: {sampled.record(result, items, 'scenes')}")
+    record = write_result(out, "geneval", result, items)
     for name, value in result.metrics.items():
         print(f"{name:<24}{'not measured: ' + result.missing.get(name, '') if value is None else f'{value:.4f}'}")
-    print(f"{result.n} of {result.expected_n} images scored, {result.failures} failed; {out / 'geneval.json'}")
+    print(f"{result.n} of {result.expected_n} images scored, {result.failures} failed; {record}")
+    if sampled is not None:
+        sampled.record_geneval(Evaluation.of(result, items), "scenes")
     return 0
+
+
+SCORERS = {"scenes": run_scenes}  # by --detector; all others look at photographs
 
 
 def _config(options: argparse.Namespace) -> ExperimentConfig:

@@ -4,7 +4,6 @@ import argparse
 from pathlib import Path
 
 from rf_repro.commands.options import Commands, add_command, writable_folder
-from rf_repro.core.errors import UserError
 from rf_repro.core.run_dir import RunDir
 
 
@@ -19,15 +18,13 @@ def add_parser(commands: Commands) -> None:
 
 def run(options: argparse.Namespace) -> int:
     writable_folder(options.out, "--out")
-    if not RunDir(options.run_dir).record_path.exists():
-        raise UserError(f"{options.run_dir}: is not a run directory (no run.json)")
+    run_dir = RunDir.open(options.run_dir)
     from rf_repro.config.overrides import from_dict
     from rf_repro.experiment.load import last_checkpoint
     from rf_repro.model.hf_export import export_backbone
     from rf_repro.train.checkpoint import load_weights
     from rf_repro.worlds import world_of
 
-    run_dir = RunDir(options.run_dir)
     config = from_dict(run_dir.config())
     weights = load_weights(last_checkpoint(run_dir), ema=not options.raw)
     export_backbone(weights, config.model.decoder, options.out)

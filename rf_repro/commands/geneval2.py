@@ -1,21 +1,16 @@
 """`rf-repro evaluate geneval2` and `geneval-vlm`: images judged by a vision-language model, question by question."""
 
 import argparse
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rf_repro.commands.options import Commands, add_command, at_least_one, progress_bar, share, tell_problems, writable_folder
-from rf_repro.commands.sampled_run import SampledRun
-from rf_repro.commands.vlm_options import ENDPOINT, add_vlm, check_vlm, load_vlm, vlm_batch_size
-from rf_repro.core.errors import UserError
-from rf_repro.core.files import write_json, write_jsonl
-from rf_repro.core.records import EvalResult
-from rf_repro.core.run_dir import RunDir
+from rf_repro.commands.options import Commands, add_command, at_least_one, progress_bars, share, writable_folder
+from rf_repro.commands.recording import SampledRun
+from rf_repro.commands.vlm_options import add_vlm, check_vlm, judge_name, load_vlm, vlm_batch_size
 
 if TYPE_CHECKING:
-    from evaluators.geneval.folder import Scan
+    from evaluators.geneval2.options import ImageOptions
+    from evaluators.results import Evaluation
 
 
 def add_geneval2(benchmarks: Commands) -> None:
@@ -80,124 +75,65 @@ def _add_common(parser: argparse.ArgumentParser, name: str) -> None:
 
 def run_geneval2(options: argparse.Namespace) -> int:
     """Asks all questions about the images and scores the replies; exit status."""
-    from evaluators.geneval2.data import NAME, identify, load
-    from evaluators.geneval2.images import find_images
-    from evaluators.geneval2.judge import evaluator, judge_images, score, score_lists
+    from evaluators import geneval2
 
-    out, shard = _check(options)
-    sampled = SampledRun.open(options.run_dir, options.images) if options.run_dir else None
-    items = load(options.data)
-    data = identify(items, options.data)
-    with progress_bar("read images") as progress:
-        found = find_images(options.images, items, progress)
-    _tell_problems(found, out / f"{NAME}-problems.txt", options.partial)
-    _require_sampled(sampled, found)
-    model, batch_size = load_vlm(options), vlm_batch_size(options)
-    with progress_bar(NAME) as progress:
-        replies = judge_images(
-            found, items, model, out / f"{NAME}.replies.jsonl", data=data, batch_size=batch_size, shard=shard, progress=progress
-        )
-    if shard != (0, 1):
-        return _tell_shard(options, len(replies.failures))
-    judge = evaluator(judge_name(options.model), model, batch_size)
-    result, rows = score(found, items, replies, data=data, judge=judge, partial=options.partial)
-    if result.n == result.expected_n:
-        write_json(out / f"{NAME}-score-lists.json", score_lists(rows))
-    return _Scored(result, rows, "GenEval 2").keep(out, sampled)
+    common, sampled = _common(options)
+    return _run(options, geneval2, geneval2.Options(**common, data=options.data), sampled)
 
 
 def run_geneval_vlm(options: argparse.Namespace) -> int:
     """The same for GenEval's prompts."""
-    from evaluators.geneval.folder import scan
-    from evaluators.geneval.prompt_sets import identify, load
-    from evaluators.geneval2.judge import evaluator
-    from evaluators.geneval_vlm.judge import NAME, judge_images, score
+    from evaluators import geneval_vlm
 
-    out, shard = _check(options)
     per_prompt = at_least_one(options.images_per_prompt, "--images-per-prompt")
-    sampled = SampledRun.open(options.run_dir, options.images) if options.run_dir else None
-    reference = load(options.prompts) if options.prompts else None
-    with progress_bar("read images") as progress:
-        found = scan(options.images, reference, images_per_prompt=per_prompt, progress=progress)
-    _tell_problems(found, out / f"{NAME}-problems.txt", options.partial)
-    _require_sampled(sampled, found)
-    prompt_set = identify([found.prompts[prompt_id] for prompt_id in sorted(found.prompts)])
-    model, batch_size = load_vlm(options), vlm_batch_size(options)
-    with progress_bar(NAME) as progress:
-        replies = judge_images(
-            found, model, out / f"{NAME}.replies.jsonl", prompt_set=prompt_set, batch_size=batch_size, shard=shard,
-            progress=progress,
-        )  # fmt: skip
-    if shard != (0, 1):
-        return _tell_shard(options, len(replies.failures))
-    judge = evaluator(judge_name(options.model), model, batch_size)
-    result, rows = score(found, replies, prompt_set=prompt_set, judge=judge, partial=options.partial)
-    return _Scored(result, rows, f"{NAME}({judge['judge']})").keep(out, sampled)
+    common, sampled = _common(options)
+    settings = geneval_vlm.Options(**common, prompts=options.prompts, images_per_prompt=per_prompt)
+    return _run(options, geneval_vlm, settings, sampled)
 
 
-def judge_name(spec: str) -> str:
-    """What a result calls the model of `--model`: no machine's paths and no addresses."""
-    if spec.startswith(ENDPOINT):
-        return spec.removeprefix(ENDPOINT).rpartition("@")[0]
-    run = RunDir(Path(spec))
-    if run.record_path.exists():
-        record = run.record()
-        return f"{record.variant}/{record.config_hash[:12]}-s{record.seed}"
-    return Path(spec).resolve().name if Path(spec).is_dir() else spec
-
-
-@dataclass(frozen=True)
-class _Scored:
-    result: EvalResult
-    rows: Sequence[dict[str, Any]]
-    title: str
-
-    def keep(self, out: Path, sampled: SampledRun | None) -> int:
-        """Writes record and rows, into the run too, and prints the numbers; exit status."""
-        name, result = self.result.benchmark, self.result
-        items = f"{name}.items.jsonl"
-        write_jsonl(out / items, list(self.rows))
-        write_json(out / f"{name}.json", replace(result, items=items).to_dict())
-        print(f"{self.title}, judged by {result.evaluator['judge']} ({result.evaluator['judge_revision']})")
-        for metric, value in result.metrics.items():
-            if not metric.endswith(("_low", "_high")):
-                print(f"{metric:<24}{self._shown(metric, value)}")
-        partial = "" if result.n == result.expected_n else "PARTIAL: "
-        print(f"{partial}{result.n:,} of {result.expected_n:,} images scored; protocol {result.protocol}; {out / f'{name}.json'}")
-        if sampled is not None:
-            print(f"recorded in the run: {sampled.record_judged(result, self.rows)}")
-        return 0
-
-    def _shown(self, metric: str, value: float | None) -> str:
-        if value is None:
-            return f"not measured: {self.result.missing[metric]}"
-        low, high = self.result.metrics.get(f"{metric}_low"), self.result.metrics.get(f"{metric}_high")
-        return f"{value:.4f}" + ("" if low is None or high is None else f"  [{low:.4f}, {high:.4f}]")
-
-
-def _check(options: argparse.Namespace) -> tuple[Path, tuple[int, int]]:
-    """Folder for the results, and share; what is wrong with the options is found before anything is read."""
+def _common(options: argparse.Namespace) -> tuple[dict[str, Any], SampledRun | None]:
+    """(what both benchmarks' options have in common, the run that the images are of)."""
     check_vlm(options)
-    return writable_folder(options.out, "--out"), share(options.shard)
+    out = writable_folder(options.out, "--out")
+    sampled = SampledRun.open(options.run_dir, options.images)
+    common = {
+        "model": lambda: load_vlm(options), "name": judge_name(options.model), "batch_size": vlm_batch_size(options), "out": out,
+        "digests": sampled.digests() if sampled else None, "partial": options.partial,
+    }  # fmt: skip
+    return common, sampled
 
 
-def _tell_problems(found: "Scan", path: Path, partial: bool) -> None:
-    """Lists what is amiss: all in a file, few on the screen. Raises UserError when images are missing and `partial` is false."""
-    tell_problems(found.problems, path)
-    if len(found.images) < found.expected and not partial:
-        raise UserError(
-            f"{found.root}: {len(found.images)} of {found.expected} images can be scored; complete them, or give --partial"
-        )
-    if not found.images:
-        raise UserError(f"{found.root}: none of {found.expected} images can be scored")
-
-
-def _require_sampled(sampled: SampledRun | None, found: "Scan") -> None:
+def _run(options: argparse.Namespace, benchmark: Any, settings: "ImageOptions", sampled: SampledRun | None) -> int:
+    """Asks, and unless it is a share of the questions prints the scores; exit status."""
+    shard = share(options.shard)
+    with progress_bars() as progress:
+        if shard == (0, 1):
+            result = benchmark.evaluate(options.images, settings, progress=progress, tell=print)
+        else:
+            failed = benchmark.evaluate_share(options.images, settings, shard, progress=progress, tell=print)
+    if shard != (0, 1):
+        failures = f"; {failed} questions failed and are asked again then" if failed else ""
+        print(f"share {options.shard} is in {options.out}; when all are, run this command without --shard to score{failures}")
+        return 0
+    _print(result, options.out)
     if sampled is not None:
-        sampled.require({(image.prompt_id, image.sample): image.sha256 for image in found.images})
-
-
-def _tell_shard(options: argparse.Namespace, failed: int) -> int:
-    failures = f"; {failed} questions failed and are asked again then" if failed else ""
-    print(f"share {options.shard} is in {options.out}; when all are, run this command without --shard to score{failures}")
+        sampled.record_judged(result)
     return 0
+
+
+def _print(result: "Evaluation", out: Path) -> None:
+    judge, name = result.evaluator["judge"], result.benchmark
+    title = "GenEval 2" if name == "geneval2" else f"{name}({judge})"
+    print(f"{title}, judged by {judge} ({result.evaluator['judge_revision']})")
+    for metric, value in result.metrics.items():
+        if not metric.endswith(("_low", "_high")):
+            print(f"{metric:<24}{_shown(result, metric, value)}")
+    partial = "" if result.n == result.expected_n else "PARTIAL: "
+    print(f"{partial}{result.n:,} of {result.expected_n:,} images scored; protocol {result.protocol}; {out / f'{name}.json'}")
+
+
+def _shown(result: "Evaluation", metric: str, value: float | None) -> str:
+    if value is None:
+        return f"not measured: {result.missing[metric]}"
+    low, high = result.metrics.get(f"{metric}_low"), result.metrics.get(f"{metric}_high")
+    return f"{value:.4f}" + ("" if low is None or high is None else f"  [{low:.4f}, {high:.4f}]")

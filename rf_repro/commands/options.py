@@ -3,24 +3,20 @@
 import argparse
 import os
 import sys
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
-
-import yaml
+from typing import TYPE_CHECKING, Any
 
 from rf_repro.config.overrides import parse_override
 from rf_repro.core.errors import UserError
-from rf_repro.core.files import write_text
+from rf_repro.core.strict_yaml import read_strict_yaml
 
 if TYPE_CHECKING:
     from rf_repro.launch.plan import Plan
 
 Commands = Any  # argparse's subparsers action, whose type is private
 DEVICES = ("auto", "cpu", "cuda", "mps")
-SHOWN_PROBLEMS = 5  # on the screen; the file holds all
 
 
 def add_command(commands: Commands, name: str, summary: str, example: str) -> argparse.ArgumentParser:
@@ -88,19 +84,23 @@ def data_overrides(options: argparse.Namespace) -> dict[str, Any]:
     """
     if options.data is None:
         return {}
+    if not options.data.exists():
+        raise UserError(f"--data {options.data}: no such file")
     try:
-        found = yaml.safe_load(options.data.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"--data {options.data}: no such file") from None
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError):
-        raise UserError(f"--data {options.data}: is not valid YAML") from None
+        found = read_strict_yaml(options.data)
+    except UserError as error:
+        raise UserError(f"--data {error}") from None
     if isinstance(found, dict) and set(found) == {"sources"}:
         found = found["sources"]
     if not isinstance(found, list) or not found or not all(isinstance(item, dict) for item in found):
         raise UserError(f"--data {options.data}: must be a list of sources, each with name, path, format and task")
     for item in found:
         if isinstance(item.get("path"), str):
-            item["path"] = str(options.data.parent.absolute() / Path(item["path"]).expanduser())
+            try:
+                path = Path(item["path"]).expanduser()
+            except RuntimeError as error:  # ~NAME of nobody
+                raise UserError(f"--data {options.data}: path={item['path']!r}: {error}; write the folder out") from None
+            item["path"] = str(options.data.parent.absolute() / path)
     return {"data.sources": found}
 
 
@@ -162,24 +162,6 @@ def writable_folder(path: Path, option: str) -> Path:
     return path
 
 
-class Problem(Protocol):
-    """What is amiss with a file: a line, of some kind."""
-
-    @property
-    def kind(self) -> str: ...
-
-
-def tell_problems(problems: Sequence[Problem], path: Path) -> None:
-    """Lists what is amiss: all in a file, which is removed where nothing is, and few on the screen."""
-    path.unlink(missing_ok=True)
-    if problems:
-        lines = [str(problem) for problem in problems]
-        write_text(path, "\n".join(lines) + "\n")
-        counts = ", ".join(f"{kind}: {number}" for kind, number in Counter(problem.kind for problem in problems).most_common())
-        print(f"{len(lines)} problems ({counts}), all in {path}")
-        print("\n".join(f"  {line}" for line in lines[:SHOWN_PROBLEMS]))
-
-
 def grid_plan(options: argparse.Namespace) -> "Plan":
     """The plan that the options of `add_grid` ask for."""
     from rf_repro.launch.plan import make_plan
@@ -193,12 +175,26 @@ def grid_plan(options: argparse.Namespace) -> "Plan":
 @contextmanager
 def progress_bar(label: str) -> Iterator[Callable[[int, int], None]]:
     """A function of (done, total) that draws a bar on a terminal, on stderr, and nothing elsewhere."""
-    from rich.console import Console
-    from rich.progress import MofNCompleteColumn, Progress
+    with progress_bars() as show:
+        show(label, 0, None)
+        yield lambda done, total: show(label, done, total)
 
-    console = Console(file=sys.stderr)
+
+@contextmanager
+def progress_bars() -> Iterator[Callable[[str, int, int | None], None]]:
+    """The same of (what is done, done, total): a bar for each thing, below the one before."""
+    from rich.console import Console
+    from rich.progress import MofNCompleteColumn, Progress, TaskID
+
+    console, tasks = Console(file=sys.stderr), dict[str, TaskID]()
     with Progress(
-        *Progress.get_default_columns(), MofNCompleteColumn(), console=console, disable=not console.is_terminal
-    ) as bars:
-        task = bars.add_task(label, total=None)
-        yield lambda done, total: bars.update(task, completed=done, total=total)
+        *Progress.get_default_columns(), MofNCompleteColumn(), console=console, disable=not console.is_terminal,
+        redirect_stdout=sys.stdout.isatty(),  # what is printed meanwhile goes above the bars, but a file gets its own
+    ) as bars:  # fmt: skip
+
+        def show(what: str, done: int, total: int | None) -> None:
+            if what not in tasks:
+                tasks[what] = bars.add_task(what, total=total)
+            bars.update(tasks[what], completed=done, total=total)
+
+        yield show

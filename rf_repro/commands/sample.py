@@ -53,9 +53,7 @@ def add_parser(commands: Commands) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    run_dir = RunDir(options.run_dir)
-    if not run_dir.record_path.exists():
-        raise UserError(f"{options.run_dir}: is not a run directory (no run.json); `rf-repro plan` prints their paths")
+    run_dir = RunDir.open(options.run_dir)
     at_least_one(options.num, "--num")
     (seed,) = numbers(str(options.seed), "--seed")
     size, shard = image_size(options.size), share(options.shard)

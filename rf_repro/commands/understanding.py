@@ -6,19 +6,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rf_repro.commands.options import Commands, add_command, at_least_one, progress_bar, share, writable_folder
+from evaluators.problems import SHOWN
+from rf_repro.commands.options import Commands, add_command, at_least_one, progress_bars, share, writable_folder
+from rf_repro.commands.recording import open_run, record
 from rf_repro.commands.vlm_options import add_vlm, check_vlm, load_vlm, vlm_batch_size
 from rf_repro.core.errors import UserError
-from rf_repro.core.files import write_jsonl
+from rf_repro.core.records import EvalResult
 from rf_repro.core.run_dir import RunDir
 
 if TYPE_CHECKING:
-    from evaluators.understanding.benchmark import Benchmark
-    from evaluators.understanding.data import Questions
-    from evaluators.understanding.run import Outcome
+    from evaluators.understanding import BenchmarkEvaluation
 
 NAMES = "mmmu, hallusionbench, mme, blink, realworldqa, ai2d, docvqa, chartqa"
-SHOWN_PROBLEMS = 5  # on the screen
 EXAMPLE = "rf-repro evaluate understanding --benchmarks mmmu,mme --model Qwen/Qwen3-VL-8B-Instruct --data hub --out results"
 OTHERS = """
 
@@ -72,64 +71,45 @@ def add_understanding(benchmarks: Commands) -> None:
 
 
 def run_understanding(options: argparse.Namespace) -> int:
-    from evaluators.understanding.benchmarks import named
-    from evaluators.understanding.data import load_questions
-    from evaluators.understanding.run import run_benchmark, template_of
+    from ablations.questions import benchmark_evaluation
+    from evaluators import understanding
 
     out, shard = writable_folder(options.out, "--out"), share(options.shard)
     check_vlm(options)
     if options.limit is not None:
         at_least_one(options.limit, "--limit")
     run = _run(options) if options.run_dir else None
-    wanted = named(options.benchmarks)
-    asked: list[tuple[Benchmark, Questions]] = []
-    for benchmark in wanted:  # a mistake is found before a model is loaded
-        questions = load_questions(benchmark, options.data, alone=len(wanted) == 1, limit=options.limit)
-        template_of(benchmark, options.protocol, questions.rows[0])
-        asked.append((benchmark, questions))
-    model = load_vlm(options)
-    outcomes = []
-    for benchmark, questions in asked:
-        with progress_bar(benchmark.name) as progress:
-            outcome = run_benchmark(
-                benchmark, questions, model, out, protocol=options.protocol, shard=shard, batch_size=vlm_batch_size(options),
-                max_new_tokens=options.max_new_tokens, progress=progress,
-            )  # fmt: skip
-        if outcome is None:
-            print(f"{benchmark.name}: share {shard[0] + 1} of {shard[1]} is in {out}; when all are, run without --shard to score")
+    settings = understanding.Options(
+        model=lambda: load_vlm(options), batch_size=vlm_batch_size(options), out=out, data=options.data,
+        protocol=options.protocol, max_new_tokens=options.max_new_tokens, limit=options.limit,
+    )  # fmt: skip
+    asked = understanding.read_benchmarks(options.benchmarks, settings)
+    settings = replace(settings, model=load_vlm(options))  # once, for all of them
+    results = []
+    for one in asked:
+        name = one.benchmark.name
+        with progress_bars() as progress:
+            if shard == (0, 1):
+                result = understanding.evaluate(one, settings, progress=progress)
+            else:
+                understanding.evaluate_share(one, settings, shard, progress=progress)
+        if shard != (0, 1):
+            print(f"{name}: share {shard[0] + 1} of {shard[1]} is in {out}; when all are, run without --shard to score")
             continue
-        outcomes.append(outcome)
-        _tell(benchmark, outcome, out)
+        results.append(result)
+        _tell(one.benchmark.title, result, out)
         if run is not None:
-            print(f"recorded in the run: {record(run, outcome)}")
-    if len(outcomes) > 1:
-        _summary(outcomes)
+            record(run, benchmark_evaluation(name), result, step=run.record().steps, weights="ema")
+    if len(results) > 1:
+        _summary(results)
     return 0
-
-
-def record(run: RunDir, outcome: "Outcome") -> Path:
-    """Writes a benchmark's result and items into the run's evaluations; returns the record's path."""
-    from ablations.questions import benchmark_evaluation
-
-    name = benchmark_evaluation(outcome.result.benchmark)
-    items = f"{name}.items.jsonl"
-    write_jsonl(run.evals / items, outcome.items)
-    run.write_eval(name, replace(outcome.result, step=run.record().steps, weights="ema", items=items))
-    return run.evals / f"{name}.json"
 
 
 def _run(options: argparse.Namespace) -> RunDir:
     """The run to record in. Raises UserError when it is none, not trained to its end, or not the model."""
-    from rf_repro.config.overrides import from_dict
-
-    run = RunDir(options.run_dir)
-    if not run.record_path.exists():
-        raise UserError(f"--run {options.run_dir}: is not a run directory (no run.json); `rf-repro plan` prints their paths")
+    run, config = open_run(options.run_dir, "question suite")
     if Path(options.model).resolve() != options.run_dir.resolve():
         raise UserError(f"--run {options.run_dir}: --model names another model, {options.model}; name the run by both")
-    config = from_dict(run.config())
-    if config.data.world == "scenes":
-        raise UserError(f"--run {options.run_dir}: a run of the scenes world has its question suite; leave --run out")
     if options.limit is not None:
         raise UserError(f"--limit {options.limit}: is a trial, and a run's record is of whole benchmarks; leave out one of "
                         "--limit and --run")  # fmt: skip
@@ -140,20 +120,19 @@ def _run(options: argparse.Namespace) -> RunDir:
     return run
 
 
-def _tell(benchmark: "Benchmark", outcome: "Outcome", out: Path) -> None:
+def _tell(title: str, result: "BenchmarkEvaluation", out: Path) -> None:
     """Every variant of every metric, and what is amiss."""
-    result = outcome.result
     partial = "" if result.metrics["paper"] is not None else "INCOMPLETE: "
-    print(f"{benchmark.title}: {partial}{result.n:,} of {result.expected_n:,} questions scored; protocol {result.protocol}")
+    print(f"{title}: {partial}{result.n:,} of {result.expected_n:,} questions scored; protocol {result.protocol}")
     for variant, values in by_variant(result.metrics).items():
         shown = ", ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in values.items() if value is not None)
         print(f"  {variant:<23} {shown or 'not measured'}")
     paper = result.metrics["paper"]
     print(f"  {'paper':<23} {result.missing['paper'] if paper is None else f'{paper:.4f}'}")
     print(f"  paper is {result.evaluator['paper']}")
-    for problem in outcome.problems[:SHOWN_PROBLEMS]:
+    for problem in result.unread[:SHOWN]:
         print(f"  problem: {problem}")
-    print(f"  {out / f'{benchmark.name}.json'}, a row a question in {out / f'{benchmark.name}.items.jsonl'}")
+    print(f"  {out / f'{result.benchmark}.json'}, a row a question in {out / f'{result.benchmark}.items.jsonl'}")
 
 
 def by_variant(metrics: Mapping[str, float | None]) -> dict[str, dict[str, float | None]]:
@@ -168,10 +147,10 @@ def by_variant(metrics: Mapping[str, float | None]) -> dict[str, dict[str, float
     return found
 
 
-def _summary(outcomes: Sequence["Outcome"]) -> None:
+def _summary(results: Sequence[EvalResult]) -> None:
     """The number for the paper's column of each benchmark."""
     print(f"{'benchmark':<18}{'questions':>16}  for the paper's column")
-    for result in (outcome.result for outcome in outcomes):
+    for result in results:
         value = result.metrics["paper"]
         shown = f"{value:.4f}" if value is not None else result.missing["paper"]
         print(f"{result.benchmark:<18}{f'{result.n:,} of {result.expected_n:,}':>16}  {shown}")

@@ -4,14 +4,12 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from evaluators.vlm.options import BATCH_SIZE, CPU_BATCH_SIZE, ENDPOINT_BATCH_SIZE, default_batch_size, model_name
 from rf_repro.commands.options import add_device, at_least_one
-from rf_repro.core.errors import UserError
+from rf_repro.core.run_dir import RunDir
 
 if TYPE_CHECKING:
     from evaluators.vlm.protocol import VisionLanguageModel
-
-ENDPOINT = "openai:"
-BATCH_SIZE, CPU_BATCH_SIZE, ENDPOINT_BATCH_SIZE = 8, 1, 64  # questions at once; an endpoint's are shared out over connections
 
 
 def add_vlm(
@@ -56,25 +54,15 @@ def load_vlm(options: argparse.Namespace) -> "VisionLanguageModel":
         UserError: it cannot be loaded, or an option is out of its range.
     """
     check_vlm(options)
-    spec = options.model
-    if spec.startswith(ENDPOINT):
-        from evaluators.vlm.endpoint import Endpoint
-
-        name, _, rest = spec.removeprefix(ENDPOINT).partition("@http")
-        if not name or not rest.startswith(("://", "s://")):
-            raise UserError("--model openai:...: must be openai:NAME@http://HOST:PORT/v1, the model's name and the API's address")
-        return Endpoint(name, f"http{rest}", concurrency=options.concurrency, cache=options.reply_cache)
-    from rf_repro.compute.devices import resolve_device
-    from rf_repro.core.run_dir import RunDir
-
-    device = resolve_device(options.device)
-    if RunDir(Path(spec)).record_path.exists():
+    run = RunDir(Path(options.model))
+    if run.record_path.exists():
+        from rf_repro.core.devices import resolve_device
         from rf_repro.experiment.vlm import load_rf_vlm
 
-        return load_rf_vlm(RunDir(Path(spec)), device)
-    from evaluators.vlm.transformers_model import load_transformers_vlm
+        return load_rf_vlm(run, resolve_device(options.device))
+    from evaluators.vlm.options import load_vlm as load
 
-    return load_transformers_vlm(spec, device)
+    return load(options.model, options.device, concurrency=options.concurrency, reply_cache=options.reply_cache)
 
 
 def check_vlm(options: argparse.Namespace) -> None:
@@ -90,8 +78,13 @@ def vlm_batch_size(options: argparse.Namespace) -> int:
     """`--batch-size`, or the default where the model is."""
     if options.batch_size is not None:
         return at_least_one(options.batch_size, "--batch-size")
-    if options.model.startswith(ENDPOINT):
-        return ENDPOINT_BATCH_SIZE
-    from rf_repro.compute.devices import resolve_device
+    return default_batch_size(options.model, options.device)
 
-    return CPU_BATCH_SIZE if resolve_device(options.device).type == "cpu" else BATCH_SIZE
+
+def judge_name(spec: str) -> str:
+    """What a result calls the model of `--model`: no machine's paths and no addresses."""
+    run = RunDir(Path(spec))
+    if not run.record_path.exists():
+        return model_name(spec)
+    record = run.record()
+    return f"{record.variant}/{record.config_hash[:12]}-s{record.seed}"

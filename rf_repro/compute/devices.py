@@ -9,6 +9,7 @@ from typing import TypeVar
 import torch
 
 from rf_repro.compute.ranks import ALONE, Ranks
+from rf_repro.core.devices import resolve_device as resolve_device
 from rf_repro.core.errors import Stopped, TrainingDiverged, UserError
 
 T = TypeVar("T")
@@ -18,18 +19,6 @@ DEVICE_ERRORS = (RuntimeError, TypeError, AssertionError)  # a kernel or dtype t
 
 class DeviceFailed(UserError):
     """A device failed what it was asked for: its kernels, memory or driver do not fit."""
-
-
-def resolve_device(name: str) -> torch.device:
-    """`auto`: CUDA, else MPS, else the CPU. Raises UserError when the named one is not there."""
-    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if name == "auto":
-        name = next(kind for kind in ("cuda", "mps", "cpu") if available[kind])
-    if name not in available:
-        raise UserError(f"--device {name}: unknown; choose auto, {', '.join(available)}")
-    if not available[name]:
-        raise UserError(f"--device {name}: torch {torch.__version__} finds none here; use --device auto or cpu")
-    return torch.device(name)
 
 
 @contextmanager

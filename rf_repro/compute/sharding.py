@@ -165,16 +165,38 @@ def fill(model: nn.Module, tensors: Iterable[tuple[str, Tensor]]) -> set[str]:
 @torch.no_grad()
 def copy_part_(target: Tensor, whole: Tensor) -> None:
     """Copies the part of `whole` that this rank holds of `target`, or all of it where `target` is not sharded."""
-    if not isinstance(target, DTensor):
-        target.copy_(whole)
-        return
-    coordinate = target.device_mesh.get_coordinate()
+    for dim, (start, length) in enumerate(zip(*own_region(target), strict=True)):
+        whole = whole.narrow(dim, start, length)
+    local(target).copy_(whole)
+
+
+def own_region(tensor: Tensor) -> tuple[list[int], list[int]]:
+    """Where what this rank holds begins in the whole tensor, and its shape: all of it where it is not sharded."""
+    offsets, shape = [0] * tensor.dim(), list(tensor.shape)
+    if not isinstance(tensor, DTensor):
+        return offsets, shape
+    coordinate = tensor.device_mesh.get_coordinate()
     assert coordinate is not None
-    for placement, count, index in zip(target.placements, target.device_mesh.shape, coordinate, strict=True):
+    for placement, count, index in zip(tensor.placements, tensor.device_mesh.shape, coordinate, strict=True):
         if isinstance(placement, Shard):
-            parts = whole.chunk(count, placement.dim)  # of 5 rows over 4 ranks: 2, 2, 1 and none
-            whole = parts[index] if index < len(parts) else whole.narrow(placement.dim, 0, 0)
-    target.to_local().copy_(whole)
+            rows = -(-shape[placement.dim] // count)  # of 5 rows over 4 ranks: 2, 2, 1 and none
+            start = min(index * rows, shape[placement.dim])
+            offsets[placement.dim] += start
+            shape[placement.dim] = min(rows, shape[placement.dim] - start)
+    return offsets, shape
+
+
+def is_writer(tensor: Tensor, number: int, ranks: Ranks) -> bool:
+    """Whether this rank is the one that writes what it holds of the `number`-th tensor. Of what lies in parts, copies of the
+    model (parallel.shard_group) take turns; the rest the first rank writes."""
+    if not isinstance(tensor, DTensor):
+        return ranks.is_first
+    coordinate, copy, copies = tensor.device_mesh.get_coordinate(), 0, 1
+    assert coordinate is not None
+    for placement, count, index in zip(tensor.placements, tensor.device_mesh.shape, coordinate, strict=True):
+        if not isinstance(placement, Shard):
+            copy, copies = copy * count + index, copies * count
+    return number % copies == copy
 
 
 @torch.no_grad()

@@ -8,11 +8,10 @@ from dataclasses import MISSING, dataclass, fields, is_dataclass, replace
 from types import UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-import yaml
-
 from rf_repro.config.schema import ExperimentConfig
 from rf_repro.config.training_schema import StageConfig
 from rf_repro.core.errors import UserError
+from rf_repro.core.strict_yaml import YamlProblem, parse_strict_yaml
 
 C = TypeVar("C")
 
@@ -51,9 +50,9 @@ def parse_override(text: str) -> tuple[str, Any]:
     if not separator or not path:
         raise UserError(f"--set {text!r}: must be PATH=VALUE, for example representation.codebook_size=1024")
     try:
-        return path.strip(), yaml.safe_load(value)
-    except yaml.YAMLError:
-        raise UserError(f"--set {text!r}: the value is not valid YAML") from None
+        return path.strip(), parse_strict_yaml(value)
+    except YamlProblem as problem:
+        raise UserError(f"--set {text!r}: the value as YAML: {problem}") from None
 
 
 def _apply(node: Any, tree: dict[str, Any], prefix: str) -> Any:

@@ -2,7 +2,7 @@
 
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +12,7 @@ from rf_repro.core.errors import UserError
 from rf_repro.core.files import read_json, read_jsonl, remove_leftovers, write_json
 from rf_repro.core.image_folder import ImageFolder
 from rf_repro.core.records import Action, EvalResult, RunRecord
+from rf_repro.core.results import write_result
 
 SCRATCH = ".scratch-"
 
@@ -61,6 +62,23 @@ class RunDir:
     def locate(cls, root: Path, config_hash: str, scale: str, variant: str, seed: int) -> "RunDir":
         """The run's folder by name; nothing is read or written."""
         return cls(Path(root) / scale / variant / f"{config_hash[:12]}-s{seed}")
+
+    @classmethod
+    def open(cls, path: Path, named: str = "") -> "RunDir":
+        """The run in a folder that a user names.
+
+        Args:
+            named: the option that names it, such as `--run`, for the message.
+
+        Raises:
+            UserError: it is none.
+        """
+        run = cls(Path(path))
+        if not run.record_path.exists():
+            raise UserError(
+                f"{named} {path}".lstrip() + ": is not a run directory (no run.json); `rf-repro plan` prints their paths"
+            )
+        return run
 
     @classmethod
     def find(cls, root: Path) -> "list[RunDir]":
@@ -146,9 +164,9 @@ class RunDir:
         path = self.evals / f"{name}.json"
         return EvalResult.from_dict(read_json(path), str(path)) if path.exists() else None
 
-    def write_eval(self, name: str, result: EvalResult) -> None:
-        """Writes the record; its existence marks the evaluation done, so items are written before it."""
-        write_json(self.evals / f"{name}.json", result.to_dict())
+    def write_eval(self, name: str, result: EvalResult, rows: Sequence[Mapping[str, Any]] | None = None) -> Path:
+        """Writes the items, if there are some, then the record: its existence marks the evaluation done. Returns its path."""
+        return write_result(self.evals, name, result, rows)
 
     def eval_items(self, name: str) -> list[dict[str, Any]]:
         """Per-item rows of an evaluation; published runs have them compressed."""

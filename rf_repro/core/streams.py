@@ -34,6 +34,22 @@ def keep_streams() -> None:
 
 
 @contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Without that library's progress bar and its table of weights that were not used: whoever loads them says so."""
+    from transformers.utils import logging
+
+    verbosity, had_bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if had_bar:
+            logging.enable_progress_bar()
+
+
+@contextmanager
 def quiet_stderr() -> Iterator[None]:
     """Nothing reaches standard error in the block, of C code and of other processes neither. Exceptions pass."""
     sys.stderr.flush()

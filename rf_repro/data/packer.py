@@ -13,10 +13,10 @@ import torch
 
 from rf_repro.config.schema import ExperimentConfig
 from rf_repro.config.training_schema import StageConfig
+from rf_repro.core.untrusted.problems import CorruptSample
 from rf_repro.data.packing import PackedBatch, SampleGroup, to_images
 from rf_repro.data.prepare import Prepared
 from rf_repro.data.shards.images import decode_image, resize
-from rf_repro.data.shards.samples import CorruptSample
 from rf_repro.data.source_reader import Reference
 from rf_repro.data.streams import SampleStream
 from rf_repro.data.text_tokenizer import ImageTextTokenizer

@@ -12,9 +12,10 @@ from rf_repro.config.registry import REPRESENTATIONS
 from rf_repro.config.schema import ExperimentConfig
 from rf_repro.config.training_schema import StageConfig
 from rf_repro.core.hashing import derive_seed
+from rf_repro.core.untrusted.problems import CorruptSample
 from rf_repro.data.filters import Reason, image_reason, text_reason
 from rf_repro.data.shards.images import image_size
-from rf_repro.data.shards.samples import CorruptSample, RawSample
+from rf_repro.data.shards.samples import RawSample
 from rf_repro.data.source_reader import Reference
 from rf_repro.data.text_tokenizer import ImageTextTokenizer
 

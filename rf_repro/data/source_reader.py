@@ -10,8 +10,9 @@ import numpy as np
 from rf_repro.config.data_schema import SourceConfig
 from rf_repro.core.errors import UserError
 from rf_repro.core.hashing import derive_seed
+from rf_repro.core.untrusted.problems import CorruptSample
 from rf_repro.data.shards import list_shards, read_shard, shard_length
-from rf_repro.data.shards.samples import CorruptSample, RawSample
+from rf_repro.data.shards.samples import RawSample
 
 MAX_EMPTY_EPOCHS = 100  # in a row
 

@@ -14,10 +14,11 @@ from rf_repro.config.schema import ExperimentConfig
 from rf_repro.config.training_schema import StageConfig
 from rf_repro.core.errors import UserError
 from rf_repro.core.hashing import derive_seed
+from rf_repro.core.untrusted.problems import CorruptSample
 from rf_repro.data.filters import Seen, digest
 from rf_repro.data.prepare import Prepared, Preparer
 from rf_repro.data.shards import read_shard
-from rf_repro.data.shards.samples import CorruptSample, RawSample
+from rf_repro.data.shards.samples import RawSample
 from rf_repro.data.source_reader import Reference, SourceReader
 from rf_repro.data.text_tokenizer import ImageTextTokenizer
 

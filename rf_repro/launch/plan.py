@@ -134,8 +134,8 @@ def make_plan(
     """
     base = apply_overrides(get_scale(scale), overrides or {})
     world_of(base).require_data(base)
-    if init_from is not None and not RunDir(init_from).record_path.exists():
-        raise UserError(f"--init-from {init_from}: is not a run directory (no run.json)")
+    if init_from is not None:
+        RunDir.open(init_from, "--init-from")
     stages: dict[Path, Job] = {}
     variants: dict[Path, Job] = {}
     configs: dict[str, tuple[ExperimentConfig, str, list[tuple[Prerequisite, str]]]] = {}  # with hashes, which take their time

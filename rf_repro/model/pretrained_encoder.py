@@ -8,8 +8,7 @@ T tokens of the pack, P patches of an image, D width, p patch size in pixels.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -20,6 +19,7 @@ from rf_repro.config.model_schema import EncoderConfig
 from rf_repro.core.errors import UserError
 from rf_repro.core.files import read_json
 from rf_repro.core.install import extra_hint
+from rf_repro.core.streams import quiet_transformers
 from rf_repro.maths.layers import patchify
 from rf_repro.model.segments import Segments, segment_attention
 
@@ -166,7 +166,7 @@ def read_encoder_weights(encoder: PretrainedEncoder, source: str) -> dict[str, T
 
     place = f"model.encoder.pretrained={source!r}"
     try:
-        with _quiet():
+        with quiet_transformers():
             theirs = _model_config(type(encoder), PreTrainedConfig.get_config_dict(source)[0], place)
             _require_same(encoder.model.config, theirs, place)
             model, info = type(encoder.model).from_pretrained(
@@ -192,22 +192,6 @@ def load_encoder_weights(encoder: PretrainedEncoder, source: str) -> None:
     if any(parameter.is_meta for parameter in encoder.parameters()):
         raise ValueError("the encoder is on the meta device: it has no storage to load into; call to_empty first")
     encoder.load_state_dict(read_encoder_weights(encoder, source))
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without transformers' progress bar and its table of weights that were not used: we say so ourselves."""
-    from transformers.utils import logging
-
-    verbosity, had_bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if had_bar:
-            logging.enable_progress_bar()
 
 
 def _build(cls: type[PretrainedEncoder], config: EncoderConfig) -> Any:

@@ -45,7 +45,7 @@ class SigLIP2Encoder(PretrainedEncoder):
     def settings(cls, values: dict[str, Any]) -> Any:
         from transformers import Siglip2VisionConfig
 
-        whole = values.get("model_type") == "siglip2" and values.get("vision_config")
+        whole = values.get("model_type") == cls.model_types[0] and values.get("vision_config")
         vision = values["vision_config"] if whole else values
         return Siglip2VisionConfig.from_dict({**vision, "attention_dropout": 0.0, "vision_use_head": False})
 

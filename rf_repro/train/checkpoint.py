@@ -1,88 +1,57 @@
-"""Checkpoints: folders that appear whole or not at all, and load without running pickled code.
+"""Checkpoints: their layout and their reader. rf_repro.train.checkpoint_writer writes them.
 
-`step-000250/` holds weights.safetensors (fp32 masters, buffers), ema.safetensors, optimizer.pt (tensors and plain values,
-read with weights_only), and state.json with the step and every file's SHA-256. Randomness needs no state: each draw of a
-step comes from a generator seeded by (seed, stage, step), so the step is the data position and the RNG state.
+`step-000250/` holds safetensors files, and state.json with the step, every file's size and SHA-256, and what its writer gave
+besides. Every rank that holds something writes a file of each kind: weights-00000.safetensors (fp32 masters, buffers),
+ema-00000.safetensors (averages), optimizer-00000.safetensors (moments, as `parameter.moment`). One rank, or ranks that hold the
+same, thus make three. Where training is sharded a file's header says where in a whole tensor its part lies: any number of
+ranks, sharded or not, reads what any number wrote. Nothing is pickled, so nothing read is run.
 
-What sharded training saves is of another kind (rf_repro.train.sharded_checkpoint), in the same place. Either kind is found,
-checked and read for its weights here.
+Randomness needs no state: each draw of a step comes from a generator seeded by (seed, stage, step), so the step is the data
+position and the RNG state.
 """
 
-import os
-import pickle
+import json
 import re
-import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from rf_repro.compute.ranks import ALONE, Ranks
+from rf_repro.compute.sharding import local, own_region
 from rf_repro.core.errors import UserError
-from rf_repro.core.files import read_json, write_json
+from rf_repro.core.files import read_json
 from rf_repro.core.hashing import content_hash, file_sha256
 
-_FILES = ("weights.safetensors", "ema.safetensors", "optimizer.pt")
+FORMAT = 2  # of folder and state.json; 1, which did not say so, had one layout for one rank and another for many
+KINDS = ("weights", "ema", "optimizer")
+Tensors = Mapping[str, Mapping[str, Tensor]]  # kind -> name -> tensor, sharded or not
 REMEDY = "delete this folder to go back to the checkpoint before it, or to the start"
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """weights, ema: name -> tensor; optimizer: state dictionaries; extra: JSON-ready values (counters)."""
+    """All of one, whole. weights, ema: name -> tensor; optimizer: `parameter.moment` -> tensor; extra: JSON-ready values."""
 
     step: int
     weights: dict[str, Tensor]
     ema: dict[str, Tensor]
-    optimizer: list[dict[str, Any]]
+    optimizer: dict[str, Tensor]
     extra: dict[str, Any]
 
 
-def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
-    """Writes `folder/step-XXXXXX` and removes all older checkpoints but one.
+@dataclass(frozen=True)
+class Part:
+    """Where a part of a tensor lies: in which file, and from where on in the whole, with which shape."""
 
-    Raises:
-        UserError: the disk is full or the folder cannot be written; older checkpoints are kept then.
-    """
-    final = folder / f"step-{checkpoint.step:06d}"
-    temporary: Path | None = None
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        temporary = folder / f".writing-{os.getpid()}"
-        temporary.mkdir(exist_ok=True)
-        save_file({name: tensor.contiguous() for name, tensor in checkpoint.weights.items()}, temporary / _FILES[0])
-        save_file({name: tensor.contiguous() for name, tensor in checkpoint.ema.items()}, temporary / _FILES[1])
-        torch.save(checkpoint.optimizer, temporary / _FILES[2])
-        digests = {name: file_sha256(temporary / name) for name in _FILES}
-        write_state(temporary, {"step": checkpoint.step, "sha256": digests, "extra": checkpoint.extra})
-        if final.exists():
-            shutil.rmtree(final)
-        temporary.rename(final)
-        temporary = None
-    except (OSError, RuntimeError, SafetensorError) as error:  # a full disk, as Python, torch and safetensors report it
-        raise UserError(f"{final}: cannot write checkpoint ({error}); free space or choose another --runs folder") from error
-    finally:
-        if temporary is not None:
-            shutil.rmtree(temporary, ignore_errors=True)  # best effort: the error above is what the user must see
-    keep_last_two(folder)
-    return final
-
-
-def write_state(folder: Path, state: dict[str, Any]) -> None:
-    """Writes state.json: step, files and what the kind needs, with a digest of itself."""
-    write_json(folder / "state.json", {**state, "digest": content_hash(state)})
-
-
-def keep_last_two(folder: Path) -> None:
-    """Removes older checkpoints than the last two, and what a killed process left."""
-    for older in list_checkpoints(folder)[:-2]:  # one to fall back to, should the last be damaged
-        shutil.rmtree(older)
-    for leftover in folder.glob(".writing-*"):
-        shutil.rmtree(leftover)
+    file: Any  # an open safetensors file
+    offsets: list[int]
+    shape: list[int]
+    whole: list[int]
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
@@ -95,52 +64,146 @@ def step_of(checkpoint: Path) -> int:
     return int(checkpoint.name.removeprefix("step-"))
 
 
+def kind_of(file: str) -> str:
+    """The kind of tensors in a file of a checkpoint."""
+    return file.partition("-")[0]
+
+
 def read_state(path: Path) -> dict[str, Any]:
-    """The content of state.json. Raises UserError where it is missing or not what was written."""
+    """The content of state.json. Raises UserError where it is missing, not what was written, or of another version."""
     state = read_json(path / "state.json")
     digest = state.pop("digest", None) if isinstance(state, dict) else None
     if digest is None or digest != content_hash(state) or path.name != f"step-{state['step']:06d}":
         raise UserError(f"{path / 'state.json'}: corrupt checkpoint (not the state that was written); {REMEDY}")
+    if state.get("format", 1) != FORMAT:
+        raise UserError(
+            f"{path}: checkpoint format {state.get('format', 1)}, where this version reads {FORMAT}; delete the run directory to "
+            "train it again, or use the version that wrote it"
+        )
     return state
 
 
-def check_files(path: Path, state: dict[str, Any], names: Iterable[str]) -> None:
-    """Compares files with the digests in `state`. Raises UserError naming one that is missing or was changed."""
-    for name in names:
-        if not (path / name).is_file() or file_sha256(path / name) != state["sha256"].get(name):
-            raise UserError(f"{path / name}: corrupt checkpoint (missing, or not the bytes that were written); {REMEDY}")
+def check(path: Path, kinds: tuple[str, ...] = KINDS, ranks: Ranks = ALONE) -> dict[str, Any]:
+    """The state of a checkpoint whose files of `kinds` are what was written: each rank reads a share of them.
+
+    Raises:
+        UserError: on every rank, something is missing or changed; a rank that found it says what.
+    """
+    error: UserError | None = None
+    state: dict[str, Any] = {}
+    try:
+        state = read_state(path)
+        found = {file.name: file.stat().st_size for file in path.glob("*.safetensors")}
+        written = state["files"]
+        own = {*sorted(name for name in written if kind_of(name) in kinds)[ranks.rank :: ranks.size]}
+        for name in sorted(found.keys() | written.keys()):
+            is_whole = name in found and name in written and found[name] == written[name]["bytes"]
+            if not is_whole or (name in own and file_sha256(path / name) != written[name]["sha256"]):
+                raise UserError(f"{path / name}: corrupt checkpoint (missing, or not the bytes that were written); {REMEDY}")
+    except UserError as caught:
+        error = caught
+    if ranks.any(error is not None):
+        raise error or UserError(f"{path}: corrupt checkpoint (another rank says what); {REMEDY}")
+    return state
 
 
-def is_sharded_checkpoint(path: Path) -> bool:
-    """Whether sharded training wrote it. Raises UserError as `read_state`."""
-    return read_state(path).get("kind") == "sharded"
+class CheckpointReader:
+    """An open checkpoint, found undamaged.
+
+    Args:
+        kinds: those that are wanted.
+        ranks: who all read it at the same time, and share the work of checking it.
+
+    Raises:
+        UserError: on every rank, as of `check`.
+    """
+
+    def __init__(self, path: Path, kinds: tuple[str, ...] = KINDS, ranks: Ranks = ALONE) -> None:
+        state = check(path, kinds, ranks)
+        self.path, self.step, self.extra = path, state["step"], state["extra"]
+        self._parts: dict[str, dict[str, list[Part]]] = {kind: {} for kind in kinds}
+        for name in state["files"]:
+            if kind_of(name) in kinds:
+                self._open(name)
+        for held in self._parts.values():
+            for name, parts in held.items():
+                size = torch.Size(parts[0].whole).numel()
+                if sum(torch.Size(part.shape).numel() for part in parts) != size:
+                    raise UserError(f"{path}: corrupt checkpoint (a part of {name} is missing); {REMEDY}")
+
+    def _open(self, name: str) -> None:
+        try:
+            file = safe_open(self.path / name, framework="pt")
+        except (SafetensorError, OSError) as error:
+            raise UserError(f"{self.path / name}: refused, not a safetensors file ({error}); {REMEDY}") from error
+        places = json.loads((file.metadata() or {}).get("parts", "{}"))
+        for key in file.keys():  # noqa: SIM118 (not a dictionary)
+            shape = file.get_slice(key).get_shape()
+            place = places.get(key, {"offsets": [0] * len(shape), "shape": shape})
+            self._parts[kind_of(name)].setdefault(key, []).append(Part(file, place["offsets"], shape, place["shape"]))
+
+    def names(self, kind: str) -> set[str]:
+        """Names of the tensors of a kind."""
+        return set(self._parts[kind])
+
+    def whole(self, kind: str) -> Iterator[tuple[str, Tensor]]:
+        """Each tensor of a kind, whole, on the CPU, one by one: no more than one (and its parts) need be held."""
+        for name, parts in self._parts[kind].items():
+            if len(parts) == 1:
+                yield name, parts[0].file.get_tensor(name)
+                continue
+            pieces = [part.file.get_tensor(name) for part in parts]
+            whole = pieces[0].new_empty(parts[0].whole)
+            for part, piece in zip(parts, pieces, strict=True):
+                whole[_slices(part.offsets, part.shape, [0] * whole.dim())] = piece
+            yield name, whole
+
+    @torch.no_grad()
+    def fill(self, tensors: Tensors) -> None:
+        """Fills `tensors` in place. Each rank reads what it holds, however many wrote.
+
+        Args:
+            tensors: sharded in any way, or whole; for each kind in it, every tensor of that kind must be asked for.
+
+        Raises:
+            UserError: other tensors, or of other shapes, are held.
+        """
+        for kind, named in tensors.items():
+            held = {name: torch.Size(parts[0].whole) for name, parts in self._parts[kind].items()}
+            if held != {name: tensor.shape for name, tensor in named.items()}:
+                raise UserError(f"{self.path}: holds another model's weights; delete the run directory to start again")
+            for name, tensor in named.items():
+                for part in self._parts[kind][name]:
+                    _copy_common_(local(tensor), *own_region(tensor), name, part)
+
+
+def _copy_common_(own: Tensor, offsets: list[int], shape: list[int], name: str, part: Part) -> None:
+    """Copies what a rank's `own` region of a tensor has in common with a part of it."""
+    starts = [max(pair) for pair in zip(offsets, part.offsets, strict=True)]
+    ends = [
+        min(offset + length, other + extent)
+        for offset, length, other, extent in zip(offsets, shape, part.offsets, part.shape, strict=True)
+    ]
+    common = [end - start for start, end in zip(starts, ends, strict=True)]
+    if any(length <= 0 for length in common):
+        return
+    piece = part.file.get_slice(name)[_slices(starts, common, part.offsets)]
+    own[_slices(starts, common, offsets)].copy_(piece)
+
+
+def _slices(starts: list[int], shape: list[int], origin: list[int]) -> tuple[slice, ...]:
+    return tuple(slice(start - zero, start - zero + length) for start, length, zero in zip(starts, shape, origin, strict=True))
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
-    """Reads one checkpoint of unsharded training to the CPU.
-
-    Raises:
-        UserError: a file is missing, damaged, or not what was written; or it is of sharded training.
-    """
-    state = read_state(path)
-    if state.get("kind") == "sharded":
-        raise UserError(f"{path}: a checkpoint of sharded training, where one of unsharded is needed; train it again unsharded")
-    check_files(path, state, _FILES)
-    try:
-        optimizer = torch.load(path / _FILES[2], weights_only=True, map_location="cpu")
-    except pickle.UnpicklingError:
-        raise UserError(f"{path / _FILES[2]}: refused, it holds more than tensors and plain values; {REMEDY}") from None
-    return Checkpoint(
-        step=state["step"],
-        weights=load_file(path / _FILES[0]),
-        ema=load_file(path / _FILES[1]),
-        optimizer=optimizer,
-        extra=state["extra"],
-    )
+    """Reads all of one checkpoint, whole, to the CPU. Raises UserError when it is damaged."""
+    reader = CheckpointReader(path)
+    weights, ema, optimizer = (dict(reader.whole(kind)) for kind in KINDS)
+    return Checkpoint(reader.step, weights, ema, optimizer, reader.extra)
 
 
 def load_weights(path: Path, ema: bool) -> dict[str, Tensor]:
-    """The weights or the averages of a checkpoint of either kind alone, whole, on the CPU. Raises UserError when damaged."""
+    """The weights or the averages of a checkpoint alone, whole, on the CPU. Raises UserError when damaged."""
     return dict(stream_weights(path, ema))
 
 
@@ -148,15 +211,7 @@ def stream_weights(path: Path, ema: bool, ranks: Ranks = ALONE) -> Iterator[tupl
     """As `load_weights`, one by one: no more than one tensor need be held. `rf_repro.compute.sharding.fill` takes them.
 
     Args:
-        ranks: who all stream it at the same time, and share the work of checking a sharded one for damage.
+        ranks: who all stream it at the same time, and share the work of checking it for damage.
     """
-    state = read_state(path)
-    if state.get("kind") == "sharded":
-        from rf_repro.train.sharded_checkpoint import stream_sharded  # which builds on this module
-
-        yield from stream_sharded(path, "ema" if ema else "weights", ranks)
-        return
-    check_files(path, state, _FILES)
-    with safe_open(path / _FILES[1 if ema else 0], framework="pt") as file:
-        for name in file.keys():  # noqa: SIM118 (not a dictionary)
-            yield name, file.get_tensor(name)
+    kind = "ema" if ema else "weights"
+    yield from CheckpointReader(path, (kind,), ranks).whole(kind)

@@ -7,7 +7,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,23 +15,15 @@ from torch import Tensor, nn
 from rf_repro.compute.arithmetic import DTYPES, arithmetic
 from rf_repro.compute.devices import trying
 from rf_repro.compute.ranks import ALONE, Ranks
-from rf_repro.compute.sharding import copy_part_, is_sharded
 from rf_repro.config.schema import ExperimentConfig
 from rf_repro.config.training_schema import StageConfig
 from rf_repro.core.errors import Stopped, TrainingDiverged, UserError
 from rf_repro.core.files import append_jsonl, write_jsonl
 from rf_repro.core.run_dir import RunDir
-from rf_repro.train.checkpoint import (
-    Checkpoint,
-    is_sharded_checkpoint,
-    list_checkpoints,
-    load_checkpoint,
-    save_checkpoint,
-    step_of,
-)
+from rf_repro.train.checkpoint import CheckpointReader, list_checkpoints, step_of
+from rf_repro.train.checkpoint_writer import CheckpointWriter
 from rf_repro.train.ema import Average
 from rf_repro.train.optim import MasterOptimizer
-from rf_repro.train.sharded_checkpoint import ShardedSaver, check, held_names, load_sharded
 
 LOG_EVERY = 25  # steps averaged in one row of metrics.jsonl
 
@@ -76,7 +67,7 @@ class TrainingLoop(ABC):
         self.config, self.stage, self.seed, self.device, self.ranks = config, stage, seed, device, ranks
         self.dtype = DTYPES[arithmetic(config.optim.precision, device, ranks)]  # of activations, and of the weights they meet
         self.step, self.num_tokens, self.compute_seconds = 0, 0, 0.0
-        self._saver: ShardedSaver | None = None
+        self._writer = CheckpointWriter(ranks)
 
     # What is trained
 
@@ -236,21 +227,12 @@ class TrainingLoop(ABC):
         """Writes a checkpoint of everything the next step depends on. Every rank goes on when it is there; where training is
         sharded, at once: it is there after the next `save` or `wait_for_checkpoint`."""
         extra = {"num_tokens": self.num_tokens, "compute_seconds": self.compute_seconds, "trainer": self.extra_state()}
-        if is_sharded(self.state().values()):
-            self._saver = self._saver or ShardedSaver(self.ranks)
-            named = {"weights": self.state(), "ema": self.averaged_state(), "optimizer": self.optimizer.named_state()}
-            self._saver.save(run.checkpoints, self.step, named, extra)
-            return
-        if self.ranks.is_first:
-            state = {name: tensor.detach().cpu() for name, tensor in self.state().items()}
-            averages = {name: tensor.cpu() for name, tensor in self.averaged_state().items()}
-            save_checkpoint(run.checkpoints, Checkpoint(self.step, state, averages, self.optimizer.state_dict(), extra))
-        self.ranks.barrier()
+        named = {"weights": self.state(), "ema": self.averaged_state(), "optimizer": self.optimizer.named_state()}
+        self._writer.save(run.checkpoints, self.step, named, extra)
 
     def wait_for_checkpoint(self) -> None:
         """Returns when the last checkpoint is on disk. Raises UserError where it cannot be written."""
-        if self._saver is not None:
-            self._saver.wait()
+        self._writer.wait()
 
     @torch.no_grad()
     def resume(self, run: RunDir) -> bool:
@@ -270,7 +252,10 @@ class TrainingLoop(ABC):
             if self.ranks.is_first:
                 write_jsonl(run.metrics_path, [])
             return False
-        self.step, extra = self._load(checkpoints[-1])
+        saved = CheckpointReader(checkpoints[-1], ranks=self.ranks)
+        moments = self.optimizer.named_state(saved.names("optimizer"))
+        saved.fill({"weights": self.state(), "ema": self.averaged_state(), "optimizer": moments})
+        self.step, extra = saved.step, saved.extra
         self.optimizer.copy_to_model()
         self.load_extra_state(extra.get("trainer", {}))
         self.resumed()
@@ -278,22 +263,6 @@ class TrainingLoop(ABC):
         if self.ranks.is_first:
             write_jsonl(run.metrics_path, [row for row in run.metrics() if row["step"] <= self.step])
         return True
-
-    def _load(self, path: Path) -> tuple[int, dict[str, Any]]:
-        """Fills the state from a checkpoint of either kind, whether or not this training is sharded; its step and extra."""
-        if is_sharded_checkpoint(path):
-            state = check(path, ranks=self.ranks)
-            moments = self.optimizer.named_state(held_names(path, "optimizer"))
-            load_sharded(path, {"weights": self.state(), "ema": self.averaged_state(), "optimizer": moments})
-            return state["step"], state["extra"]
-        saved = load_checkpoint(path)
-        for own, held in ((self.state(), saved.weights), (self.averaged_state(), saved.ema)):
-            if set(own) != set(held):
-                raise UserError(f"{path}: holds another model's weights; delete the run directory to start again")
-            for name, tensor in own.items():
-                copy_part_(tensor, held[name])
-        self.optimizer.load_state_dict(saved.optimizer)
-        return saved.step, saved.extra
 
     def resumed(self) -> None:  # noqa: B027 (a hook)
         """After a checkpoint was loaded: what is derived from the state follows it."""

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from rf_repro.compute.ranks import ALONE, Ranks
-from rf_repro.compute.sharding import copy_part_, is_sharded
+from rf_repro.compute.sharding import is_sharded
 from rf_repro.config.training_schema import OptimConfig, StageConfig
 from rf_repro.core.errors import UserError
 from rf_repro.model.initialise import is_generation
@@ -133,22 +133,6 @@ class MasterOptimizer:
     @property
     def learning_rate(self) -> float:
         return self.optimizers[0].param_groups[0]["lr"]
-
-    def state_dict(self) -> list[dict]:
-        return [optimizer.state_dict() for optimizer in self.optimizers]
-
-    def load_state_dict(self, state: list[dict]) -> None:
-        """Takes the state that an unsharded optimiser of the same parameters gave."""
-        if not self.sharded:
-            for optimizer, saved in zip(self.optimizers, state, strict=True):
-                optimizer.load_state_dict(saved)
-            return
-        names = {id(master): name for name, master in self.masters.items()}
-        for optimizer, saved in zip(self.optimizers, state, strict=True):
-            members = [names[id(master)] for group in optimizer.param_groups for master in group["params"]]
-            values = {f"{members[index]}.{key}": v for index, entry in saved["state"].items() for key, v in entry.items()}
-            for name, tensor in self.named_state(values).items():
-                copy_part_(tensor, values[name])
 
     def named_state(self, names: Iterable[str] | None = None) -> dict[str, Tensor]:
         """State tensors as `parameter.moment`, to be read, or written in place; lie in parts where parameters do.

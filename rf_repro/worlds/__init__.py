@@ -53,6 +53,7 @@ class World:
     """
 
     scores_itself = True
+    reads_shards = False  # whether its data are files of the user's, named by `data.sources`
 
     # Configs
 

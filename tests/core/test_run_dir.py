@@ -121,3 +121,29 @@ def test_scratch_lies_in_the_run_is_no_stranger_there_and_goes(tmp_path: Path) -
     assert sorted(path.name for path in run.path.iterdir()) == ["config.json", "run.json"]
     with pytest.raises(UserError, match="cannot make a folder in it"), RunDir(run.record_path).scratch():
         pass
+
+
+def test_a_folder_that_a_user_names_is_a_run(tmp_path: Path) -> None:
+    run = create(tmp_path)
+    assert RunDir.open(run.path) == run
+    for named, begin in (("--run", "--run "), ("", "")):
+        with pytest.raises(UserError) as error:
+            RunDir.open(tmp_path, named)
+        assert str(error.value) == f"{begin}{tmp_path}: is not a run directory (no run.json); `rf-repro plan` prints their paths"
+
+
+def test_a_result_is_written_after_its_items(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, result, rows = create(tmp_path), EvalResult("geneval", "p", {"overall": 0.5}, 1, 1), [{"correct": True}]
+    assert run.write_eval("geneval", result, rows) == run.evals / "geneval.json"
+    assert run.eval_result("geneval") == replace(result, items="geneval.items.jsonl")
+    assert run.eval_items("geneval") == rows
+    run.write_eval("probe", result)
+    assert run.eval_result("probe") == result
+
+    def full(path: Path, rows: object) -> None:
+        raise UserError("the disk is full")
+
+    monkeypatch.setattr("rf_repro.core.results.write_jsonl", full)
+    with pytest.raises(UserError, match="full"):
+        run.write_eval("later", result, rows)
+    assert run.eval_result("later") is None

@@ -18,7 +18,6 @@ from rf_repro.core.errors import UserError
 from rf_repro.data.shards import CorruptSample, RawSample, Turn, fingerprint, list_shards, read_shard, shard_length
 from rf_repro.data.shards.export import encode_png, write_shard
 from rf_repro.data.shards.images import decode_image
-from rf_repro.data.shards.parquet_pages import BYTE_ARRAY, Chunk, check_pages, read_footer
 
 FORMATS = {"webdataset": ".tar", "parquet": ".parquet", "jsonl": ".jsonl"}
 Format = Literal["webdataset", "parquet", "jsonl"]
@@ -193,6 +192,7 @@ def write_file(path: Path) -> None:
 
 
 LENGTHS = {"image": "DELTA_LENGTH_BYTE_ARRAY", "caption": "DELTA_LENGTH_BYTE_ARRAY"}
+PREFIXES = {"image": "PLAIN", "caption": "DELTA_BYTE_ARRAY"}
 PLAIN = TABLE.set_column(1, "caption", pa.array(TEXTS, pa.large_string()))
 
 
@@ -203,10 +203,11 @@ PLAIN = TABLE.set_column(1, "caption", pa.array(TEXTS, pa.large_string()))
         ("parquet", lambda path: write_parquet(path, row_group_size=7, compression="zstd", data_page_version="2.0")),
         ("parquet", lambda path: write_parquet(path, compression="gzip", use_dictionary=False, data_page_size=300)),
         ("parquet", lambda path: pq.write_table(PLAIN, path, column_encoding=LENGTHS, use_dictionary=False)),
+        ("parquet", lambda path: pq.write_table(PLAIN, path, column_encoding=PREFIXES, use_dictionary=False)),
         ("arrow", write_stream),
         ("arrow", write_file),
     ],
-    ids=["parquet", "small groups", "small pages", "delta lengths", "arrow stream", "arrow file"],
+    ids=["parquet", "small groups", "small pages", "delta lengths", "shared prefixes", "arrow stream", "arrow file"],
 )
 def test_other_writers_columns(suffix: str, write: Callable[[Path], None], tmp_path: Path) -> None:
     path = tmp_path / f"shard.{suffix}"
@@ -215,36 +216,6 @@ def test_other_writers_columns(suffix: str, write: Callable[[Path], None], tmp_p
     given = source("parquet", path)
     assert contents(read(path, given, order)) == [(encode_png(IMAGES[i]), TEXTS[i], ()) for i in order]
     assert shard_length(path, given) == NUM
-
-
-def test_parquets_footer_is_read_as_pyarrow_reads_it(tmp_path: Path) -> None:
-    path = tmp_path / "s.parquet"
-    nested = pa.table({"a": [{"b": [{"c": i, "d": "x"}], "e": None} for i in range(300)], "f": ["y"] * 300})
-    for made, options in ((nested, {"row_group_size": 70}), (TABLE, {"use_dictionary": False}), (TABLE, {"compression": "zstd"})):
-        pq.write_table(made, path, **options)
-        metadata, footer = pq.ParquetFile(path).metadata, read_footer(path)
-        leaves = [metadata.schema.column(number) for number in range(len(metadata.schema))]
-        assert [".".join(leaf.path) for leaf in footer.leaves] == [leaf.path for leaf in leaves]
-        assert [leaf.kind == BYTE_ARRAY for leaf in footer.leaves] == [leaf.physical_type == "BYTE_ARRAY" for leaf in leaves]
-        groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
-        assert footer.rows == [group.num_rows for group in groups]
-        for group, chunks in zip(groups, footer.chunks, strict=True):
-            columns = [group.column(number) for number in range(group.num_columns)]
-            assert chunks == [
-                Chunk(
-                    column.dictionary_page_offset if column.has_dictionary_page else column.data_page_offset,
-                    column.total_compressed_size, column.num_values, column.total_uncompressed_size,
-                )
-                for column in columns
-            ]  # fmt: skip
-            with open(path, "rb") as file:
-                numbered = [
-                    check_pages(file, chunk, column.total_uncompressed_size)
-                    for chunk, column in zip(chunks, columns, strict=True)
-                ]
-                assert numbered == ["RLE_DICTIONARY" in column.encodings for column in columns]
-                with pytest.raises(ValueError, match="write smaller row groups"):
-                    check_pages(file, chunks[0], 10)
 
 
 def test_bad_rows_keep_their_places(tmp_path: Path) -> None:

@@ -7,6 +7,12 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+from evaluators.vlm.http import Patience
+from evaluators.vlm.protocol import Parts
+from tests.waiting import SECONDS
+
+QUICK = Patience(request=SECONDS, total=SECONDS, tries=4, first_pause=0.01, longest_pause=0.05)
+
 Act = Callable[["ChatHandler", dict[str, Any]], None]
 
 
@@ -77,3 +83,15 @@ def chat_server(act: Act) -> Iterator[ChatServer]:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+def question_of(body: dict[str, Any]) -> str:
+    return "".join(part.get("text", "") for part in body["messages"][0]["content"])
+
+
+def echo(handler: ChatHandler, body: dict[str, Any]) -> None:
+    handler.say(f"re: {question_of(body)}")
+
+
+def questions(count: int) -> list[Parts]:
+    return [(f"question {i}",) for i in range(count)]

@@ -5,16 +5,19 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from evaluators import dpg
 from evaluators.dpg.calibrate import calibrate
 from evaluators.dpg.data import Benchmark, parse
-from evaluators.dpg.evaluate import Outcome, evaluate
 from evaluators.dpg.folder import scan
 from evaluators.dpg.judge import Judge
+from evaluators.dpg.outcome import DPGEvaluation, score_replies
+from evaluators.dpg.run import ask_judge
 from evaluators.vlm.protocol import Parts, SomeFailed, images_of, text_of
 from evaluators.vlm.scripted import Scripted
 from rf_repro.core.errors import UserError
@@ -30,10 +33,9 @@ def grids(tmp_path: Path) -> Path:
     return write_grids(tmp_path / "grids", list(BENCHMARK.items))
 
 
-def judged(folder: Path, judge: Judge, store: Path, benchmark: Benchmark = BENCHMARK, **settings: Any) -> Outcome:
-    outcome = evaluate(scan(folder, benchmark.items), benchmark, judge, store, **settings)
-    assert outcome is not None
-    return outcome
+def judged(folder: Path, judge: Judge, store: Path, benchmark: Benchmark = BENCHMARK, **settings: Any) -> DPGEvaluation:
+    found = scan(folder, benchmark.items)
+    return score_replies(found, benchmark, judge, ask_judge(found, benchmark, judge, store, **settings))
 
 
 def cell(parts: Parts) -> int:
@@ -63,14 +65,14 @@ def scripted(reply: Callable[[Parts], str], **settings: Any) -> Judge:
 )
 def test_known_scores(is_mplug: bool, reply: Callable[[Parts], str], score: float, grids: Path, tmp_path: Path) -> None:
     outcome = judged(grids, scripted(reply, is_mplug=is_mplug), tmp_path / "out" / "replies.jsonl")
-    metrics = outcome.result.metrics
+    metrics = outcome.metrics
     assert metrics["dpg"] == pytest.approx(score, abs=1e-12)
     assert metrics["dpg_official"] == pytest.approx(score, abs=1e-12)
-    assert (outcome.result.n, outcome.result.expected_n, outcome.result.failures, outcome.result.missing) == (3, 3, 0, {})
+    assert (outcome.n, outcome.expected_n, outcome.failures, outcome.missing) == (3, 3, 0, {})
     assert outcome.dropped == {"partiprompts97.png": "KeyError: 1: a parent that was skipped"}
     assert [row["correct"] for row in outcome.rows] == pytest.approx([score] * 3, abs=1e-12)
-    assert outcome.result.benchmark == ("dpg" if is_mplug else "dpg(script)")
-    assert ("DPG(script)" in outcome.result.protocol) != is_mplug
+    assert outcome.benchmark == ("dpg" if is_mplug else "dpg(script)")
+    assert ("DPG(script)" in outcome.protocol) != is_mplug
 
 
 def test_each_cell_and_question_has_its_own_answer(grids: Path, tmp_path: Path) -> None:
@@ -86,7 +88,7 @@ def test_each_cell_and_question_has_its_own_answer(grids: Path, tmp_path: Path) 
     assert [image["answers"] for image in row["images"]] == [[1, 1, 0], [1, 1, 1], [0, 1, 1], [1, 0, 1]]
     assert [image["after_parents"] for image in row["images"]] == [[1, 1, 0], [1, 1, 1], [0, 0, 0], [1, 0, 0]]
     assert (row["correct"], row["official"]) == (pytest.approx(0.5), pytest.approx(0.5))
-    metrics = outcome.result.metrics
+    metrics = outcome.metrics
     second, third = "entity - part", "attribute - color"
     assert (metrics[f"dpg_official/l2/{second}"], metrics[f"dpg_official/l2/{third}"]) == (0, 1)
     assert (metrics[f"dpg/l2/{second}"], metrics[f"dpg/l2/{third}"]) == (0.5, 0.25)
@@ -103,11 +105,11 @@ def test_how_each_judge_is_asked(grids: Path, tmp_path: Path) -> None:
     outcome = judged(grids, scripted(reply), tmp_path / "a.jsonl")
     assert {text_of(parts) for parts in asked} == {f"{question.text} Answer yes or no." for question in BENCHMARK.rows}
     assert len(asked) == 4 * 9
-    assert outcome.result.metrics["dpg"] == 1  # a spelling of yes
+    assert outcome.metrics["dpg"] == 1  # a spelling of yes
     asked.clear()
     outcome = judged(grids, scripted(reply, is_mplug=True), tmp_path / "b.jsonl")
     assert {text_of(parts) for parts in asked} == {question.text for question in BENCHMARK.rows}
-    assert outcome.result.metrics["dpg"] == 0  # "Yes" is not "yes"
+    assert outcome.metrics["dpg"] == 0  # "Yes" is not "yes"
 
 
 def test_a_tie_is_a_no_and_only_the_two_words_count(grids: Path, tmp_path: Path) -> None:
@@ -118,7 +120,7 @@ def test_a_tie_is_a_no_and_only_the_two_words_count(grids: Path, tmp_path: Path)
             return [[0.01, 0.005] if cell(parts) < 2 else [0.1, 0.1] for parts in batch]
 
     judge = Judge("unsure", Unsure(lambda parts: "", "unsure"))
-    assert judged(grids, judge, tmp_path / "replies.jsonl", batch_size=5).result.metrics["dpg"] == 0.5
+    assert judged(grids, judge, tmp_path / "replies.jsonl", batch_size=5).metrics["dpg"] == 0.5
 
 
 def test_equal_images_are_asked_about_once_and_replies_are_kept(grids: Path, tmp_path: Path) -> None:
@@ -136,7 +138,7 @@ def test_equal_images_are_asked_about_once_and_replies_are_kept(grids: Path, tmp
     write_grid(grids / "256.png", [(9, 9, 9)] * 3 + [(8, 8, 8)])  # one new cell
     second = judged(grids, scripted(reply), tmp_path / "replies.jsonl")
     assert count == 9 + 3
-    assert first.result.metrics == second.result.metrics
+    assert first.metrics == second.metrics
     with pytest.raises(UserError, match="of another protocol"):
         judged(grids, scripted(reply, is_mplug=True), tmp_path / "replies.jsonl")
 
@@ -146,13 +148,13 @@ def test_shards_give_what_one_process_gives(grids: Path, tmp_path: Path) -> None
     store = tmp_path / "shards" / "replies.jsonl"
     found = scan(grids, BENCHMARK.items)
     for index in (2, 0, 1):
-        assert evaluate(found, BENCHMARK, scripted(decide), store, shard=(index, 3)) is None
+        ask_judge(found, BENCHMARK, scripted(decide), store, share=(index, 3))
 
     def never(parts: Parts) -> str:
         raise AssertionError(parts)
 
     together = judged(grids, scripted(never), store)
-    assert (together.result, together.rows) == (whole.result, whole.rows)
+    assert (together.to_dict(), together.rows) == (whole.to_dict(), whole.rows)
     assert store.read_bytes() == (tmp_path / "whole" / "replies.jsonl").read_bytes()
 
 
@@ -165,13 +167,10 @@ def decide(parts: Parts) -> str:
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from evaluators.dpg.data import parse
-from evaluators.dpg.evaluate import evaluate
-from evaluators.dpg.folder import scan
 from evaluators.dpg.judge import Judge
 from evaluators.vlm.scripted import Scripted
 from rf_repro.core.files import write_json, write_jsonl
-from tests.evaluators.test_dpg_evaluate import BENCHMARK, decide
+from tests.evaluators.test_dpg_evaluate import decide, judged
 
 grids, out, most = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
 asked = 0
@@ -183,9 +182,9 @@ def reply(parts):
         os.kill(os.getpid(), signal.SIGKILL)
     return decide(parts)
 
-outcome = evaluate(scan(grids, BENCHMARK.items), BENCHMARK, Judge("script", Scripted(reply)), out / "replies.jsonl", batch_size=2)
+outcome = judged(grids, Judge("script", Scripted(reply)), out / "replies.jsonl", batch_size=2)
 write_jsonl(out / "items.jsonl", outcome.rows)
-write_json(out / "result.json", outcome.result.to_dict())
+write_json(out / "result.json", outcome.to_dict())
 print(asked)
 """
 
@@ -220,16 +219,15 @@ def test_what_has_no_reply_has_no_score(grids: Path, tmp_path: Path) -> None:
 
     model = Flaky(lambda parts: "yes")
     outcome = judged(grids, Judge("flaky", model), tmp_path / "replies.jsonl", batch_size=4)
-    result = outcome.result
-    assert outcome.failures == {"256.png": "question 'Is it 2 in 256?': timed out"}
-    assert (result.metrics["dpg"], result.n, result.failures) == (None, 2, 1)
-    assert result.missing["dpg"].startswith("1 of 3 files have no score, first: question 'Is it 2 in 256?'")
-    assert result.metrics["dpg_official"] == 1
+    assert outcome.unscored == {"256.png": "question 'Is it 2 in 256?': timed out"}
+    assert (outcome.metrics["dpg"], outcome.n, outcome.failures) == (None, 2, 1)
+    assert outcome.missing["dpg"].startswith("1 of 3 files have no score, first: question 'Is it 2 in 256?'")
+    assert outcome.metrics["dpg_official"] == 1
     assert set(outcome.dropped) == {"256.png", "partiprompts97.png"}
     (row,) = [row for row in outcome.rows if row["item_id"] == "256"]
     assert (row["correct"], row["images"]) == (None, [])
     model.broken = False
-    assert judged(grids, Judge("flaky", model), tmp_path / "replies.jsonl", batch_size=4).result.metrics["dpg"] == 1
+    assert judged(grids, Judge("flaky", model), tmp_path / "replies.jsonl", batch_size=4).metrics["dpg"] == 1
 
 
 def test_an_incomplete_folder_is_refused_unless_scored_as_the_script_does(grids: Path, tmp_path: Path) -> None:
@@ -241,21 +239,22 @@ def test_an_incomplete_folder_is_refused_unless_scored_as_the_script_does(grids:
 
     (grids / "drawtext1.png").unlink()
     write_grid(grids / "256.png", side=4)
-    found = scan(grids, BENCHMARK.items, resolution=6)
+    questions = tmp_path / "questions.csv"
+    questions.write_text(csv_text(simple_rows()), encoding="utf-8")
+    options = dpg.Options(model=Scripted(reply), name="script", csv=questions, resolution=6)
     for compat in ("fixed", "both"):
         with pytest.raises(UserError, match=r"2 problems, first wrong size: 256\.png: is 8x8, not 12x12.*; complete the folder"):
-            evaluate(found, BENCHMARK, scripted(reply), tmp_path / "replies.jsonl", compat=compat)  # type: ignore[arg-type]
+            dpg.evaluate(grids, replace(options, compat=compat))  # type: ignore[arg-type]
     assert not asked  # checked before anything is asked
-    outcome = evaluate(found, BENCHMARK, scripted(reply), tmp_path / "replies.jsonl", compat="official")
-    assert outcome is not None
+    outcome = dpg.evaluate(grids, replace(options, compat="official"))
     # Of the small grid the first cell alone is whole; partiprompts97 is dropped, drawtext1 not missed.
-    assert outcome.result.metrics == {"dpg": None, "dpg_official": 0.25} | {
+    assert outcome.metrics == {"dpg": None, "dpg_official": 0.25} | {
         f"dpg_official/l{level}/{name}": 0.0
         for level, names in ((1, ("attribute", "entity")), (2, ("attribute - color", "entity - part", "entity - whole")))
         for name in names
     }
-    assert outcome.result.missing["dpg"].startswith("--compat official alone")
-    assert (outcome.fixed, outcome.result.n, outcome.result.expected_n) == (None, 1, 3)
+    assert outcome.missing["dpg"].startswith("--compat official alone")
+    assert (outcome.fixed, outcome.n, outcome.expected_n) == (None, 1, 3)
 
 
 def test_two_judges_are_compared_on_the_same_images(grids: Path, tmp_path: Path) -> None:

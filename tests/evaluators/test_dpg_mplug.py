@@ -17,9 +17,10 @@ from PIL import Image
 
 from evaluators.dpg import mplug
 from evaluators.dpg.data import parse
-from evaluators.dpg.evaluate import evaluate
 from evaluators.dpg.folder import scan
 from evaluators.dpg.judge import Judge
+from evaluators.dpg.outcome import score_replies
+from evaluators.dpg.run import ask_judge
 from rf_repro.core.errors import UserError
 from tests.evaluators.dpg_world import csv_text, simple_rows, write_grids
 
@@ -105,15 +106,14 @@ def test_asked_with_the_bare_question_and_believed_to_the_letter(installed: list
     model = mplug.load()
     assert installed == ["damo/mplug_visual-question-answering_coco_large_en"]
     judge = Judge("mPLUG", model, is_mplug=True)
-    outcome = evaluate(scan(write_grids(tmp_path / "grids", list(benchmark.items)), benchmark.items), benchmark, judge,
-                       tmp_path / "replies.jsonl")  # fmt: skip
-    assert outcome is not None
+    found = scan(write_grids(tmp_path / "grids", list(benchmark.items)), benchmark.items)
+    outcome = score_replies(found, benchmark, judge, ask_judge(found, benchmark, judge, tmp_path / "replies.jsonl"))
     # Of red, green, blue and yellow cells only the first is red enough; "yes is" is no yes.
     assert [[image["answers"] for image in row["images"]] for row in outcome.rows] == [
         [[1, 0, 0], [0, 0, 0], [0, 0, 0], [0, 0, 0]]
     ] * 2
-    assert outcome.result.metrics["dpg"] == pytest.approx(1 / 12)
-    assert (outcome.result.benchmark, outcome.result.evaluator["judge"]) == ("dpg", "mPLUG")
+    assert outcome.metrics["dpg"] == pytest.approx(1 / 12)
+    assert (outcome.benchmark, outcome.evaluator["judge"]) == ("dpg", "mPLUG")
     assert mplug.load(str(weights)).revision == model.revision
     state = torch.load(weights / "pytorch_model.bin")
     torch.save({"model": {name: value + 1 for name, value in state["model"].items()}}, weights / "pytorch_model.bin")

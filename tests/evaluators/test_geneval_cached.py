@@ -12,10 +12,10 @@ from PIL import Image
 from evaluators.detection import Detections
 from evaluators.geneval.cache import FLOOR, Cache, Evaluator, known_evaluators
 from evaluators.geneval.detect import batches, detect_images
-from evaluators.geneval.evaluate import evaluate_images
 from evaluators.geneval.folder import Scan, scan
 from evaluators.geneval.official_results import official_summary
 from evaluators.geneval.options import GenEvalOptions
+from evaluators.geneval.sampled import evaluate_images
 from evaluators.geneval.score import score_folder
 from rf_repro.core.errors import UserError
 from rf_repro.core.records import EvalResult

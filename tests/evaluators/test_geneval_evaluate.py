@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from evaluators.geneval.evaluate import evaluate_folder, evaluate_images
 from evaluators.geneval.official_results import write_official_results
 from evaluators.geneval.options import GenEvalOptions
+from evaluators.geneval.sampled import evaluate_folder, evaluate_images
 from rf_repro.core.errors import UserError
 from rf_repro.core.files import read_json, write_json
 from rf_repro.core.image_folder import ImageFolder, SampleEntry

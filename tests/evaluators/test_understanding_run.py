@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from evaluators import understanding
+from evaluators.understanding import BenchmarkEvaluation, Options
 from evaluators.understanding.benchmark import Benchmark
 from evaluators.understanding.benchmarks import BENCHMARKS, PAPER
 from evaluators.understanding.data import load_questions
-from evaluators.understanding.run import Outcome, metrics_of, run_benchmark
+from evaluators.understanding.run import Asked, metrics_of
 from evaluators.vlm.protocol import Parts
 from evaluators.vlm.scripted import Scripted
 from rf_repro.core.errors import UserError
@@ -33,11 +35,13 @@ def protocol_for(name: str, suffix: str) -> str:
     return "vlmevalkit" if suffix == ".tsv" else "lmms-eval"
 
 
-def evaluate(
-    benchmark: Benchmark, data: Path, out: Path, script: Scripted, protocol: str, shard: tuple[int, int] = (0, 1)
-) -> Outcome | None:
-    questions = load_questions(benchmark, str(data))
-    return run_benchmark(benchmark, questions, script, out, protocol=protocol, batch_size=2, shard=shard)
+def options_for(data: Path, out: Path, script: Scripted, protocol: str) -> Options:
+    return Options(model=script, data=str(data), out=out, protocol=protocol, batch_size=2)
+
+
+def evaluate(benchmark: Benchmark, data: Path, out: Path, script: Scripted, protocol: str) -> BenchmarkEvaluation:
+    asked = Asked(benchmark, load_questions(benchmark, str(data)))
+    return understanding.evaluate(asked, options_for(data, out, script, protocol))
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
@@ -59,31 +63,28 @@ def test_known_answerers_have_known_scores(name: str, suffix: str, tmp_path: Pat
         ("first", lambda part: part == first, 1 / len(mini.replies)),
     ):
         script = Scripted(mini.answerer(right), label)
-        outcome = evaluate(benchmark, data, tmp_path / label, script, protocol_for(name, suffix))
-        assert outcome is not None
-        result = outcome.result
+        result = evaluate(benchmark, data, tmp_path / label, script, protocol_for(name, suffix))
         assert result.metrics["paper"] == pytest.approx(expected), label
         assert result.metrics[metrics.PAPER_METRIC] == result.metrics["paper"]
-        assert (result.n, result.expected_n, result.failures, outcome.problems) == (len(mini.replies), len(mini.replies), 0, ())
+        assert (result.n, result.expected_n, result.failures, result.unread) == (len(mini.replies), len(mini.replies), 0, ())
         assert all(value is None or 0 <= value <= 1 for value in result.metrics.values())
         assert {metric for metric, value in result.metrics.items() if value is None} == set(result.missing)
         rows = read_jsonl(tmp_path / label / f"{name}.items.jsonl")
         assert sum(row["correct"] for row in rows) / len(rows) == pytest.approx(expected)
         assert all(set(row["scores"]) == set(row["parsed"]) == set(metrics.VARIANTS) for row in rows)
         written = EvalResult.from_dict(read_json(tmp_path / label / f"{name}.json"))
-        assert written == result
+        assert written.to_dict() == result.to_dict()
 
 
 def test_every_variant_of_a_metric_is_told_apart(tmp_path: Path) -> None:
     """`The answer is yes` is nothing to lmms-eval's MME, which reads four characters, and a yes to VLMEvalKit's."""
     data = write_parquet(tmp_path / "mme.parquet", MINIS["mme"])
     outcome = evaluate(small("mme"), data, tmp_path / "out", Scripted(lambda parts: "The answer is yes"), "lmms-eval")
-    assert outcome is not None
-    metrics = outcome.result.metrics
+    metrics = outcome.metrics
     assert (metrics["lmms-eval/question_accuracy"], metrics["vlmevalkit/question_accuracy"]) == (0.0, 0.5)
     assert (metrics["parse_failure_rate/lmms-eval"], metrics["parse_failure_rate/vlmevalkit"]) == (1.0, 0.0)
     assert metrics["vlmevalkit/accuracy_plus"] == 0.0
-    assert "inferred" in outcome.result.evaluator["paper"]
+    assert "inferred" in outcome.evaluator["paper"]
 
 
 def test_a_fraction_is_a_score(tmp_path: Path) -> None:
@@ -91,25 +92,22 @@ def test_a_fraction_is_a_score(tmp_path: Path) -> None:
     mini = MINIS["docvqa"]
     script = Scripted(lambda parts: "Washingtan" if "Who 0" in str(parts[-1]) else "x", "close")
     outcome = evaluate(small("docvqa"), write_parquet(tmp_path / "d.parquet", mini), tmp_path / "out", script, "lmms-eval")
-    assert outcome is not None
-    assert outcome.result.metrics["paper"] == pytest.approx(0.9 / 3)
-    assert [row["correct"] for row in outcome.items] == pytest.approx([0.9, 0, 0])
-    assert [row["cluster"] for row in outcome.items] == ["abc/0", "abc/0", "abc/1"]  # two questions about one page
+    assert outcome.metrics["paper"] == pytest.approx(0.9 / 3)
+    assert [row["correct"] for row in outcome.rows] == pytest.approx([0.9, 0, 0])
+    assert [row["cluster"] for row in outcome.rows] == ["abc/0", "abc/0", "abc/1"]  # two questions about one page
 
 
 def test_fewer_questions_are_never_the_benchmark(tmp_path: Path) -> None:
     data = write_parquet(tmp_path / "mmmu.parquet", MINIS["mmmu"])
     script = Scripted(MINIS["mmmu"].answerer())
     outcome = evaluate(BENCHMARKS["mmmu"], data, tmp_path / "out", script, "lmms-eval")
-    assert outcome is not None
-    assert (outcome.result.n, outcome.result.expected_n) == (4, 900)
-    assert outcome.result.metrics["paper"] is None
-    assert outcome.result.metrics["official/accuracy"] == 1.0
-    assert outcome.result.missing["paper"] == "incomplete: the data have 4 questions, the benchmark has 900"
+    assert (outcome.n, outcome.expected_n) == (4, 900)
+    assert outcome.metrics["paper"] is None
+    assert outcome.metrics["official/accuracy"] == 1.0
+    assert outcome.missing["paper"] == "incomplete: the data have 4 questions, the benchmark has 900"
     questions = load_questions(small("mmmu"), str(data), limit=3)
-    trial = run_benchmark(small("mmmu"), questions, script, tmp_path / "trial")
-    assert trial is not None
-    assert trial.result.missing["paper"] == "incomplete: only the first 3 questions of 4 were asked"
+    trial = understanding.evaluate(Asked(small("mmmu"), questions), Options(model=script))
+    assert trial.missing["paper"] == "incomplete: only the first 3 questions of 4 were asked"
 
 
 def test_a_damaged_image_is_a_failure_and_not_a_wrong_answer(tmp_path: Path) -> None:
@@ -120,17 +118,15 @@ def test_a_damaged_image_is_a_failure_and_not_a_wrong_answer(tmp_path: Path) -> 
     data = write_parquet(tmp_path / "chartqa.parquet", replace(mini, columns=rows))
     script = Scripted(mini.answerer())
     outcome = evaluate(small("chartqa"), data, tmp_path / "out", script, "lmms-eval")
-    assert outcome is not None
-    assert (outcome.result.n, outcome.result.failures) == (2, 2)
-    assert outcome.result.metrics["lmms-eval/relaxed_overall"] == 1.0
-    assert outcome.result.metrics["paper"] is None
-    assert "2 of 4 questions have no reply, 1: cannot be loaded" in outcome.result.missing["paper"]
-    assert [row["correct"] for row in outcome.items] == [1.0, None, None, 1.0]
-    assert "not JPEG, PNG, WebP or GIF" in outcome.items[2]["failure"]
+    assert (outcome.n, outcome.failures) == (2, 2)
+    assert outcome.metrics["lmms-eval/relaxed_overall"] == 1.0
+    assert outcome.metrics["paper"] is None
+    assert "2 of 4 questions have no reply, 1: cannot be loaded" in outcome.missing["paper"]
+    assert [row["correct"] for row in outcome.rows] == [1.0, None, None, 1.0]
+    assert "not JPEG, PNG, WebP or GIF" in outcome.rows[2]["failure"]
     write_parquet(data, mini)  # downloaded again: what failed is asked again, and all is as if it had never failed
     mended = evaluate(small("chartqa"), data, tmp_path / "out", script, "lmms-eval")
-    assert mended is not None
-    assert mended.result.metrics["paper"] == 1.0
+    assert mended.metrics["paper"] == 1.0
     evaluate(small("chartqa"), data, tmp_path / "whole", script, "lmms-eval")
     assert files_of(tmp_path / "out") == files_of(tmp_path / "whole")
 
@@ -144,13 +140,15 @@ def test_shares_together_are_the_whole_to_the_byte(tmp_path: Path) -> None:
         asked.append(parts)
         return mini.answerer(lambda part: "3" not in part)(parts)
 
-    assert evaluate(small("mme"), data, tmp_path / "one", Scripted(reply), "vlmevalkit") is not None
+    evaluate(small("mme"), data, tmp_path / "one", Scripted(reply), "vlmevalkit")
     whole = len(asked)
     for share in ((1, 2), (0, 2)):
-        assert evaluate(small("mme"), data, tmp_path / "two", Scripted(reply), "vlmevalkit", shard=share) is None
+        asked_of = Asked(small("mme"), load_questions(small("mme"), str(data)))
+        options = options_for(data, tmp_path / "two", Scripted(reply), "vlmevalkit")
+        assert understanding.evaluate_share(asked_of, options, share) == 0  # failures
         assert not (tmp_path / "two" / "mme.json").exists()
     assert len(asked) == 2 * whole
-    assert evaluate(small("mme"), data, tmp_path / "two", Scripted(reply), "vlmevalkit") is not None
+    evaluate(small("mme"), data, tmp_path / "two", Scripted(reply), "vlmevalkit")
     assert len(asked) == 2 * whole  # nothing was asked again
     assert files_of(tmp_path / "two") == files_of(tmp_path / "one")
 
@@ -184,7 +182,7 @@ def test_killed_and_resumed_it_ends_with_the_same_bytes(tmp_path: Path) -> None:
     assert len(read_jsonl(tmp_path / "killed" / "mmmu.replies.jsonl")) == 3  # who was asked, and the first batch
     script = Scripted(MINIS["mmmu"].answerer(lambda part: part != "Third?"))
     for folder in ("killed", "undisturbed"):
-        assert evaluate(small("mmmu"), data, tmp_path / folder, script, "lmms-eval") is not None
+        evaluate(small("mmmu"), data, tmp_path / folder, script, "lmms-eval")
     assert files_of(tmp_path / "killed") == files_of(tmp_path / "undisturbed")
     assert set(files_of(tmp_path / "killed")) == {"mmmu.replies.jsonl", "mmmu.items.jsonl", "mmmu.json"}
 

@@ -1,13 +1,10 @@
-"""The endpoint against a local server that is busy, slow, broken, hostile, or in order."""
+"""The endpoint: what it sends, with which key, what it reads, and what it asks once only."""
 
+import asyncio
 import base64
 import json
 import math
-import signal
-import socket
 import threading
-import time
-from collections.abc import Callable
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
@@ -17,14 +14,12 @@ import pytest
 from PIL import Image
 
 from evaluators.vlm.endpoint import Endpoint
-from evaluators.vlm.http import MAX_REPLY, Patience
 from evaluators.vlm.protocol import Parts, SomeFailed
 from rf_repro.core.errors import UserError
 from rf_repro.core.files import read_json
-from tests.evaluators.chat_server import ChatHandler, chat_server
+from tests.evaluators.chat_server import QUICK, ChatHandler, chat_server, echo, question_of, questions
 from tests.waiting import SECONDS
 
-QUICK = Patience(request=SECONDS, total=SECONDS, tries=4, first_pause=0.01, longest_pause=0.05)
 SECRET = "sk-very-secret-0123456789"
 
 
@@ -32,18 +27,6 @@ SECRET = "sk-very-secret-0123456789"
 def _no_keys(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("RF_REPRO_API_KEY", "OPENAI_API_KEY"):
         monkeypatch.delenv(name, raising=False)
-
-
-def question_of(body: dict[str, Any]) -> str:
-    return "".join(part.get("text", "") for part in body["messages"][0]["content"])
-
-
-def echo(handler: ChatHandler, body: dict[str, Any]) -> None:
-    handler.say(f"re: {question_of(body)}")
-
-
-def questions(count: int) -> list[Parts]:
-    return [(f"question {i}",) for i in range(count)]
 
 
 def test_images_and_words_arrive_in_their_order() -> None:
@@ -79,136 +62,6 @@ def test_answers_keep_their_order_and_requests_their_number() -> None:
         answers = Endpoint("m", server.url, concurrency=3, patience=QUICK).answer(questions(12), 5)
     assert answers == [f"re: question {i}" for i in range(12)]
     assert 2 <= server.most <= 3
-
-
-def limited(handler: ChatHandler) -> None:
-    handler.reply({"error": "slow down"}, 429, Retry_After="0.2")
-
-
-def drop(handler: ChatHandler) -> None:
-    handler.connection.shutdown(socket.SHUT_RDWR)
-    handler.close_connection = True
-
-
-def half(handler: ChatHandler) -> None:
-    handler.send_response(200)
-    handler.send_header("Content-Length", "1000")
-    handler.end_headers()
-    handler.wfile.write(b'{"choices": [')
-    handler.wfile.flush()
-    drop(handler)
-
-
-FAULTS: dict[str, Callable[[ChatHandler], None]] = {
-    "429": limited,
-    "500": lambda handler: handler.raw(b"<html>oops</html>", 500),
-    "503": lambda handler: handler.raw(b"", 503, Retry_After="Fri, 31 Dec 1999 23:59:59 GMT"),
-    "garbage": lambda handler: handler.raw(b"\xff\xfe not JSON"),
-    "deep": lambda handler: handler.raw(b"[" * 200_000),
-    "other": lambda handler: handler.reply([1, 2]),
-    "empty": lambda handler: handler.reply({"choices": []}),
-    "no text": lambda handler: handler.reply({"choices": [{"message": {"content": None}}]}),
-    "dropped": drop,
-    "half": half,
-}
-
-
-@pytest.mark.parametrize("fault", FAULTS)
-def test_a_fault_that_passes_is_tried_again(fault: str) -> None:
-    seen: list[float] = []
-
-    def act(handler: ChatHandler, body: dict[str, Any]) -> None:
-        seen.append(time.monotonic())
-        if len(seen) <= 2:
-            FAULTS[fault](handler)
-        else:
-            echo(handler, body)
-
-    with chat_server(act) as server:
-        assert Endpoint("m", server.url, patience=QUICK).answer(questions(1), 5) == ["re: question 0"]
-    assert len(seen) == 3
-    if fault == "429":
-        assert seen[1] - seen[0] >= 0.2  # Retry-After is obeyed
-
-
-@pytest.mark.parametrize(
-    ("fault", "reason"),
-    [
-        ("500", r"no reply in 4 tries: HTTP 500 <html>oops</html>"),
-        ("garbage", r"no reply in 4 tries: not a reply of this kind \(UnicodeDecodeError: "),
-        ("no text", r"not a reply of this kind \(TypeError: its content is NoneType, not text\)"),
-        ("dropped", r"no reply in 4 tries: RemoteDisconnected: "),
-        ("half", r"not a reply of this kind \(JSONDecodeError: "),
-    ],
-)
-def test_a_fault_that_stays_fails_one_question_alone(fault: str, reason: str) -> None:
-    def act(handler: ChatHandler, body: dict[str, Any]) -> None:
-        if question_of(body) == "question 1":
-            FAULTS[fault](handler)
-        else:
-            echo(handler, body)
-
-    with chat_server(act) as server, pytest.raises(SomeFailed, match=reason) as failed:
-        Endpoint("m", server.url, patience=QUICK).answer(questions(3), 5)
-    assert failed.value.replies == ["re: question 0", None, "re: question 2"]
-    assert list(failed.value.reasons) == [1]
-    assert "\n" not in failed.value.reasons[1]
-    assert len(server.bodies) == 2 + QUICK.tries
-
-
-def test_a_body_that_the_server_refuses_is_not_sent_again() -> None:
-    with chat_server(lambda handler, _: handler.reply({"error": {"message": "image\ntoo large"}}, 400)) as server:
-        with pytest.raises(SomeFailed, match=r"^HTTP 400 .*image.*too large"):
-            Endpoint("m", server.url, patience=QUICK).answer(questions(1), 5)
-        assert len(server.bodies) == 1
-
-
-@pytest.mark.parametrize(
-    ("patience", "requests"),
-    [(replace(QUICK, request=0.5, tries=2), 2), (replace(QUICK, total=0.5), 1)],
-    ids=["request", "total"],
-)
-@pytest.mark.parametrize("where", ["nothing", "headers", "body", "error body"])
-def test_a_server_that_dribbles_or_sleeps_is_left_in_time(where: str, patience: Patience, requests: int) -> None:
-    leave = threading.Event()
-
-    def dribble(handler: ChatHandler, head: bytes) -> None:
-        handler.wfile.write(head)
-        while not leave.wait(0.05):  # each byte restarts a socket's own timeout
-            handler.wfile.write(b"x")
-            handler.wfile.flush()
-
-    def act(handler: ChatHandler, body: dict[str, Any]) -> None:
-        heads = {
-            "headers": b"HTTP/1.1 200 OK\r\nA: ",
-            "body": b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n",
-            "error body": b"HTTP/1.1 500 Oops\r\nContent-Length: 100000\r\n\r\n",
-        }
-        if where == "nothing":
-            leave.wait(SECONDS)
-        else:
-            dribble(handler, heads[where])
-
-    begun = time.monotonic()
-    with chat_server(act) as server:
-        with pytest.raises(SomeFailed, match=r"no whole reply within|HTTP 500"):
-            Endpoint("m", server.url, patience=patience).answer(questions(1), 5)
-        assert time.monotonic() - begun < SECONDS / 2  # the server would go on for longer
-        assert len(server.bodies) == requests
-        leave.set()
-
-
-def test_an_endless_reply_is_not_read() -> None:
-    sent = [0]
-
-    def act(handler: ChatHandler, body: dict[str, Any]) -> None:
-        handler.wfile.write(b"HTTP/1.1 200 OK\r\n\r\n")
-        while sent[0] < 50 * MAX_REPLY:
-            sent[0] += handler.wfile.write(b" " * 65536)
-
-    with chat_server(act) as server, pytest.raises(SomeFailed, match=f"more than {MAX_REPLY} bytes"):
-        Endpoint("m", server.url, patience=replace(QUICK, tries=1)).answer(questions(1), 5)
-    assert sent[0] < 10 * MAX_REPLY
 
 
 @pytest.mark.parametrize("status", [401, 403, 404])
@@ -272,15 +125,6 @@ def test_unfit_addresses_are_refused_without_their_secrets(url: str) -> None:
     assert "secret" not in str(error.value)
 
 
-def test_no_server_is_a_failure_of_each_question() -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    with pytest.raises(SomeFailed, match="ConnectionRefusedError") as failed:
-        Endpoint("m", f"http://127.0.0.1:{port}/v1", patience=replace(QUICK, tries=2)).answer(questions(2), 5)
-    assert len(failed.value.reasons) == 2
-
-
 def logprobs(tokens: dict[str, float]) -> dict[str, Any]:
     top = [{"token": token, "logprob": math.log(value), "bytes": list(token.encode())} for token, value in tokens.items()]
     return {"choices": [{"message": {"content": "x"}, "logprobs": {"content": [{**top[0], "top_logprobs": top}]}}]}
@@ -342,7 +186,7 @@ def test_failures_are_not_cached(tmp_path: Path) -> None:
 
     def act(handler: ChatHandler, body: dict[str, Any]) -> None:
         if down[0]:
-            FAULTS["500"](handler)
+            handler.raw(b"<html>oops</html>", 500)
         else:
             echo(handler, body)
 
@@ -355,31 +199,44 @@ def test_failures_are_not_cached(tmp_path: Path) -> None:
         assert model.answer(questions(1), 5) == ["re: question 0"]
 
 
-def test_an_interrupt_does_not_wait_for_the_server() -> None:
-    """Ctrl-C while requests hang: it comes out at once, and the endpoint can be asked again."""
-    hang, both = threading.Event(), threading.Semaphore(0)
-
-    def act(handler: ChatHandler, body: dict[str, Any]) -> None:
-        both.release()
-        hang.wait(SECONDS)
-        echo(handler, body)
-
-    def interrupt() -> None:
-        for _ in range(2):
-            both.acquire()
-        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
-
-    with chat_server(act) as server:
-        model = Endpoint("m", server.url, concurrency=2, patience=QUICK)
-        threading.Thread(target=interrupt, daemon=True).start()
-        with pytest.raises(KeyboardInterrupt):
-            model.answer(questions(4), 5)
-        assert server.now == 2  # they hang still
-        hang.set()
-        assert model.answer(questions(1), 5) == ["re: question 0"]
-
-
 def test_settings_are_records() -> None:
     model = Endpoint("judge", "http://node7:8000/v1")
     assert model.revision == "openai:judge"
     assert json.loads(json.dumps(model.settings)) == model.settings
+
+
+@pytest.mark.parametrize("name", ["http_proxy", "HTTP_PROXY", "all_proxy"])
+def test_proxies_of_the_environment_are_used(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with chat_server(echo) as proxy:
+        monkeypatch.setenv(name, proxy.url.removesuffix("/v1"))
+        assert Endpoint("m", "http://node7.invalid:8000/v1", patience=QUICK).answer(questions(1), 5) == ["re: question 0"]
+        assert proxy.paths == ["http://node7.invalid:8000/v1/chat/completions"]
+        with chat_server(echo) as server:
+            monkeypatch.setenv("no_proxy", "127.0.0.1")
+            Endpoint("m", server.url, patience=QUICK).answer(questions(1), 5)
+            assert len(server.bodies) == len(proxy.bodies) == 1
+
+
+@pytest.mark.parametrize("proxy", ["socks5://127.0.0.1:9", "nonsense://127.0.0.1:9"])
+def test_a_proxy_that_cannot_be_used_is_one_line(proxy: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("all_proxy", proxy)
+    with pytest.raises(UserError, match=r"^proxy of the environment: .*; set HTTPS_PROXY or ALL_PROXY again$"):
+        Endpoint("m", "http://node7:8000/v1", patience=QUICK).answer(questions(1), 5)
+
+
+def test_questions_are_asked_where_an_event_loop_runs() -> None:
+    """As in a notebook."""
+
+    async def cell() -> list[str]:
+        return Endpoint("m", server.url, patience=QUICK).answer(questions(2), 5)
+
+    with chat_server(echo) as server:
+        assert asyncio.run(cell()) == ["re: question 0", "re: question 1"]
+
+
+def test_nothing_of_the_users_netrc_is_sent(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "netrc").write_text("machine 127.0.0.1 login me password secret\n")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    with chat_server(echo) as server:
+        Endpoint("m", server.url, patience=QUICK).answer(questions(1), 5)
+    assert server.keys == [None]

@@ -2,98 +2,28 @@
 
 import copy
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from rf_repro.config.schema import ExperimentConfig
 from rf_repro.core.errors import UserError
-from rf_repro.model.hf_checkpoint import INDEX
 from rf_repro.model.hf_export import export_backbone
 from rf_repro.model.hf_weights import Backbone, backbone_entries, backbone_tensors, load_backbone
-from rf_repro.model.inputs import UnderstandingInput
 from rf_repro.model.layout import SampleLayout, Span
-from rf_repro.model.rf_model import RFModel
-from tests.model.small import VOCAB, largest_difference, small_config, small_model
+from tests.model.qwen import DENSE, KINDS, SPARSE, TOLERANCE, B, T, one_file, our_logits, qwen, relative, save_in_shards, text_ids
+from tests.model.small import VOCAB, small_model
 
 transformers = pytest.importorskip("transformers")
-
-B, T = 3, 9
-TOLERANCE = 2e-5  # of logits and gradients over their largest, fp32; issue: 1e-4
-BF16_TOLERANCE = 0.03  # likewise; bf16 has 8 bits, and the two round attention and experts in different places
-OWN = {"model__decoder__rope_theta": 7e3, "model__decoder__norm_eps": 3e-5}
-DENSE = small_config(**OWN)
-SPARSE = small_config(model__decoder__num_experts=6, model__decoder__num_active_experts=2, **OWN)
-KINDS = pytest.mark.parametrize("config", [DENSE, SPARSE], ids=["dense", "sparse"])
-
-
-def qwen(config: ExperimentConfig, tied: bool = False, **changes: object) -> nn.Module:
-    """The `transformers` model of those sizes, every weight random (norms too)."""
-    decoder = config.model.decoder
-    fields = {
-        "vocab_size": VOCAB, "hidden_size": decoder.width, "num_hidden_layers": decoder.num_layers,
-        "num_attention_heads": decoder.num_heads, "num_key_value_heads": decoder.num_kv_heads, "head_dim": decoder.head_dim,
-        "rms_norm_eps": decoder.norm_eps, "rope_parameters": {"rope_type": "default", "rope_theta": decoder.rope_theta},
-        "tie_word_embeddings": tied, "max_position_embeddings": 64, "attn_implementation": "eager",
-        "intermediate_size": decoder.ffn_width,
-    }  # fmt: skip
-    torch.manual_seed(0)
-    if decoder.num_experts:
-        fields |= {
-            "num_experts": decoder.num_experts, "num_experts_per_tok": decoder.num_active_experts, "norm_topk_prob": True,
-            "moe_intermediate_size": decoder.ffn_width, "experts_implementation": "eager",
-        }  # fmt: skip
-        model = transformers.Qwen3MoeForCausalLM(transformers.Qwen3MoeConfig(**fields | changes))
-    else:
-        model = transformers.Qwen3ForCausalLM(transformers.Qwen3Config(**fields | changes))
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.copy_(torch.randn_like(parameter) * 0.2 + (parameter.ndim == 1))
-    return model.eval()
-
-
-def text_ids() -> Tensor:
-    return torch.randint(VOCAB, (B, T), generator=torch.Generator().manual_seed(1))
-
-
-def our_logits(model: RFModel, ids: Tensor) -> Tensor:
-    return model.text_logits(model([], [UnderstandingInput(None, ids)]).understanding[0])
-
-
-def relative(ours: Tensor, theirs: Tensor) -> float:
-    scale = float(theirs.detach().float().abs().max())
-    assert scale > 0
-    return largest_difference(ours, theirs) / scale
+BF16_TOLERANCE = 0.03  # of logits, relative; bf16 has 8 bits, and the two round attention and experts in different places
 
 
 @pytest.fixture(params=["dense", "sparse"])
 def case(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[ExperimentConfig, nn.Module, Path]:
-    """Configuration, their model, and the folder where they saved it in several shards."""
-    config = DENSE if request.param == "dense" else SPARSE
-    theirs = qwen(config)
-    theirs.save_pretrained(tmp_path / "checkpoint", max_shard_size="20KB")
-    assert len(list((tmp_path / "checkpoint").glob("*.safetensors"))) > 3
-    return config, theirs, tmp_path / "checkpoint"
-
-
-def edit_config(folder: Path, **changes: object) -> None:
-    path = folder / "config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
-
-
-def one_file(folder: Path, edit: Callable[[dict[str, Tensor]], dict[str, Tensor]] = dict) -> None:
-    """The shards as one `model.safetensors`, edited."""
-    tensors: dict[str, Tensor] = {}
-    for path in sorted(folder.glob("*.safetensors")):
-        tensors |= load_file(path)
-        path.unlink()
-    (folder / INDEX).unlink(missing_ok=True)
-    tensors = {name: tensor.clone().contiguous() for name, tensor in edit(tensors).items()}
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    return save_in_shards(request.param, tmp_path / "checkpoint")
 
 
 def fuse(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -230,106 +160,6 @@ def test_published_configurations_fit_the_config_that_names_them(tmp_path: Path)
     }  # fmt: skip
     (tmp_path / "config.json").write_text(json.dumps(published))
     assert Backbone(SPARSE, str(tmp_path), "copy").entries
-
-
-# What is refused
-
-
-def refusal(model: RFModel, folder: Path | str) -> str:
-    """The one line of the error; the model stays as it was."""
-    before = [parameter.clone() for parameter in model.parameters()]
-    with pytest.raises(UserError) as error:
-        load_backbone(model, str(folder), "copy")
-    assert all(torch.equal(old, new) for old, new in zip(before, model.parameters(), strict=True))
-    assert "\n" not in str(error.value)
-    return str(error.value)
-
-
-def test_every_difference_of_the_configuration_is_named_at_once(tmp_path: Path) -> None:
-    qwen(SPARSE, decoder_sparse_step=2, use_sliding_window=True).save_pretrained(tmp_path)
-    other = small_config(
-        model__decoder__width=36, model__decoder__num_layers=3, model__decoder__num_heads=6, model__decoder__num_kv_heads=3,
-        model__decoder__head_dim=10, model__decoder__ffn_width=20, model__decoder__num_experts=5,
-        model__decoder__num_active_experts=1,
-    )  # fmt: skip
-    edit_config(tmp_path, norm_topk_prob=False, quantization_config={"quant_method": "fp8"}, hidden_act="gelu")
-    line = refusal(small_model(other), tmp_path)
-    for name in ("width=36", "num_layers=3", "num_heads=6", "num_kv_heads=3", "head_dim=10", "ffn_width=20", "num_experts=5",
-                 "num_active_experts=1", "rope_theta=1000000.0 (rope_theta=7000.0)", "norm_eps=1e-06", "norm_topk_prob=False",
-                 "decoder_sparse_step=2", "use_sliding_window=True", "quantization_config=", "hidden_act='gelu'"):  # fmt: skip
-        assert name in line
-
-
-def test_other_models_and_positions_are_refused(tmp_path: Path) -> None:
-    qwen(DENSE).save_pretrained(tmp_path)
-    assert "Qwen3MoeForCausalLM" in refusal(small_model(SPARSE), tmp_path)
-    edit_config(tmp_path, rope_parameters={"rope_type": "yarn", "factor": 4.0, "rope_theta": 7e3})
-    assert "rope_type='yarn'" in refusal(small_model(DENSE), tmp_path)
-    edit_config(tmp_path, architectures=["Qwen2ForCausalLM"], vocab_size="many", rope_parameters=None)
-    line = refusal(small_model(DENSE), tmp_path)
-    assert all(part in line for part in ("Qwen2ForCausalLM", "vocab_size='many'", "rope_theta=7000.0 (rope_theta=None)"))
-
-
-def test_a_vocabulary_of_another_size_is_refused(tmp_path: Path) -> None:
-    qwen(DENSE, vocab_size=VOCAB + 2).save_pretrained(tmp_path)
-    assert f"text_embedding.weight [{VOCAB + 2}, 32], the model has [{VOCAB}, 32]" in refusal(small_model(DENSE), tmp_path)
-
-
-@KINDS
-def test_missing_unknown_misshapen_and_quantised_tensors_are_named(config: ExperimentConfig, tmp_path: Path) -> None:
-    qwen(config).save_pretrained(tmp_path)
-
-    def edit(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        del tensors["model.layers.1.self_attn.k_norm.weight"]
-        tensors["model.layers.0.self_attn.q_proj.bias"] = torch.zeros(32)
-        tensors["model.layers.0.self_attn.o_proj.weight"] = torch.zeros(32, 31)
-        tensors["model.norm.weight"] = torch.zeros(32, dtype=torch.int8)
-        return tensors
-
-    one_file(tmp_path, edit)
-    line = refusal(small_model(config), tmp_path)
-    assert "lacking: model.layers.1.self_attn.k_norm.weight;" in line
-    assert "not known: model.layers.0.self_attn.q_proj.bias;" in line
-    assert "model.layers.0.self_attn.o_proj.weight [32, 31] instead of [32, 32]" in line
-    assert "model.norm.weight I8" in line
-
-
-def test_damaged_and_missing_shards_are_named(case: tuple[ExperimentConfig, nn.Module, Path]) -> None:
-    config, _, folder = case
-    model = small_model(config)
-    shards = sorted(folder.glob("*.safetensors"))
-    whole, index = shards[1].read_bytes(), (folder / INDEX).read_text()
-    shards[1].write_bytes(whole[: len(whole) // 2])
-    assert f"{shards[1]}: not a readable safetensors file" in refusal(model, folder)
-    shards[1].unlink()
-    assert f"lacks shards {shards[1].name}" in refusal(model, folder)
-    shards[1].write_bytes(shards[0].read_bytes())
-    assert "tensors differ" in refusal(model, folder)
-    shards[1].write_bytes(whole)
-    edited = json.loads(index)
-    edited["weight_map"]["lm_head.weight"] = "../outside.safetensors"  # an index must not lead out of its folder
-    (folder / INDEX).write_text(json.dumps(edited))
-    assert "weight_map" in refusal(model, folder)
-    (folder / INDEX).write_text("[]")
-    assert "JSON object" in refusal(model, folder)
-
-
-def test_pickles_are_never_opened(tmp_path: Path) -> None:
-    qwen(DENSE).save_pretrained(tmp_path)
-    (tmp_path / "model.safetensors").rename(tmp_path / "pytorch_model.bin")
-    assert "pytorch_model.bin are pickles, which can run code and are never opened" in refusal(small_model(DENSE), tmp_path)
-
-
-def test_what_cannot_be_had_is_refused_with_a_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from huggingface_hub import constants
-
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
-    model = small_model(DENSE)
-    assert "must be a folder that exists, or a hub id" in refusal(model, tmp_path / "nothing")
-    line = refusal(model, "some-organisation/some-model")
-    assert "hf download some-organisation/some-model --include '*.json' '*.safetensors' --local-dir FOLDER" in line
-    assert f"{tmp_path / 'config.json'}: no such file" in refusal(model, tmp_path)
 
 
 # Export

@@ -3,15 +3,11 @@
 import copy
 import json
 import shutil
-import sys
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.distributed.fsdp import fully_shard
 from torch.utils.checkpoint import checkpoint
@@ -19,88 +15,33 @@ from torch.utils.checkpoint import checkpoint
 from rf_repro.compute.ranks import Ranks
 from rf_repro.config.model_schema import EncoderConfig
 from rf_repro.config.scales import paper
-from rf_repro.core.errors import UserError
 from rf_repro.model.encoders import encoder_of
-from rf_repro.model.pretrained_encoder import PretrainedEncoder, load_encoder_weights, read_encoder_weights
+from rf_repro.model.pretrained_encoder import load_encoder_weights
+from tests.model.pretrained_encoders import (
+    BF16_TOLERANCE,
+    IMAGENET,
+    KINDS,
+    SIZES,
+    TOLERANCE,
+    P,
+    build,
+    config_of,
+    images_of,
+    loaded,
+    own_forward,
+    save_encoders,
+    theirs,
+)
 from tests.model.small import largest_difference
 from tests.train.processes import run_ranks
 
-transformers = pytest.importorskip("transformers", reason="the encoders need transformers: pip install -e '.[hub]'")
-
-P = 4  # pixels of a patch
-KINDS = ("dinov3", "dinov3 gated", "siglip2")
+transformers = pytest.importorskip("transformers")
 SHARDED = KINDS[1:]
-SIZES = [(2, 16, 24), (1, 8, 8), (3, 24, 16), (1, 40, 12), (2, 16, 24)]  # images of a pack: B, H, W
-TOLERANCE = 1e-5  # of features of order one, fp32
-BF16_TOLERANCE = 0.02  # relative to the largest feature; measured: 0.0103
-IMAGENET = (torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225]))
-
-
-def theirs(kind: str, seed: int = 0) -> nn.Module:
-    """A tiny model of transformers, every weight random: norms, layer scales and positions too."""
-    common = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 2, "patch_size": P}
-    torch.manual_seed(seed)
-    if kind == "siglip2":
-        model = transformers.Siglip2VisionModel(transformers.Siglip2VisionConfig(**common, num_patches=25, vision_use_head=False))
-    else:
-        gated = kind.endswith("gated")
-        config = transformers.DINOv3ViTConfig(
-            **common, num_register_tokens=4, use_gated_mlp=gated, hidden_act="silu" if gated else "gelu", rope_theta=30.0,
-            pos_embed_shift=0.5, pos_embed_jitter=1.5, pos_embed_rescale=2.0, drop_path_rate=0.0,
-        )  # fmt: skip
-        model = transformers.DINOv3ViTModel(config)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.copy_(torch.randn_like(parameter) * 0.2 + (0.7 if parameter.ndim == 1 else 0))
-    return model.eval()
-
-
-def config_of(kind: str, folder: Path | str) -> EncoderConfig:
-    return EncoderConfig(kind.split()[0], width=32, num_layers=3, num_heads=2, ffn_width=48, patch_size=P, pretrained=str(folder))  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Each kind as transformers saves it."""
-    root = tmp_path_factory.mktemp("encoders")
-    for kind in KINDS:
-        theirs(kind).save_pretrained(root / kind)
-    return {kind: root / kind for kind in KINDS}
-
-
-def build(config: EncoderConfig) -> PretrainedEncoder:
-    encoder = encoder_of(config).build(config, 0)
-    assert isinstance(encoder, PretrainedEncoder)
-    return encoder
-
-
-def loaded(kind: str, folder: Path) -> PretrainedEncoder:
-    encoder = build(config_of(kind, folder))
-    load_encoder_weights(encoder, str(folder))
-    return encoder
-
-
-def images_of(sizes: Sequence[tuple[int, int, int]] = SIZES, seed: int = 0) -> list[Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    return [torch.rand(B, 3, H, W, generator=generator) * 2 - 1 for B, H, W in sizes]
-
-
-def own_forward(model: nn.Module, kind: str, images: Tensor) -> tuple[Tensor, Tensor]:
-    """Patch features before and after the final norm of images of one size, through their forward, normalised as their image
-    processors do it."""
-    pixels = images / 2 + 0.5
-    if kind == "siglip2":
-        B, _, H, W = images.shape
-        rows, columns = H // P, W // P
-        patches = ((pixels - 0.5) / 0.5).unfold(2, P, P).unfold(3, P, P)  # B, 3, rows, columns, P, P
-        patches = patches.permute(0, 2, 3, 4, 5, 1).reshape(B, rows * columns, -1)
-        mask = torch.ones(B, rows * columns, dtype=torch.long, device=images.device)
-        shape = torch.tensor([[rows, columns]] * B, device=images.device)
-        out = model(patches, pixel_attention_mask=mask, spatial_shapes=shape, output_hidden_states=True)
-        return out.hidden_states[-1], out.last_hidden_state
-    mean, std = (values.view(3, 1, 1).to(images.device) for values in IMAGENET)
-    out = model((pixels - mean) / std, output_hidden_states=True)
-    return out.hidden_states[-1][:, 5:], out.last_hidden_state[:, 5:]  # after the class token and four registers
+    return save_encoders(tmp_path_factory.mktemp("encoders"))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -275,90 +216,6 @@ def test_pixels_are_normalised_as_a_local_checkpoint_says(folders: dict[str, Pat
     as_imagenet = (moved * IMAGENET[1].view(3, 1, 1) + IMAGENET[0].view(3, 1, 1)) * 2 - 1
     expected = loaded(kind, folders[kind]).encode([as_imagenet])[0]
     assert largest_difference(loaded(kind, tmp_path / "own").encode(images)[0], expected) < 2e-5 * float(expected.abs().max())
-
-
-# What is refused, in one line
-
-
-@pytest.mark.parametrize(
-    ("kind", "changes", "message"),
-    [
-        ("dinov3", {"width": 48, "ffn_width": 99}, r"model.encoder.width=48, ffn_width=99: must be 32, 48, as in .*config.json"),
-        ("siglip2", {"num_layers": 4, "patch_size": 16}, r"model.encoder.num_layers=4, patch_size=16: must be 3, 4, as in"),
-        ("dinov3", {"kind": "siglip2"}, r"is a 'dinov3_vit' model, must be siglip2 or siglip2_vision_model"),
-        ("dinov3", {"kind": "vit3"}, r"model.encoder.kind='vit3': must be one of dinov3, siglip2, vit"),
-    ],
-)
-def test_another_model_than_configured(kind: str, changes: dict[str, Any], message: str, folders: dict[str, Path]) -> None:
-    with pytest.raises(UserError, match=message) as error:
-        build(replace(config_of(kind, folders[kind]), **changes))
-    assert "\n" not in str(error.value)
-
-
-def test_siglip2_of_one_resolution_is_named(tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text(json.dumps({"model_type": "siglip", "vision_config": {}}))
-    with pytest.raises(UserError, match=r"is a 'siglip' model.*of SigLIP2's checkpoints the naflex ones are"):
-        build(config_of("siglip2", tmp_path))
-
-
-def test_weights_that_do_not_fit(folders: dict[str, Path], tmp_path: Path) -> None:
-    encoder = build(config_of("dinov3", folders["dinov3"]))
-    before = copy.deepcopy(encoder.state_dict())
-
-    def refused(source: Path, message: str) -> None:
-        with pytest.raises(UserError, match=message) as error:
-            load_encoder_weights(encoder, str(source))
-        assert "\n" not in str(error.value)
-        assert all(torch.equal(tensor, before[name]) for name, tensor in encoder.state_dict().items())
-
-    refused(folders["dinov3 gated"], r"config.json has hidden_act='silu' \(not 'gelu'\), use_gated_mlp=True \(not False\)")
-    refused(folders["siglip2"], r"is a 'siglip2_vision_model' model")
-    refused(tmp_path / "nowhere", r"model.encoder.pretrained='.*nowhere': must be a folder or hub id with safetensors")
-    names = ("norm.weight", "embeddings.cls_token")
-    for change, message in {
-        "lacks": r"missing: embeddings.cls_token, norm.weight",
-        "adds": r"left over: more.weight",
-        "reshapes": r"weights do not fit .*\(of another shape: norm.weight\)",
-        "breaks": r"must be a folder or hub id with safetensors",
-        "pickles": r"must be a folder or hub id with safetensors",
-    }.items():
-        folder = tmp_path / change
-        shutil.copytree(folders["dinov3"], folder)
-        file = folder / "model.safetensors"
-        weights = load_file(file)
-        if change == "lacks":
-            save_file({name: tensor for name, tensor in weights.items() if name not in names}, file, {"format": "pt"})
-        elif change == "adds":
-            save_file({**weights, "more.weight": torch.ones(2)}, file, {"format": "pt"})
-        elif change == "reshapes":
-            save_file({**weights, "norm.weight": torch.ones(7)}, file, {"format": "pt"})
-        elif change == "breaks":
-            file.write_bytes(file.read_bytes()[:-100])
-        else:
-            file.unlink()
-            torch.save(weights, folder / "pytorch_model.bin")
-        refused(folder, message)
-
-
-def test_weights_can_be_read_without_being_placed(folders: dict[str, Path]) -> None:
-    with torch.device("meta"):
-        encoder = build(config_of("siglip2", folders["siglip2"]))
-    weights = read_encoder_weights(encoder, str(folders["siglip2"]))
-    assert weights.keys() == encoder.state_dict().keys()
-    assert {tensor.dtype for tensor in weights.values()} == {torch.float32}
-    assert not any(tensor.is_meta for tensor in weights.values())
-
-
-@pytest.mark.parametrize("size", [(16, 18), (0, 16), (7, 8)])
-def test_sides_must_be_whole_patches(size: tuple[int, int], folders: dict[str, Path]) -> None:
-    with pytest.raises(UserError, match=rf"image of {size[0]}x{size[1]} pixels: sides must be multiples of 4"):
-        loaded("dinov3", folders["dinov3"]).encode([torch.zeros(1, 3, *size)])
-
-
-def test_without_transformers_the_remedy_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "transformers", None)  # what an import then finds is as if it were not installed
-    with pytest.raises(UserError, match=r"needs transformers .*pip install -e '\.\[hub\]'"):
-        build(config_of("dinov3", "nowhere"))
 
 
 def sharded_step(ranks: Ranks, folders: dict[str, Path]) -> dict[str, tuple[list[Tensor], dict[str, Tensor]]]:

@@ -1,9 +1,8 @@
-"""Snapshots of real git checkouts: what is copied, what is refused, and that Python runs from nothing else."""
+"""Snapshots of real git checkouts: what is copied and what is refused."""
 
 import hashlib
 import json
 import os
-import shutil
 import subprocess
 import sys
 import time
@@ -12,55 +11,18 @@ from pathlib import Path
 import pytest
 
 from rf_repro.core.errors import UserError
-from rf_repro.core.provenance import ROOT
-from slurm.snapshot import PACKAGES, Snapshot, make_snapshot, verify
-
-STATE = "from rf_repro.core.provenance import code_revision; print(code_revision())"
-
-
-def git(root: Path, *arguments: str) -> str:
-    """Git without the settings of whoever runs the tests."""
-    identity = ("-c", "user.name=test", "-c", "user.email=test@localhost", "-c", "protocol.file.allow=always")
-    environment = os.environ | {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_SYSTEM": os.devnull}
-    command = ["git", "-C", str(root), *identity, *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout
-
-
-def python(code: str, cwd: Path, path: Path | None = None) -> "subprocess.CompletedProcess[str]":
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    if path is not None:
-        environment["PYTHONPATH"] = str(path)
-    return subprocess.run([sys.executable, "-c", code], cwd=cwd, env=environment, capture_output=True, text=True)
+from slurm.snapshot import PACKAGES, make_snapshot
+from tests.slurm.trees import STATE, git, make_checkout, make_tree, python
 
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
-    """A tree with as much of the real code as a snapshot needs to check itself; no repository yet."""
-    root = tmp_path / "tree"
-    for package in PACKAGES:
-        (root / package).mkdir(parents=True)
-        shutil.copy(ROOT / package / "__init__.py", root / package)
-    shutil.copytree(ROOT / "rf_repro" / "core", root / "rf_repro" / "core", ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(ROOT / "slurm" / "snapshot.py", root / "slurm")
-    (root / "pyproject.toml").write_text("[project]\nname = 'tree'\n")
-    (root / "slurm" / "run.sh").write_text("#!/bin/sh\n")
-    (root / "slurm" / "run.sh").chmod(0o755)
-    (root / "reports" / "page").mkdir()
-    (root / "reports" / "page" / "logo.bin").write_bytes(bytes(range(256)))
-    (root / "reports" / "results").mkdir()
-    (root / "reports" / "results" / "run.json").write_text("{}")
-    (root / "tests").mkdir()
-    (root / "tests" / "test_it.py").write_text("")
-    (root / ".gitignore").write_text("*.tmp\n__pycache__/\n")
-    return root
+    return make_tree(tmp_path / "tree")
 
 
 @pytest.fixture
-def checkout(tree: Path) -> Path:
-    git(tree, "init", "-q")
-    git(tree, "add", "-A")
-    git(tree, "commit", "-q", "-m", "all")
-    return tree
+def checkout(tmp_path: Path) -> Path:
+    return make_checkout(tmp_path / "tree")
 
 
 def contents(root: Path) -> dict[str, bytes]:
@@ -237,100 +199,6 @@ def test_a_checkout_without_git_cannot_be_told_from_a_changed_one(
         make_snapshot(tmp_path / "code", checkout)
     assert python(STATE, checkout).stdout == "(None, None)\n"  # a run goes on all the same
     assert python(STATE, snapshot.path).stdout == f"{(snapshot.revision, None)}\n"  # a node of a cluster may have no git
-
-
-@pytest.mark.parametrize("dirty", [False, True])
-def test_records_of_a_job_name_the_tree_that_was_submitted(checkout: Path, tmp_path: Path, dirty: bool) -> None:
-    if dirty:
-        (checkout / "tests" / "test_it.py").write_text("changed = True\n")  # not in the snapshot, but in the tree
-    snapshot = make_snapshot(tmp_path / "code", checkout)
-    said = python(STATE, snapshot.path).stdout
-    assert said == python(STATE, checkout).stdout == f"{(snapshot.revision, snapshot.dirty)}\n"
-    assert (snapshot.dirty is not None) == dirty
-    again = make_snapshot(tmp_path / "other", snapshot.path)  # by a job that submits
-    assert (again.digest, again.revision, again.dirty) == (snapshot.digest, snapshot.revision, snapshot.dirty)
-
-
-def test_python_started_there_imports_from_there_although_the_package_is_installed(checkout: Path, tmp_path: Path) -> None:
-    snapshot = make_snapshot(tmp_path / "code", checkout)
-    where = "import rf_repro; print(rf_repro.__file__)"
-    assert python(where, tmp_path, checkout).stdout == f"{checkout}/rf_repro/__init__.py\n"  # another one is there to be found
-    for path in (None, checkout):
-        assert python(where, snapshot.path, path).stdout == f"{snapshot.path}/rf_repro/__init__.py\n"
-    assert python(where, tmp_path, snapshot.path).stdout == f"{snapshot.path}/rf_repro/__init__.py\n"
-
-
-def runs_from(snapshot: Snapshot, cwd: Path, path: Path, before: str = "") -> str:
-    """The last line that a process writes which checks that it runs from the snapshot; `yes` if it is content."""
-    code = f"{before}\nfrom pathlib import Path\nfrom slurm.snapshot import assert_running_from\n"
-    done = python(code + f"assert_running_from(Path({str(snapshot.path)!r}))\nprint('yes')", cwd, path)
-    return (done.stdout + done.stderr).strip().split("\n")[-1]
-
-
-def test_a_job_knows_whether_it_runs_from_the_snapshot(checkout: Path, tmp_path: Path) -> None:
-    snapshot = make_snapshot(tmp_path / "code", checkout)
-    assert runs_from(snapshot, tmp_path, snapshot.path) == "yes"
-    link = tmp_path / "link"
-    link.symlink_to(snapshot.path)
-    assert runs_from(snapshot, tmp_path, link) == "yes"
-    assert f"rf_repro comes from {checkout}/rf_repro/__init__.py, not from the snapshot" in runs_from(
-        snapshot, tmp_path, checkout
-    )
-    # One module from elsewhere is enough, loaded already or not.
-    stray = tmp_path / "stray" / "evaluators"
-    stray.mkdir(parents=True)
-    (stray / "__init__.py").write_text("")
-    front = f"import sys; sys.path.insert(0, {str(stray.parent)!r})"
-    for before in (front, f"{front}; import evaluators; sys.path.pop(0)"):
-        assert f"evaluators comes from {stray}/__init__.py" in runs_from(snapshot, tmp_path, snapshot.path, before)
-    (stray / "extra.py").write_text("")
-    before = f"import slurm; slurm.__path__.append({str(stray)!r}); import slurm.extra"
-    assert f"slurm.extra comes from {stray}/extra.py" in runs_from(snapshot, tmp_path, snapshot.path, before)
-
-
-@pytest.mark.parametrize("damage", ["edit", "add", "remove", "chmod", "diff", "origin", "record", "name"])
-def test_a_damaged_snapshot_is_noticed(checkout: Path, tmp_path: Path, damage: str) -> None:
-    (checkout / "slurm" / "__init__.py").write_text("edited = True\n")
-    snapshot = make_snapshot(tmp_path / "code", checkout)
-    for path in snapshot.path.rglob("*"):
-        path.chmod(path.stat().st_mode | 0o200)
-    if damage == "edit":
-        (snapshot.path / "rf_repro" / "__init__.py").write_text("")
-    elif damage == "add":
-        (snapshot.path / "slurm" / "more.py").write_text("")
-    elif damage == "remove":
-        (snapshot.path / "slurm" / "run.sh").unlink()
-    elif damage == "chmod":
-        (snapshot.path / "slurm" / "run.sh").chmod(0o644)
-    elif damage == "diff":
-        (snapshot.path / "dirty.diff").write_text("")
-    elif damage == "origin":
-        made = json.loads((snapshot.path / "snapshot.json").read_text())
-        (snapshot.path / "snapshot.json").write_text(json.dumps({**made, "revision": "0" * 40}))
-    elif damage == "record":
-        (snapshot.path / "snapshot.json").unlink()
-    else:  # another snapshot, whole, under this one's name
-        shutil.rmtree(snapshot.path)
-        (checkout / "slurm" / "__init__.py").write_text("edited = 'again'\n")
-        make_snapshot(tmp_path / "code", checkout).path.rename(snapshot.path)
-        (checkout / "slurm" / "__init__.py").write_text("edited = True\n")
-    message = rf"{snapshot.path}: this snapshot of the code is damaged .*; delete the folder"
-    with pytest.raises(UserError, match=message):
-        verify(snapshot.path)
-    if damage in ("edit", "add", "diff"):  # what the submitter and the job see
-        with pytest.raises(UserError, match=message):
-            make_snapshot(tmp_path / "code", checkout)
-        assert "is damaged" in runs_from(snapshot, tmp_path, snapshot.path)
-    shutil.rmtree(snapshot.path)
-    assert make_snapshot(tmp_path / "code", checkout) == snapshot
-    verify(snapshot.path)
-
-
-def test_what_python_compiles_there_is_no_damage(checkout: Path, tmp_path: Path) -> None:
-    snapshot = make_snapshot(tmp_path / "code", checkout)
-    assert runs_from(snapshot, tmp_path, snapshot.path, "import sys; sys.dont_write_bytecode = False") == "yes"
-    assert list(snapshot.path.rglob("*.pyc"))
-    assert make_snapshot(tmp_path / "code", checkout) == snapshot
 
 
 def test_submitters_at_once_make_one(checkout: Path, tmp_path: Path) -> None:

@@ -1,22 +1,33 @@
 """Checkpoints: exact, whole or absent, and never executed."""
 
+import hashlib
 import json
 import os
 import pickle
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
+from rf_repro.config.training_schema import OptimConfig
 from rf_repro.core.errors import UserError
-from rf_repro.core.hashing import content_hash, file_sha256
-from rf_repro.train.checkpoint import Checkpoint, list_checkpoints, load_checkpoint, load_weights, save_checkpoint
+from rf_repro.core.hashing import content_hash
+from rf_repro.train.checkpoint import KINDS, Checkpoint, CheckpointReader, list_checkpoints, load_checkpoint, load_weights
+from rf_repro.train.checkpoint_writer import CheckpointWriter
+from rf_repro.train.optim import MasterOptimizer
+from tests.train.test_optim import STAGE
 
+NAMES = ["decoder.blocks.0.a", "decoder.blocks.0.b", "embedding", "decoder.blocks.0.unused"]
 SIZE = 20_000  # elements: 80 kB a file
+FILES = [f"{kind}-00000.safetensors" for kind in KINDS]
 
 
 def checkpoint(step: int) -> Checkpoint:
@@ -24,11 +35,24 @@ def checkpoint(step: int) -> Checkpoint:
     tensor = torch.randn(SIZE, generator=generator)
     return Checkpoint(
         step,
-        {"w": tensor, "vq.num_updates": torch.tensor(7)},
-        {"w": tensor / 2},
-        [{"state": {0: {"step": torch.tensor(3.0), "exp_avg": tensor}}, "param_groups": [{"lr": 1e-3, "betas": (0.9, 0.98)}]}],
+        {"w": tensor, "vq.num_updates": torch.tensor(7), "rows": tensor.view(2, -1).T},
+        {"w": tensor / 2, "none": torch.zeros(0, 3)},
+        {"w.step": torch.tensor(3.0), "w.exp_avg": tensor.repeat(3)},
         {"num_tokens": 12, "compute_seconds": 0.1 + 0.2},
     )
+
+
+def save_checkpoint(folder: Path, saved: Checkpoint) -> Path:
+    CheckpointWriter().save(folder, saved.step, {kind: getattr(saved, kind) for kind in KINDS}, saved.extra)
+    return folder / f"step-{saved.step:06d}"
+
+
+def rewrite_state(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """Changes state.json so that its digest agrees: an attacker can do that."""
+    state = json.loads((path / "state.json").read_text())
+    del state["digest"]
+    change(state)
+    (path / "state.json").write_text(json.dumps({**state, "digest": content_hash(state)}))
 
 
 def test_a_checkpoint_comes_back_bit_by_bit(tmp_path: Path) -> None:
@@ -36,14 +60,59 @@ def test_a_checkpoint_comes_back_bit_by_bit(tmp_path: Path) -> None:
     assert path == tmp_path / "step-000005"
     loaded = load_checkpoint(path)
     assert (loaded.step, loaded.extra) == (5, saved.extra)
-    for own, other in ((loaded.weights, saved.weights), (loaded.ema, saved.ema)):
+    for kind in KINDS:
+        own, other = getattr(loaded, kind), getattr(saved, kind)
         assert {name: tensor.dtype for name, tensor in own.items()} == {name: tensor.dtype for name, tensor in other.items()}
         assert all(torch.equal(tensor, other[name]) for name, tensor in own.items())
-    (optimizer,), (expected,) = loaded.optimizer, saved.optimizer
-    assert optimizer["param_groups"] == expected["param_groups"]
-    assert torch.equal(optimizer["state"][0]["exp_avg"], expected["state"][0]["exp_avg"])
+        filled = {name: torch.full_like(tensor, 9) for name, tensor in other.items()}
+        CheckpointReader(path).fill({kind: filled})
+        assert all(torch.equal(tensor, other[name]) for name, tensor in filled.items())
     assert torch.equal(load_weights(path, ema=True)["w"], saved.ema["w"])
     assert torch.equal(load_weights(path, ema=False)["w"], saved.weights["w"])
+
+
+def test_one_rank_writes_a_file_of_each_kind_that_anyone_reads(tmp_path: Path) -> None:
+    path = save_checkpoint(tmp_path, checkpoint(5))
+    state = json.loads((path / "state.json").read_text())
+    assert sorted(file.name for file in path.iterdir()) == sorted([*FILES, "state.json"])
+    assert state["files"] == {
+        name: {"bytes": (path / name).stat().st_size, "sha256": hashlib.sha256((path / name).read_bytes()).hexdigest()}
+        for name in FILES
+    }
+    assert torch.equal(load_file(path / FILES[1])["w"], checkpoint(5).ema["w"])
+    CheckpointWriter().save(tmp_path, 6, {"weights": checkpoint(6).weights, "ema": {}}, {})
+    assert sorted(file.name for file in (tmp_path / "step-000006").iterdir()) == ["state.json", FILES[0]]
+    assert load_checkpoint(tmp_path / "step-000006").ema == {}
+
+
+@pytest.mark.parametrize("kind", ["adamw", "muon"])
+def test_an_optimiser_goes_on_bit_by_bit(kind: str, tmp_path: Path) -> None:
+    """Also where a parameter never had a gradient, and has no moments therefore."""
+    stage = replace(STAGE, optimizer=kind)  # type: ignore[arg-type]
+
+    def make() -> MasterOptimizer:
+        own = {name: torch.nn.Parameter(torch.randn(4, 4, generator=torch.Generator().manual_seed(1))) for name in NAMES}
+        return MasterOptimizer(own, OptimConfig(), stage, torch.float32)
+
+    def train(optimizer: MasterOptimizer, steps: range) -> None:
+        for step in steps:
+            generator = torch.Generator().manual_seed(step)
+            for name in NAMES[:-1]:
+                optimizer.parameters[name].grad = torch.randn(4, 4, generator=generator)
+            optimizer.step(step)
+
+    whole, first, second = make(), make(), make()
+    train(whole, range(1, 7))
+    train(first, range(1, 4))
+    CheckpointWriter().save(tmp_path, 3, {"weights": first.masters, "optimizer": first.named_state()}, {})
+    saved = CheckpointReader(tmp_path / "step-000003")
+    assert saved.names("optimizer") == first.named_state().keys()
+    assert not [name for name in saved.names("optimizer") if name.startswith(NAMES[-1])]
+    saved.fill({"weights": second.masters, "optimizer": second.named_state(saved.names("optimizer"))})
+    train(second, range(4, 7))
+    for own, other in ((second.masters, whole.masters), (second.named_state(), whole.named_state())):
+        assert own.keys() == other.keys()
+        assert all(torch.equal(tensor, other[name]) for name, tensor in own.items())
 
 
 def test_the_last_two_are_kept_and_what_a_killed_writer_left_is_removed(tmp_path: Path) -> None:
@@ -57,7 +126,24 @@ def test_the_last_two_are_kept_and_what_a_killed_writer_left_is_removed(tmp_path
     assert load_checkpoint(tmp_path / "step-000003").step == 3
 
 
-FILES = ["weights.safetensors", "ema.safetensors", "optimizer.pt"]
+def test_a_process_that_is_killed_as_it_removes_one_leaves_no_half_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for step in (1, 2):
+        save_checkpoint(tmp_path, checkpoint(step))
+
+    def killed(folder: Path, ignore_errors: bool = False) -> None:
+        for file in sorted(folder.iterdir() if folder.exists() else ())[:1]:
+            file.unlink()
+            raise KeyboardInterrupt
+
+    for step in (3, 3):  # a third one; the same again
+        with monkeypatch.context() as patch:
+            patch.setattr("rf_repro.train.checkpoint_writer.shutil.rmtree", killed)
+            with pytest.raises(KeyboardInterrupt):
+                save_checkpoint(tmp_path, checkpoint(step))
+        assert [path.name for path in list_checkpoints(tmp_path)] == ["step-000002", "step-000003"]
+        assert all(load_checkpoint(path) for path in list_checkpoints(tmp_path))
+    save_checkpoint(tmp_path, checkpoint(3))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-000002", "step-000003"]
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -115,13 +201,11 @@ class Exploit:
 
 def test_pickled_code_is_refused_and_not_run(tmp_path: Path) -> None:
     path, proof = save_checkpoint(tmp_path, checkpoint(1)), tmp_path / "was-run"
-    torch.save([Exploit(proof)], path / "optimizer.pt")
-    state = json.loads((path / "state.json").read_text())
-    state["sha256"]["optimizer.pt"] = file_sha256(path / "optimizer.pt")  # the digests agree: an attacker can do that
-    del state["digest"]
-    state["digest"] = content_hash(state)
-    (path / "state.json").write_text(json.dumps(state))
-    with pytest.raises(UserError, match=r"optimizer\.pt: refused") as error:
+    torch.save([Exploit(proof)], path / FILES[2])
+    content = (path / FILES[2]).read_bytes()
+    about = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    rewrite_state(path, lambda state: state["files"].update({FILES[2]: about}))
+    with pytest.raises(UserError, match=rf"{FILES[2]}: refused, not a safetensors file") as error:
         load_checkpoint(path)
     assert "\n" not in str(error.value)
     assert not proof.exists()
@@ -132,12 +216,25 @@ def test_pickled_code_is_refused_and_not_run(tmp_path: Path) -> None:
     assert proof.exists()  # the exploit itself works
 
 
+def test_a_checkpoint_of_an_earlier_version_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "step-000001"
+    path.mkdir()
+    state = {"step": 1, "sha256": {"weights.safetensors": "0"}, "extra": {}}  # as it was until there was one format
+    (path / "state.json").write_text(json.dumps({**state, "digest": content_hash(state)}))
+    with pytest.raises(UserError, match="checkpoint format 1, where this version reads 2; delete the run directory") as error:
+        load_checkpoint(path)
+    assert "\n" not in str(error.value)
+    later = save_checkpoint(tmp_path, checkpoint(2))
+    rewrite_state(later, lambda state: state.update(format=3))
+    with pytest.raises(UserError, match="checkpoint format 3, where this version reads 2"):
+        load_weights(later, ema=True)
+
+
 FULL = """
 import resource, sys
 from pathlib import Path
 from rf_repro.core.errors import UserError
-from rf_repro.train.checkpoint import save_checkpoint
-from tests.train.test_checkpoint import checkpoint
+from tests.train.test_checkpoint import checkpoint, save_checkpoint
 
 limit, folder = int(sys.argv[1]), Path(sys.argv[2])
 resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
@@ -148,13 +245,13 @@ except UserError as error:
 """
 
 
-@pytest.mark.parametrize(("limit", "where"), [(10_000, "weights"), (SIZE * 4 + 300, "optimizer")])
+@pytest.mark.parametrize(("limit", "where"), [(10_000, "weights"), (SIZE * 8 + 1000, "optimizer")])
 def test_a_full_disk_leaves_the_older_checkpoint_and_nothing_half_written(limit: int, where: str, tmp_path: Path) -> None:
-    """A child may not write files above `limit` bytes: safetensors and torch meet it at different files."""
+    """A child may not write files above `limit` bytes, and meets that at different files."""
     older = save_checkpoint(tmp_path, checkpoint(1))
     sizes = {name: (older / name).stat().st_size for name in FILES}
-    assert (sizes["weights.safetensors"] > limit) == (where == "weights")
-    assert sizes["optimizer.pt"] > limit
+    assert (sizes[FILES[0]] > limit) == (where == "weights")
+    assert sizes[FILES[2]] > limit
     command = [sys.executable, "-c", FULL, str(limit), str(tmp_path)]
     child = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=600)
     assert child.returncode == 1
@@ -176,7 +273,7 @@ def test_a_checkpoint_is_whole_from_the_moment_it_is_there(tmp_path: Path) -> No
 
     watcher = threading.Thread(target=watch)
     watcher.start()
-    save_checkpoint(tmp_path, Checkpoint(3, {"w": tensor}, {"w": tensor}, [{"state": {0: tensor}}], {}))
+    save_checkpoint(tmp_path, Checkpoint(3, {"w": tensor}, {"w": tensor}, {"w.exp_avg": tensor}, {}))
     stop.set()
     watcher.join()
     assert seen <= {(tuple(sorted([*FILES, "state.json"])), True)}

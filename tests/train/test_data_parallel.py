@@ -63,13 +63,11 @@ def train(ranks: Ranks, names: list[str]) -> dict[str, Any]:
         trainer = make({**CASES, "bf16, muon": BF16}[name], ranks)
         trainer.begin()
         logs = [trainer.train_step() for _ in range(STEPS)]
-        moments = {
-            f"moments.{index}.{key}": value
-            for optimizer in trainer.optimizer.state_dict()
-            for index, entry in optimizer["state"].items()
-            for key, value in entry.items()
-        }
-        state = {f"ema.{key}": value for key, value in trainer.averaged_state().items()} | trainer.state() | moments
+        state = (
+            {f"ema.{key}": value for key, value in trainer.averaged_state().items()}
+            | trainer.state()
+            | trainer.optimizer.named_state()
+        )
         found[name] = {
             "logs": logs,
             "codebook": trainer.extra_metrics(),

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from rf_repro.compute.devices import DeviceFailed, on_device, trying
+from rf_repro.compute.devices import DeviceFailed, on_device, resolve_device, trying
 from rf_repro.compute.ranks import Ranks
 from rf_repro.core.errors import Stopped, TrainingDiverged, UserError
 
@@ -68,3 +68,12 @@ def test_the_cpus_errors_and_those_among_ranks_stay_what_they_are() -> None:
     for device, ranks in ((torch.device("cpu"), Ranks()), (torch.device("mps"), Ranks(0, 2))):
         with pytest.raises(RuntimeError, match=r"^broken$"), trying(device, ranks):
             raise RuntimeError("broken")
+
+
+def test_devices_that_are_not_there_are_named() -> None:
+    assert resolve_device("cpu") == torch.device("cpu")
+    with pytest.raises(UserError, match="--device tpu: unknown; choose auto, cpu, cuda, mps"):
+        resolve_device("tpu")
+    if not torch.cuda.is_available():
+        with pytest.raises(UserError, match=r"--device cuda: torch .* finds none here"):
+            resolve_device("cuda")

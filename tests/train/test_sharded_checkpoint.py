@@ -1,6 +1,6 @@
 """Checkpoints of sharded training: exact, whole or not there, readable by any number of ranks, sharded or not."""
 
-import json
+import resource
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,6 +11,8 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import Shard, distribute_tensor
 
 from rf_repro.compute.ranks import ALONE, Ranks
 from rf_repro.compute.sharding import (
@@ -28,23 +30,19 @@ from rf_repro.config.schema import ExperimentConfig
 from rf_repro.core.errors import Stopped, UserError
 from rf_repro.model.initialise import initial_values
 from rf_repro.model.rf_model import RFModel
-from rf_repro.train.checkpoint import (
-    is_sharded_checkpoint,
-    list_checkpoints,
-    load_checkpoint,
-    load_weights,
-    stream_weights,
-)
+from rf_repro.train.checkpoint import KINDS, CheckpointReader, check, list_checkpoints, load_weights, stream_weights
+from rf_repro.train.checkpoint_writer import CheckpointWriter
 from rf_repro.train.ema import Average
 from rf_repro.train.optim import MasterOptimizer
-from rf_repro.train.sharded_checkpoint import KINDS, ShardedSaver, check, held_names, load_sharded, stream_sharded
 from tests.model.small import VOCAB, generation_input
 from tests.train.processes import run_ranks
+from tests.train.test_checkpoint import rewrite_state
 from tests.train.test_sharding import FULL, PAIRS, Packs, compare
 from tests.train.test_trainer import run_dir
 
 FULL = replace(FULL, stages=(replace(FULL.stages[0], steps=4),))
 PAIRS = replace(FULL, parallel=PAIRS.parallel)
+ALIKE = replace(FULL, parallel=replace(FULL.parallel, sharding="none"))  # every rank holds all
 NO_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 NAMES = [f"{kind}-{rank:05d}.safetensors" for kind in KINDS for rank in range(2)]
 
@@ -68,7 +66,7 @@ class Counted(Packs):
 def train_to(ranks: Ranks, config: ExperimentConfig, folder: Path, step: int) -> dict[str, Any]:
     """Goes on in `folder` to the end of `step`."""
     loop = Counted(config, ranks)
-    assert is_sharded(loop.state().values()) == (ranks.size > 1)
+    assert is_sharded(loop.state().values()) == (ranks.size > 1 and config.parallel.sharding == "fsdp")
 
     def is_there() -> bool:
         return loop.step == step
@@ -104,6 +102,11 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[list[d
     return folder, run_ranks(exact, 2, folder, folder)
 
 
+def read_all(path: Path) -> dict[str, dict[str, Tensor]]:
+    reader = CheckpointReader(path)
+    return {kind: dict(reader.whole(kind)) for kind in KINDS}
+
+
 def checkpoint_of(folder: Path) -> Path:
     return list_checkpoints(run_dir(folder).checkpoints)[-1]
 
@@ -132,7 +135,7 @@ def test_it_holds_what_training_held_in_parts_and_no_pickle(trained: tuple[Path,
     folder, ((whole, _), _) = trained
     path = checkpoint_of(folder / "whole")
     assert {file.name for file in path.iterdir()} == {*NAMES, "state.json"}
-    read = {kind: dict(stream_sharded(path, kind)) for kind in KINDS}
+    read = read_all(path)
     same(read["weights"] | {f"ema.{name}": tensor for name, tensor in read["ema"].items()} | read["optimizer"], whole["state"])
     same(load_weights(path, ema=True), read["ema"])
     same(load_weights(path, ema=False), read["weights"])
@@ -141,17 +144,24 @@ def test_it_holds_what_training_held_in_parts_and_no_pickle(trained: tuple[Path,
 
 
 @pytest.mark.dist
-def test_any_number_of_ranks_goes_on_where_another_stopped(trained: tuple[Path, Any], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "order",
+    [((2, FULL), (1, FULL), (4, PAIRS), (2, FULL)), ((1, FULL), (2, ALIKE), (2, FULL), (2, ALIKE))],
+    ids=["sharded, one, pairs, sharded", "one, alike, sharded, alike"],
+)
+def test_any_number_of_ranks_goes_on_where_another_stopped(
+    order: tuple[tuple[int, ExperimentConfig], ...], trained: tuple[Path, Any], tmp_path: Path
+) -> None:
     whole = trained[1][0][0]
-    for size, config, step in ((2, FULL, 1), (1, FULL, 2), (4, PAIRS, 3), (2, FULL, 4)):
+    for step, (size, config) in enumerate(order, 1):
         if size == 1:
             found = [train_to(ALONE, config, tmp_path / "run", step)]
         else:
             found = run_ranks(train_to, size, tmp_path, config, tmp_path / "run", step)
+        files = len(list(checkpoint_of(tmp_path / "run").glob("*.safetensors")))
+        assert files == 3 * (1 if config is ALIKE else size)  # of pairs, too, each writes what the other does not
     compare({**found[0], "logs": []}, {**whole, "logs": []}, 1e-5)
-    assert found[0]["positions"] == (2, 2, 12, 8)
-    kinds = [is_sharded_checkpoint(path) for path in list_checkpoints(tmp_path / "run" / "checkpoints")]
-    assert kinds == [True, True]  # of four ranks and of two; those of two and of one before them are gone
+    assert found[0]["positions"] == tuple(step * size for step, (size, _) in enumerate(order, 1))
 
 
 @pytest.mark.dist
@@ -177,14 +187,13 @@ def test_one_rank_goes_all_the_way_on_a_device(device: str, tmp_path: Path) -> N
         assert 0 < optimizer.step(1) < 100
         average.update(optimizer.masters, 1)
         held = {"weights": optimizer.masters, "ema": average.values, "optimizer": optimizer.named_state()}
-        saver = ShardedSaver(ALONE)
-        saver.save(tmp_path, 1, held, {})
+        writer = CheckpointWriter(ALONE)
+        writer.save(tmp_path, 1, held, {})
         expected = {kind: {name: t.cpu().clone() for name, t in whole_tensors(named)} for kind, named in held.items()}
         for tensor in (tensor for named in held.values() for tensor in named.values()):
             local(tensor).zero_()
-        saver.wait()
-        check(tmp_path / "step-000001")
-        load_sharded(tmp_path / "step-000001", held)
+        writer.wait()
+        CheckpointReader(tmp_path / "step-000001").fill(held)
         for kind, named in held.items():
             assert {local(tensor).device.type for tensor in named.values()} == {device}
             same({name: tensor.cpu() for name, tensor in whole_tensors(named)}, expected[kind])
@@ -218,40 +227,55 @@ def beside(ranks: Ranks, folder: Path) -> list[dict[str, Tensor]]:
     for _ in range(3):
         loop.train_step()
     loop.wait_for_checkpoint()
-    path = list_checkpoints(run.checkpoints)[-1]
-    read = {kind: dict(stream_sharded(path, kind)) for kind in KINDS}
+    read = read_all(list_checkpoints(run.checkpoints)[-1])
     return [held, read["weights"] | {f"ema.{name}": tensor for name, tensor in read["ema"].items()} | read["optimizer"]]
 
 
-def full_disk(ranks: Ranks, folder: Path) -> str:
-    """One rank cannot write: what both say. A killed process left a file."""
-    saver, tensors = ShardedSaver(ranks), {"weights": {"w": torch.arange(4.0)}}
+def full_disk(ranks: Ranks, folder: Path, full: int, is_sharded: bool) -> str:
+    """The second checkpoint does not fit on the disk of rank `full`: what this rank says. A killed process left a file."""
+    writer, rows = CheckpointWriter(ranks), torch.arange(4000.0)
+    if is_sharded:
+        rows = distribute_tensor(rows, init_device_mesh("cpu", (ranks.size,)), [Shard(0)])
     (folder / ".writing-000001").mkdir(parents=True, exist_ok=True)
     (folder / ".writing-000001" / "weights-00007.safetensors").touch()
     ranks.barrier()
-    saver.save(folder, 1, tensors, {})
-    saver.wait()
-    saver.save(folder, 2, {"weights": {"w": torch.arange(4.0).to(torch.complex128)}}, {})  # which safetensors do not have
-    with pytest.raises(UserError) as error:
-        saver.wait()
-    return str(error.value)
+    writer.save(folder, 1, {"weights": {"w": rows}}, {})
+    writer.wait()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    if ranks.rank == full:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        writer.save(folder, 2, {"weights": {"w": rows}}, {})
+        writer.wait()
+    except UserError as error:
+        return str(error)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    return "written"
 
 
 def beside_and_full_disk(ranks: Ranks, folder: Path) -> list[Any]:
-    return [*beside(ranks, folder / "beside"), full_disk(ranks, folder / "full")]
+    return [
+        *beside(ranks, folder / "beside"),
+        full_disk(ranks, folder / "parts", 1, True),
+        full_disk(ranks, folder / "alike", 0, False),
+    ]
 
 
 @pytest.mark.dist
 def test_saving_beside_training_copies_first_and_says_on_every_rank_what_cannot_be_written(tmp_path: Path) -> None:
-    target = tmp_path / "full" / "step-000002"
-    for held, written, message in run_ranks(beside_and_full_disk, 2, tmp_path, tmp_path):
+    targets = [tmp_path / name / "step-000002" for name in ("parts", "alike")]
+    for held, written, *messages in run_ranks(beside_and_full_disk, 2, tmp_path, tmp_path):
         same(held, written)
-        assert message.startswith(f"{target}: rank ")
-        assert message.endswith("free space or choose another --runs folder")
-        assert "\n" not in message
-    assert [path.name for path in list_checkpoints(target.parent)] == ["step-000001"]
-    assert {path.name for path in target.with_name("step-000001").iterdir()} <= {*NAMES, "state.json"}
-    assert torch.equal(load_weights(target.with_name("step-000001"), ema=False)["w"], torch.arange(4.0))
+        for message, target, rank in zip(messages, targets, (1, 0), strict=True):
+            assert message.startswith(f"{target}: rank {rank} cannot write checkpoint (")
+            assert message.endswith("); free space or choose another --runs folder")
+            assert "\n" not in message
+    for target, size in zip(targets, (2, 1), strict=True):
+        assert [path.name for path in target.parent.iterdir()] == ["step-000001"]
+        (older,) = list_checkpoints(target.parent)
+        assert {path.name for path in older.iterdir()} == {*NAMES[:size], "state.json"}
+        assert torch.equal(load_weights(older, ema=False)["w"], torch.arange(4000.0))
 
 
 def cut(path: Path) -> None:
@@ -283,18 +307,25 @@ def test_files_that_were_not_written_are_not_read(checkpoint: Path) -> None:
 
 
 @pytest.mark.dist
+def test_a_part_that_nobody_wrote_is_missed(checkpoint: Path) -> None:
+    (checkpoint / "ema-00001.safetensors").unlink()
+    rewrite_state(checkpoint, lambda state: state["files"].pop("ema-00001.safetensors"))
+    with pytest.raises(UserError, match=r"step-000004: corrupt checkpoint \(a part of .* is missing\)"):
+        load_weights(checkpoint, ema=True)
+    assert load_weights(checkpoint, ema=False)
+
+
+@pytest.mark.dist
 def test_another_model_is_refused(checkpoint: Path) -> None:
-    check(checkpoint)
+    reader = CheckpointReader(checkpoint)
     own = {name: torch.zeros(tensor.shape) for name, tensor in load_weights(checkpoint, ema=True).items()}
-    assert own.keys() == held_names(checkpoint, "ema")
-    load_sharded(checkpoint, {"ema": own})
+    assert own.keys() == reader.names("ema")
+    reader.fill({"ema": own})
     same(own, load_weights(checkpoint, ema=True))
     name = next(iter(own))
     for changed in ({**own, "more": torch.zeros(2)}, {**own, name: own[name][None]}, {n: t for n, t in own.items() if n != name}):
         with pytest.raises(UserError, match="holds another model's weights"):
-            load_sharded(checkpoint, {"ema": changed})
-    with pytest.raises(UserError, match="a checkpoint of sharded training"):
-        load_checkpoint(checkpoint)
+            reader.fill({"ema": changed})
 
 
 def disagree(ranks: Ranks, path: Path) -> str:
@@ -309,4 +340,3 @@ def test_damage_that_one_rank_finds_stops_all(checkpoint: Path, tmp_path: Path) 
     messages = run_ranks(disagree, 2, tmp_path, checkpoint)
     assert sorted("another rank says what" in message for message in messages) == [False, True]
     assert sum("weights-00001.safetensors: corrupt checkpoint" in message for message in messages) == 1
-    assert json.loads((checkpoint / "state.json").read_text())["kind"] == "sharded"

@@ -1,157 +1,37 @@
-"""Arrow columns as plain values: strict about types, and never larger in memory than the limits of one sample.
+"""Which columns of an Arrow or Parquet file a source needs."""
 
-A dictionary column may name one large value millions of times, and Arrow's `as_py` would copy it each time; so values are
-unwrapped here one by one, against a budget of bytes.
-"""
-
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import pyarrow as pa
 
 from rf_repro.config.data_schema import SourceConfig
+from rf_repro.core.untrusted.columns import Columns, image_problem, text_problem
+from rf_repro.core.untrusted.problems import CorruptSample, shown
 from rf_repro.data.shards.records import IMAGE_COLUMN, columns_of
-from rf_repro.data.shards.samples import MAX_IMAGE_BYTES, MAX_RECORD_BYTES, CorruptSample, shown
-
-MAX_ITEMS = 10_000  # of one list; a conversation has fewer
-ITEM_BYTES = 64  # that a value costs in memory besides its text
 
 
-class Columns:
-    """Which columns of a schema a source needs.
-
-    Attributes:
-        texts: names of those that may hold text or conversation, in the schema's order.
-        image: the image column's name; "" where none is needed.
+def source_columns(source: SourceConfig, schema: pa.Schema) -> Columns:
+    """Those that may hold text or conversation, in the schema's order, and the image's unless the source is of text alone.
 
     Raises:
         CorruptSample: a column is there twice, lacks, or is of a type that is not read.
     """
-
-    def __init__(self, schema: pa.Schema, source: SourceConfig) -> None:
-        self.texts = [name for name in dict.fromkeys(schema.names) if name in columns_of(source)]
-        self.image = "" if source.task == "text" else source.image_column or IMAGE_COLUMN
-        if self.image and self.image not in schema.names:
-            raise CorruptSample(f"has no column {shown(self.image)}; it has {_list(schema.names)}: set image_column")
-        if not self.texts:
-            wanted = " or ".join(map(shown, columns_of(source)))
-            raise CorruptSample(f"has no column {wanted}; it has {_list(schema.names)}: set text_column or conversation_column")
-        for name in self.needed:
-            if schema.names.count(name) > 1:
-                raise CorruptSample(f"has the column {shown(name)} {schema.names.count(name)} times")
-            problem = image_problem(schema.field(name).type) if name == self.image else text_problem(schema.field(name).type)
-            if problem:
-                raise CorruptSample(f"column {shown(name)} is {problem}")
-
-    @property
-    def needed(self) -> list[str]:
-        return [*self.texts, self.image] if self.image else self.texts
-
-    def record(self, columns: "Sequence[Any] | pa.Table | pa.RecordBatch", row: int) -> dict[str, Any]:
-        """Text columns of a row as plain values. Raises CorruptSample."""
-        found = {}
-        for name in self.texts:
-            found[name], _ = _plain(columns[name][row], shown(name), MAX_RECORD_BYTES)
-        return found
-
-    def needs(self, path: tuple[str, ...]) -> bool:
-        """Whether a leaf column is read: of an image's struct only `bytes`, of texts and conversations everything."""
-        return path[1:] in ((), ("bytes",)) if path[0] == self.image else path[0] in self.texts
-
-    def image_bytes(self, columns: "pa.Table | pa.RecordBatch", row: int, name: str = "") -> bytes:
-        """The encoded image of a row, in the column `name` or else `image`. Raises CorruptSample."""
-        name = name or self.image
-        scalar = columns[name][row]
-        if isinstance(scalar, pa.StructScalar) and scalar.is_valid:
-            scalar = scalar["bytes"]
-        value, _ = _plain(scalar, shown(name), MAX_IMAGE_BYTES)
-        if value is None:
-            raise CorruptSample(f"{shown(name)} is null or a path; images must be stored as bytes")
-        return value
-
-
-ChooseColumns = Callable[[pa.Schema], Columns]
-
-
-def choose_columns(schema: pa.Schema, source: SourceConfig | ChooseColumns) -> Columns:
-    """Raises CorruptSample when a column that is needed is not there or cannot be read."""
-    return Columns(schema, source) if isinstance(source, SourceConfig) else source(schema)
+    texts = [name for name in dict.fromkeys(schema.names) if name in columns_of(source)]
+    images = [] if source.task == "text" else [source.image_column or IMAGE_COLUMN]
+    for image in images:
+        if image not in schema.names:
+            raise CorruptSample(f"has no column {shown(image)}; it has {_list(schema.names)}: set image_column")
+    if not texts:
+        wanted = " or ".join(map(shown, columns_of(source)))
+        raise CorruptSample(f"has no column {wanted}; it has {_list(schema.names)}: set text_column or conversation_column")
+    for name in [*texts, *images]:
+        if schema.names.count(name) > 1:
+            raise CorruptSample(f"has the column {shown(name)} {schema.names.count(name)} times")
+        problem = image_problem(schema.field(name).type) if name in images else text_problem(schema.field(name).type)
+        if problem:
+            raise CorruptSample(f"column {shown(name)} is {problem}")
+    return Columns(texts, images)
 
 
 def _list(names: Sequence[str]) -> str:
     return ", ".join(map(shown, names[:20])) or "none"
-
-
-def _is_binary(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind))
-
-
-def _is_text(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
-
-
-def _is_list(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind))
-
-
-def image_problem(kind: pa.DataType) -> str:
-    """What is wrong with an image column's type; "" if nothing."""
-    if pa.types.is_struct(kind):
-        if kind.get_field_index("bytes") < 0:
-            return f"{shown(kind)}, without a field bytes"
-        kind = kind.field("bytes").type
-    if pa.types.is_dictionary(kind):
-        kind = kind.value_type
-    return "" if _is_binary(kind) else f"{shown(kind)}; images are binary, or struct<bytes: binary, path: string>"
-
-
-def text_problem(kind: pa.DataType, depth: int = 0) -> str:
-    """What is wrong with the type of a text or conversation column; "" if nothing."""
-    if isinstance(kind, pa.BaseExtensionType):
-        return f"of the extension type {shown(kind.extension_name)}; stored objects are never unpickled"
-    if _is_binary(kind):
-        return "binary, not text; stored objects are never unpickled"
-    if depth > 6:
-        return "nested too deeply"
-    if pa.types.is_dictionary(kind):
-        return text_problem(kind.value_type, depth + 1)
-    if _is_list(kind):
-        return text_problem(kind.value_type, depth + 1)
-    if pa.types.is_struct(kind):
-        return next(filter(None, (text_problem(kind.field(i).type, depth + 1) for i in range(kind.num_fields))), "")
-    is_plain = _is_text(kind) or pa.types.is_primitive(kind) or pa.types.is_null(kind)
-    return "" if is_plain else f"{shown(kind)}; texts, and lists of messages are read"
-
-
-def _plain(scalar: Any, what: str, budget: int) -> tuple[Any, int]:
-    """A scalar as text, bytes, number, list or dictionary, and what is left of the budget.
-
-    Raises:
-        CorruptSample: it needs more bytes than the budget has, or a list is too long, or a text is not UTF-8.
-    """
-    if isinstance(scalar, pa.DictionaryScalar):
-        scalar = scalar.value
-    budget -= ITEM_BYTES
-    if scalar is None or not scalar.is_valid:
-        return None, budget
-    if isinstance(scalar, pa.StructScalar):
-        fields = {}
-        for number in range(scalar.type.num_fields):
-            fields[scalar.type.field(number).name], budget = _plain(scalar[number], what, budget)
-        return fields, budget
-    if isinstance(scalar, pa.ListScalar):
-        items: list[Any] = []
-        if len(scalar.values) > MAX_ITEMS:
-            raise CorruptSample(f"{what} is a list of {len(scalar.values)}; at most {MAX_ITEMS} are read")
-        for item in scalar.values:
-            value, budget = _plain(item, what, budget)
-            items.append(value)
-        return items, budget
-    if isinstance(scalar, pa.BinaryScalar):  # strings too
-        budget -= scalar.as_buffer().size
-    if budget < 0:
-        raise CorruptSample(f"{what} is larger than one sample may be")
-    try:
-        return scalar.as_py(), budget
-    except UnicodeDecodeError:
-        raise CorruptSample(f"{what} is not UTF-8") from None

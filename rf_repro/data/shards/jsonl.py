@@ -1,15 +1,15 @@
 """JSON lines beside image files: each line an object whose image is a path relative to the file's folder."""
 
 import os
-import stat
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from rf_repro.config.data_schema import SourceConfig
+from rf_repro.core.untrusted.beside import read_beside
+from rf_repro.core.untrusted.problems import MAX_RECORD_BYTES, CorruptSample, shown
 from rf_repro.data.shards.records import IMAGE_COLUMN, parse_json
-from rf_repro.data.shards.samples import MAX_IMAGE_BYTES, MAX_RECORD_BYTES, CorruptSample, shown
 
 CHUNK = 1 << 22  # bytes searched for line ends at a time
 MAX_LINES = 20_000_000  # a shard; more would fill memory with their index alone
@@ -72,29 +72,3 @@ def find_lines(file: int) -> tuple[np.ndarray, str]:
     stops = np.concatenate(ends)
     starts = np.concatenate([np.zeros(1, np.int64), stops[:-1] + 1])[: len(stops)]
     return np.stack([starts, stops], 1)[stops > starts], damage
-
-
-def read_beside(folder: Path, name: str, what: str) -> bytes:
-    """A plain file within `folder` (resolved), of at most MAX_IMAGE_BYTES.
-
-    Raises:
-        CorruptSample: it is not there, is not a plain file, is too large, or lies elsewhere (by `..`, an absolute path, a link).
-    """
-    if "\0" in name or Path(name).is_absolute() or ".." in Path(name).parts:
-        raise CorruptSample(f"{what} {shown(name)!r} leaves the shard's folder")
-    try:
-        path = (folder / name).resolve()
-        if not path.is_relative_to(folder):
-            raise CorruptSample(f"{what} {shown(name)!r} leaves the shard's folder by a link")
-        file = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
-        try:
-            status = os.fstat(file)
-            if not stat.S_ISREG(status.st_mode):
-                raise CorruptSample(f"{what} {shown(name)!r} is not a plain file")
-            if status.st_size > MAX_IMAGE_BYTES:
-                raise CorruptSample(f"{what} {shown(name)!r} has {status.st_size} bytes; at most {MAX_IMAGE_BYTES} are read")
-            return os.pread(file, status.st_size, 0)
-        finally:
-            os.close(file)
-    except (OSError, RuntimeError, ValueError) as error:  # RuntimeError: a loop of links; ValueError: not a file system's text
-        raise CorruptSample(f"{what} {shown(name)!r} cannot be read ({shown(getattr(error, 'strerror', '') or error)})") from None

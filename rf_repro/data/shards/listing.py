@@ -8,7 +8,7 @@ from pathlib import Path
 from rf_repro.config.data_schema import SourceConfig
 from rf_repro.core.errors import UserError
 from rf_repro.core.hashing import canonical_json
-from rf_repro.data.shards.samples import shown
+from rf_repro.core.untrusted.problems import shown
 
 SUFFIXES = {"webdataset": (".tar",), "parquet": (".parquet", ".arrow"), "jsonl": (".jsonl", ".ndjson")}
 COMPRESSED = (".gz", ".tgz", ".zst", ".bz2", ".xz", ".lz4")

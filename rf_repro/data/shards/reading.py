@@ -2,17 +2,20 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
 import pyarrow as pa
 
 from rf_repro.config.data_schema import SourceConfig
-from rf_repro.data.shards.arrow import ArrowShard
+from rf_repro.core.untrusted.arrow import ArrowShard
+from rf_repro.core.untrusted.parquet import ParquetShard
+from rf_repro.core.untrusted.problems import CorruptSample, shown
+from rf_repro.data.shards.columns import source_columns
 from rf_repro.data.shards.jsonl import JsonlShard
-from rf_repro.data.shards.parquet import ParquetShard
 from rf_repro.data.shards.records import read_texts
-from rf_repro.data.shards.samples import CorruptSample, RawSample, shown
+from rf_repro.data.shards.samples import RawSample
 from rf_repro.data.shards.webdataset import TarShard
 
 
@@ -29,8 +32,8 @@ class Shard(Protocol):
 
 READERS: dict[str, Callable[[Path, SourceConfig], Shard]] = {
     "webdataset": TarShard,
-    "parquet": ParquetShard,
-    "arrow": ArrowShard,
+    "parquet": lambda path, source: ParquetShard(path, partial(source_columns, source)),
+    "arrow": lambda path, source: ArrowShard(path, partial(source_columns, source)),
     "jsonl": JsonlShard,
 }
 

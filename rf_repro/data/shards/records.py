@@ -19,7 +19,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rf_repro.config.data_schema import SourceConfig
-from rf_repro.data.shards.samples import MAX_RECORD_BYTES, CorruptSample, Turn, shown
+from rf_repro.core.untrusted.problems import MAX_RECORD_BYTES, CorruptSample, shown
+from rf_repro.data.shards.samples import Turn
 
 Record = Mapping[str, Any]
 

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from rf_repro.config.data_schema import SourceConfig
+from rf_repro.core.untrusted.problems import MAX_IMAGE_BYTES, MAX_RECORD_BYTES, CorruptSample, shown
 from rf_repro.data.shards.records import columns_of, decode_text, parse_json
-from rf_repro.data.shards.samples import MAX_IMAGE_BYTES, MAX_RECORD_BYTES, CorruptSample, shown
 
 BLOCK = 512
 MAX_MEMBERS = 1_000_000  # a shard; more would fill memory with their index alone

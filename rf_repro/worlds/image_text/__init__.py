@@ -28,6 +28,7 @@ class ImageText(World):
     """See `rf_repro.data.image_text` for how shards become packs."""
 
     scores_itself = False
+    reads_shards = True
 
     def check(self, config: ExperimentConfig) -> None:
         decoder, stride = config.model.decoder, config.image_stride

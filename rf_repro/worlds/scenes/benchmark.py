@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import cached_property, lru_cache
 
 import numpy as np
@@ -10,14 +9,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from evaluators.geneval.evaluate import evaluate_folder
 from evaluators.geneval.options import GenEvalOptions
+from evaluators.geneval.sampled import evaluate_folder
 from rf_repro.compute.devices import trying
 from rf_repro.config.schema import ExperimentConfig
-from rf_repro.core.files import write_jsonl
 from rf_repro.core.hashing import derive_seed, file_sha256
 from rf_repro.core.image_folder import ImageFolder, SampleEntry
-from rf_repro.core.records import EvalResult
 from rf_repro.core.run_dir import RunDir
 from rf_repro.data.packing import to_pixels
 from rf_repro.data.scenes.tokenizer import SceneTokenizer
@@ -104,19 +101,13 @@ class SceneBenchmark:
         entries = [SampleEntry(r.prompt_id, r.sample, r.seed, file_sha256(out.image_path(r.prompt_id, r.sample))) for r in wanted]
         out.finish(entries, expected=len(wanted))
 
-    def score(
-        self, folder: ImageFolder, run: RunDir, name: str, progress: Progress, step: int | None, weights: str
-    ) -> EvalResult:
+    def score(self, folder: ImageFolder, run: RunDir, name: str, progress: Progress, step: int | None, weights: str) -> None:
         """Scores a complete folder by GenEval's rules and records it under the run as evaluation `name`."""
         result, rows = evaluate_folder(
             folder, self.detector, self.classifier, GenEvalOptions(), benchmark=BENCHMARK, step=step, weights=weights,
             progress=lambda done, total: progress("evaluate", done, total),
         )  # fmt: skip
-        items = f"{name}.items.jsonl"
-        write_jsonl(run.evals / items, rows)
-        result = replace(result, items=items)
-        run.write_eval(name, result)
-        return result
+        run.write_eval(name, result, rows)
 
 
 @lru_cache(maxsize=1)

@@ -1,13 +1,10 @@
 """A run of the scenes world, sampled and scored: the learning curve, the benchmark, the codebook, the questions."""
 
-from dataclasses import replace
-
 import numpy as np
 import torch
 from torch import Tensor
 
 from rf_repro.compute.devices import trying
-from rf_repro.core.files import write_jsonl
 from rf_repro.core.image_folder import ImageFolder
 from rf_repro.core.records import EvalResult
 from rf_repro.core.run_dir import RunDir
@@ -94,9 +91,7 @@ def evaluate_understanding(trainer: Trainer, run: RunDir, progress: Progress) ->
             max_new_tokens=config.data.answer_tokens, batch_size=config.sampling.batch_size,
         )  # fmt: skip
     result, rows = score_answers(batch, answers, step=trainer.step, weights="ema")
-    items = "questions.items.jsonl"
-    write_jsonl(run.evals / items, rows)
-    run.write_eval("questions", replace(result, items=items))
+    run.write_eval("questions", result, rows)
     progress("answer", len(answers), len(answers))
 
 

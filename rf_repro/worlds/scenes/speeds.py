@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 from PIL import Image
 
-from evaluators.geneval.evaluate import evaluate_images
 from evaluators.geneval.options import GenEvalOptions
+from evaluators.geneval.sampled import evaluate_images
 from rf_repro.compute.devices import seconds
 from rf_repro.data.packing import to_pixels
 from rf_repro.data.scenes.questions import SceneQuestions

@@ -1,8 +1,7 @@
-"""DPG-Bench on a scanned folder: asks a judge, scores in both ways, and says what came of it."""
+"""DPG-Bench's result from the replies of a judge: the scores in both ways, and what came of each file."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 from evaluators.dpg.data import Benchmark
@@ -17,8 +16,8 @@ from evaluators.dpg.scoring import (
     summarize_fixed,
     summarize_official,
 )
-from evaluators.vlm.ask import Replies, ask
-from rf_repro.core.errors import UserError
+from evaluators.results import Evaluation
+from evaluators.vlm.ask import Replies
 from rf_repro.core.hashing import canonical_json
 from rf_repro.core.records import EvalResult
 
@@ -26,61 +25,26 @@ Compat = Literal["official", "fixed", "both"]
 TASK = "dpg"  # the one task of an item, and the metric that tables read
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """A score in each way that was asked for, and a row a file.
+@dataclass(frozen=True, kw_only=True)
+class DPGEvaluation(Evaluation):
+    """DPG-Bench's result, a row a file.
 
-    `failures`: file -> why it has no score; `dropped`: file -> why the official script would leave it out.
+    Attributes:
+        judge: who answered.
+        fixed, official: the scores in each way that was asked for.
+        unscored: file -> why it has no score.
+        dropped: file -> why the official script would leave it out.
     """
 
-    result: EvalResult
-    rows: list[dict[str, Any]]
+    judge: Judge
     fixed: Summary | None
     official: Summary | None
-    failures: dict[str, str]
+    unscored: dict[str, str]
     dropped: dict[str, str]
 
 
-def require_complete(found: Scan, compat: Compat) -> None:
-    """Raises UserError unless each item has exactly one whole file of the right size; the official script takes what it finds."""
-    if compat != "official" and found.blocking:
-        count = len(found.blocking)
-        raise UserError(
-            f"{found.root}: {count} problem{'' if count == 1 else 's'}, first {found.blocking[0]}; "
-            "complete the folder, or give --compat official, which scores what it finds"
-        )
-
-
-def evaluate(
-    found: Scan,
-    benchmark: Benchmark,
-    judge: Judge,
-    store: Path,
-    *,
-    compat: Compat = "both",
-    batch_size: int = 1,
-    shard: tuple[int, int] = (0, 1),
-    progress: Callable[[int, int], None] = lambda done, total: None,
-) -> Outcome | None:
-    """Asks what the store does not know yet, then scores; None for a share of the questions, which is only asked.
-
-    Args:
-        store: of replies, see `evaluators.vlm.ask`.
-        shard: (index, count).
-        progress: called with (questions answered, questions).
-
-    Raises:
-        UserError: the folder is not complete (unless `compat` is official), or `ask` cannot go on.
-    """
-    require_complete(found, compat)
-    items = benchmark.items
-    asked = ((crop, question.text) for file in found.files for crop in file.crops for question in items[file.item_id])
-    replies = ask(
-        judge.queries(asked), judge.model, store, protocol=judge.protocol, max_new_tokens=judge.max_new_tokens,
-        batch_size=batch_size, shard=shard, progress=progress,
-    )  # fmt: skip
-    if shard != (0, 1):
-        return None
+def score_replies(found: Scan, benchmark: Benchmark, judge: Judge, replies: Replies, compat: Compat = "both") -> DPGEvaluation:
+    """Scores what the judge replied to all questions about the folder's images."""
     answers = [_answers(file, benchmark, judge, replies) for file in found.files]
     fixed = None if compat == "official" else score_fixed(benchmark, answers)
     official = None if compat == "fixed" else score_official(benchmark, answers)
@@ -109,7 +73,7 @@ def _outcome(
     judge: Judge,
     fixed: Sequence[FileScore | str] | None,
     official: Sequence[FileScore | str] | None,
-) -> Outcome:
+) -> DPGEvaluation:
     main = fixed if fixed is not None else official
     assert main is not None
     rows = [_row(file, benchmark, main[i], None if official is None else official[i]) for i, file in enumerate(found.files)]
@@ -144,7 +108,10 @@ def _outcome(
             "judge_settings": canonical_json(dict(judge.model.settings)),
         },
     )
-    return Outcome(result, rows, fixed_summary, official_summary, failures, _reasons(found, official))
+    return DPGEvaluation.of(
+        result, rows, problems=found.problems, judge=judge, fixed=fixed_summary, official=official_summary, unscored=failures,
+        dropped=_reasons(found, official),
+    )  # fmt: skip
 
 
 def _reasons(found: Scan, scored: Sequence[FileScore | str] | None) -> dict[str, str]:

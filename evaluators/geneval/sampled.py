@@ -1,4 +1,4 @@
-"""Scores many images: in memory, or a folder in GenEval's layout."""
+"""Scores images as a sampler made them: in memory, or a folder whose manifest lists them."""
 
 import hashlib
 from collections import Counter
@@ -12,8 +12,9 @@ from evaluators.detection import ColorClassifier, Detector
 from evaluators.geneval.crops import upright_rgb
 from evaluators.geneval.metadata import PromptSpec
 from evaluators.geneval.options import GenEvalOptions
+from evaluators.geneval.score import make_result, models_of, verdict_row
 from evaluators.geneval.scoring import ImageVerdict, crop_colors, score_image
-from evaluators.geneval.summary import protocol_id, summarize
+from evaluators.images import UNREADABLE
 from rf_repro.core.errors import UserError
 from rf_repro.core.files import read_json
 from rf_repro.core.image_folder import ImageFolder, SampleEntry
@@ -95,29 +96,17 @@ def evaluate_folder(
         )  # fmt: skip
         outcome: dict[int, ImageVerdict] = dict(zip(readable, verdicts, strict=True))
         for i, entry in enumerate(batch):
-            rows.append(_row(entry, prompts[entry.prompt_id], outcome.get(i), loaded[i]))
+            metadata, reason = prompts[entry.prompt_id], loaded[i]
+            verdict = verdict_row(metadata, reason if isinstance(reason, str) else outcome[i])
+            place = {"prompt_id": entry.prompt_id, "sample": entry.sample, "seed": entry.seed}
+            rows.append({**place, **verdict, "held_out": metadata.get("held_out")})
         progress(len(rows), len(entries))
 
-    metrics, missing = summarize(rows)
     images_of = Counter((row["tag"], row["prompt"]) for row in rows)
-    failures = sum(row["correct"] is None for row in rows)
-    result = EvalResult(
-        benchmark=benchmark,
-        protocol=protocol_id(options, images_of),
-        metrics=metrics,
-        n=len(rows) - failures,
-        expected_n=expected,
-        failures=failures,
-        missing=missing,
-        evaluator={
-            "detector": detector.name,
-            "detector_revision": detector.revision,
-            "color_classifier": classifier.name,
-            "color_classifier_revision": classifier.revision,
-        },
-        step=step,
+    result = make_result(
+        rows, options, images_of, models_of(detector, classifier), benchmark=benchmark, expected_n=expected, step=step,
         weights=weights,
-    )
+    )  # fmt: skip
     return result, rows
 
 
@@ -130,21 +119,6 @@ def _load(folder: ImageFolder, entry: SampleEntry) -> Image.Image | str:
             return "the file is not the one that manifest.json lists (SHA-256 differs)"
         image = Image.open(BytesIO(data))
         image.load()
-    except (OSError, SyntaxError, ValueError) as error:  # Pillow raises all three on damaged files
+    except UNREADABLE as error:
         return f"cannot read the image: {error}"
     return image
-
-
-def _row(entry: SampleEntry, metadata: dict[str, Any], verdict: ImageVerdict | None, loaded: Image.Image | str) -> dict[str, Any]:
-    return {
-        "prompt_id": entry.prompt_id,
-        "sample": entry.sample,
-        "seed": entry.seed,
-        "tag": metadata["tag"],
-        "prompt": metadata["prompt"],
-        "correct": verdict.correct if verdict else None,
-        "reason": verdict.reason if verdict else loaded,
-        "failure": verdict.failure if verdict else "unreadable",
-        "details": verdict.details if verdict else {},
-        "held_out": metadata.get("held_out"),
-    }

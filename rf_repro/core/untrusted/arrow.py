@@ -1,4 +1,4 @@
-"""Arrow shards (.arrow: IPC stream or file), as the `datasets` package stores them: rows by record batch from a memory map.
+"""Arrow files (.arrow: IPC stream or file), as the `datasets` package stores them: rows by record batch from a memory map.
 
 Messages are found one after the other; the footer of the file format repeats what they say and is not used. Compressed bodies
 and dictionaries, which could expand to any size, are refused; `datasets` writes neither.
@@ -11,9 +11,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from rf_repro.config.data_schema import SourceConfig
-from rf_repro.data.shards.columns import ChooseColumns, choose_columns
-from rf_repro.data.shards.samples import CorruptSample, shown
+from rf_repro.core.untrusted.columns import ChooseColumns
+from rf_repro.core.untrusted.problems import CorruptSample, shown
 
 MAX_MESSAGES = 1_000_000
 READ_ERRORS = (pa.ArrowException, OSError, EOFError, ValueError, MemoryError, struct.error)
@@ -25,14 +24,18 @@ class ArrowShard:
     """One open Arrow file.
 
     Args:
-        source: whose columns are read, or what chooses columns of a schema.
+        choose: which columns of a schema are read.
+
+    Attributes:
+        columns: those chosen.
+        damage: what is wrong with the rest of the file; "" if nothing.
 
     Raises:
         CorruptSample: not even its schema can be read, or it lacks a column.
         OSError: it cannot be opened.
     """
 
-    def __init__(self, path: Path, source: SourceConfig | ChooseColumns) -> None:
+    def __init__(self, path: Path, choose: ChooseColumns) -> None:
         self.damage = ""
         self._file = pa.memory_map(str(path), "r")
         try:
@@ -44,7 +47,7 @@ class ArrowShard:
                 self._schema = pa.ipc.read_schema(message)
             except READ_ERRORS as error:
                 raise CorruptSample(f"no Arrow file ({shown(error)})") from None
-            self._columns = choose_columns(self._schema, source)
+            self.columns = choose(self._schema)
             self._offsets, rows = self._find_batches()
         except BaseException:
             self.close()
@@ -60,11 +63,11 @@ class ArrowShard:
 
     def record(self, index: int) -> dict[str, Any]:
         """Text columns of a row. Raises CorruptSample."""
-        return self._columns.record(*self._find(index))
+        return self.columns.record(*self._find(index))
 
     def image(self, index: int, name: str = "") -> bytes:
-        """The encoded image of a row, of the image column of that name or else of the one there is. Raises CorruptSample."""
-        return self._columns.image_bytes(*self._find(index), name)
+        """The encoded image of a row, of the image column of that name or else of the first. Raises CorruptSample."""
+        return self.columns.image_bytes(*self._find(index), name)
 
     def _find_batches(self) -> tuple[list[int], list[int]]:
         """First byte and number of rows of each record batch; sets `damage` where messages end early."""
@@ -106,7 +109,7 @@ class ArrowShard:
         try:
             self._file.seek(self._offsets[number])
             batch = pa.ipc.read_record_batch(pa.ipc.read_message(self._file), self._schema)
-            batch = batch.select(self._columns.needed)
+            batch = batch.select(self.columns.needed)
             batch.validate(full=True)  # offsets that point outside would crash the process
         except READ_ERRORS as error:
             return CorruptSample(f"record batch {number} cannot be read ({shown(error)})")

@@ -11,28 +11,62 @@ import yaml
 
 from rf_repro.core.errors import UserError
 
+MAX_VALUES = 100_000  # of a file, those behind aliases counted wherever they are named
+
+
+class YamlProblem(ValueError):
+    """Why a text is refused; `line`: where, from 1, as far as it is known."""
+
+    def __init__(self, problem: str, line: int | None = None) -> None:
+        super().__init__(problem)
+        self.line = line
+
+
+def parse_strict_yaml(text: str) -> Any:
+    """The content of a YAML text.
+
+    Raises:
+        YamlProblem: not YAML; a key given twice; a number in another form than plain decimal; or aliases that stand for more than
+            `MAX_VALUES` values.
+    """
+    try:
+        return yaml.load(text, _Loader)
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else None
+        raise YamlProblem(error.problem or error.context or "not valid YAML", line) from None
+    except yaml.YAMLError as error:
+        raise YamlProblem(f"not valid YAML ({' '.join(str(error).split())})") from None
+    except RecursionError:
+        raise YamlProblem("nested too deeply") from None
+    except ValueError as error:  # text under a tag such as !!float, an integer of thousands of digits
+        raise YamlProblem(f"not valid YAML ({error})") from None
+
 
 def read_strict_yaml(path: Path) -> Any:
     """The content of a YAML file.
 
     Raises:
-        UserError: unreadable; not YAML; a key given twice; or a number in another form than plain decimal.
+        UserError: unreadable, or as of `parse_strict_yaml`; one line with the file's name and the line's number.
     """
     try:
-        return yaml.load(path.read_text(encoding="utf-8"), _Loader)
+        return parse_strict_yaml(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"{path}: cannot read ({error.strerror}); give a YAML file") from None
-    except yaml.MarkedYAMLError as error:
-        line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise UserError(f"{path}{line}: {error.problem or error.context}; mend this line") from None
-    except yaml.YAMLError as error:
-        raise UserError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
-    except ValueError as error:  # not UTF-8, or text under a tag such as !!float
+    except UnicodeDecodeError as error:
         raise UserError(f"{path}: not valid YAML ({error})") from None
+    except YamlProblem as problem:
+        where, remedy = (f"{path}:{problem.line}", "; mend this line") if problem.line else (str(path), "")
+        raise UserError(f"{where}: {problem}{remedy}") from None
 
 
 class _Loader(yaml.SafeLoader):
-    """Refuses what YAML accepts in silence: a key given twice, and numbers in other forms than plain decimals."""
+    """Refuses what YAML accepts in silence: a key given twice, numbers but plain decimals, aliases without end."""
+
+    def construct_document(self, node: yaml.Node) -> Any:
+        if _count(node, {}) > MAX_VALUES:
+            problem = f"stands for more than {MAX_VALUES} values, by aliases of aliases for example"
+            raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
+        return super().construct_document(node)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
@@ -43,17 +77,42 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
     def construct_plain_int(self, node: yaml.ScalarNode) -> int:
-        if not re.fullmatch(r"-?(0|[1-9]\d*)", node.value):
-            problem = f'{node.value} without quotes is another number to YAML, in base 60 or 8 for example; write "{node.value}"'
-            raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
-        return int(node.value)
+        self._check_plain(node, r"-?(0|[1-9]\d*)")
+        return self.construct_yaml_int(node)
+
+    def construct_plain_float(self, node: yaml.ScalarNode) -> float:
+        self._check_plain(node, r"[^:_]*")
+        return self.construct_yaml_float(node)
 
     def construct_date_as_text(self, node: yaml.ScalarNode) -> str:
         return node.value
 
+    def _check_plain(self, node: yaml.ScalarNode, pattern: str) -> None:
+        if not re.fullmatch(pattern, node.value):
+            problem = f"{node.value} without quotes is another number to YAML, in base 60 or 8 for example"
+            remedy = f'write "{node.value}", or a number in plain decimals'
+            raise yaml.constructor.ConstructorError(None, None, f"{problem}; {remedy}", node.start_mark)
+
 
 _Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_plain_int)
+_Loader.add_constructor("tag:yaml.org,2002:float", _Loader.construct_plain_float)
 _Loader.add_constructor("tag:yaml.org,2002:timestamp", _Loader.construct_date_as_text)
+
+
+def _count(node: yaml.Node, counted: dict[int, int]) -> int:
+    """Values that a node stands for, itself included. `counted`: by the nodes' ids, 0 while one is looked at.
+
+    Raises:
+        ConstructorError: a node is a part of itself.
+    """
+    if id(node) not in counted:
+        counted[id(node)] = 0
+        pairs = node.value if isinstance(node, yaml.MappingNode) else []
+        parts = node.value if isinstance(node, yaml.SequenceNode) else [part for pair in pairs for part in pair]
+        counted[id(node)] = 1 + sum(_count(part, counted) for part in parts)
+    elif not counted[id(node)]:
+        raise yaml.constructor.ConstructorError(None, None, "an alias stands within what it names", node.start_mark)
+    return counted[id(node)]
 
 
 @dataclass(frozen=True)

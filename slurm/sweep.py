@@ -1,13 +1,14 @@
 """A grid on a cluster: what is asked for, how far it is, and handing the rest to SLURM: behind `rf-repro sweep`."""
 
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rf_repro.core.errors import UserError
 from rf_repro.core.run_lock import run_lock
 from rf_repro.launch.here import complete
+from rf_repro.launch.plan import Job
 from slurm.profile import Profile, load_profile
 from slurm.queue import DEFAULT_MAX_ARRAY, QueuedJob, cancel, max_array_size, read_queue
 from slurm.snapshot import make_snapshot
@@ -159,3 +160,29 @@ def select(sweeps: Sequence[Sweep], names: Sequence[str]) -> list[tuple[Sweep, R
                             + (f" and {len(known) - 12} more" if len(known) > 12 else ""))  # fmt: skip
         found += [hit for hit in hits if hit not in found]
     return found
+
+
+def failed_rows(sweeps: Sequence[Sweep], names: Sequence[str]) -> list[tuple[Sweep, Row]]:
+    """Those of the named rows in which something has failed; without names of all. Raises UserError as `select`."""
+    named = select(sweeps, names) if names else [(sweep, row) for sweep in sweeps for row in sweep.rows]
+    return [(sweep, row) for sweep, row in named if any(one.state == "failed" for one in row.actions.values())]
+
+
+def retry(ledger: Ledger, rows: Sequence[tuple[Sweep, Row]]) -> Iterator[Submission]:
+    """Submits failed rows again, and what waits for them. Raises UserError as `submit`."""
+    for sweep in {id(sweep): sweep for sweep, _ in rows}.values():
+        paths = [row.job.run.path for owner, row in rows if owner is sweep]
+        paths += [row.job.run.path for row in sweep.rows if row.state == "blocked" and set(row.job.after) & set(paths)]
+        yield from submit(ledger, sweep.request, paths, again=True)[1]
+
+
+def log_files(ledger: Ledger, job: Job, action: str | None, rank: int) -> list[Path]:
+    """The logs of a run's jobs, of one action or of any; without a job of it, those of its processes on this machine."""
+    elements = [one for (path, kind), found in ledger.elements().items() for one in found
+                if path == job.run.path and action in (None, kind)]  # fmt: skip
+    named = [ledger.job_folder(one.submission) / f"{one.id}_{rank}_log.{kind}"
+             for one in sorted(elements, key=lambda one: one.submission.token) for kind in ("out", "err")]  # fmt: skip
+    files = [path for path in named if path.exists()]
+    if not files and action is None:
+        files = sorted((job.run.path / "logs").glob("*_log.*"), key=lambda path: path.stat().st_mtime_ns)
+    return files

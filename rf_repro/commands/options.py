@@ -39,16 +39,22 @@ def add_grid(parser: argparse.ArgumentParser) -> None:
     add_runs(parser)
     add_set(parser)
     add_data(parser)
-    parser.add_argument(
-        "--reseed-first-stage",
-        action="store_true",
-        help="train the shared first stage for each seed (default: once for all)",
-    )
+    add_reseed(parser)
 
 
 def add_tables(parser: argparse.ArgumentParser, default: str, text: str) -> None:
     """Under both names: a grid of one's own is no table of the paper."""
     parser.add_argument("--tables", "--grid", default=default, metavar="NAMES", help=text)
+
+
+def add_reseed(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--reseed-first-stage", action="store_true", help="train the shared first stage for each seed (default: once for all)"
+    )
+
+
+def add_report_folder(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--out", type=Path, default=Path("report"), metavar="DIR", help="folder of the report (default: report)")
 
 
 def add_runs(parser: argparse.ArgumentParser) -> None:

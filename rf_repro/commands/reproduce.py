@@ -2,13 +2,13 @@
 
 import argparse
 import sys
-from pathlib import Path
 
 from rf_repro.commands.options import (
     Commands,
     add_command,
     add_device,
     add_grid,
+    add_report_folder,
     all_overrides,
     at_least_one,
     grid_plan,
@@ -23,7 +23,7 @@ def add_parser(commands: Commands) -> None:
     parser = add_command(commands, "reproduce", "train, sample and score the tables' variants, then build the report",
                          "rf-repro reproduce --scale tiny --seeds 0")  # fmt: skip
     add_grid(parser)
-    parser.add_argument("--out", type=Path, default=Path("report"), metavar="DIR", help="folder of the report (default: report)")
+    add_report_folder(parser)
     parser.add_argument(
         "--jobs",
         type=int,

@@ -11,6 +11,8 @@ from rf_repro.commands.options import (
     Commands,
     add_command,
     add_data,
+    add_report_folder,
+    add_reseed,
     add_runs,
     add_scale,
     add_set,
@@ -23,7 +25,7 @@ from rf_repro.core.errors import UserError
 
 if TYPE_CHECKING:
     from slurm.profile import Profile
-    from slurm.submission import Element, Ledger, Request
+    from slurm.submission import Ledger, Request
 
 LOG_LINES = 40
 
@@ -59,20 +61,18 @@ def _add_names(parser: argparse.ArgumentParser, text: str) -> None:
 def _add_grid(parser: argparse.ArgumentParser) -> None:
     tables = parser.add_mutually_exclusive_group(required=True)
     tables.add_argument("grid", nargs="?", metavar="GRID", help="tables, by comma, FILE.py:GRID for one of your own, or all")
-    tables.add_argument("--grid", dest="named", metavar="GRID", help="the same, as other commands take it")
+    tables.add_argument("--grid", dest="named", metavar="GRID", help="the same, as other commands take it (default: GRID)")
     add_scale(parser)
     parser.add_argument("--seeds", metavar="NUMBERS", help="training seeds, by comma or as 0-4 (default: the tables' own, 0)")
     parser.add_argument("--only", metavar="KEYS", help="rows, by comma, e.g. pixel,pixel_rf (default: all)")
     add_runs(parser)
     add_set(parser)
     add_data(parser)
-    parser.add_argument(
-        "--reseed-first-stage", action="store_true", help="train the shared first stage for each seed (default: once for all)"
-    )
+    add_reseed(parser)
     parser.add_argument(
         "--profile", metavar="PROFILE", help="cluster profile: a YAML file, or the name of a bundled one (default: gpu-cluster)"
     )
-    parser.add_argument("--out", type=Path, default=Path("report"), metavar="DIR", help="folder of the report (default: report)")
+    add_report_folder(parser)
 
 
 def _add_plan(actions: Commands) -> None:
@@ -204,7 +204,7 @@ def run_status(options: argparse.Namespace) -> int:
 
 
 def run_logs(options: argparse.Namespace) -> int:
-    from slurm.sweep import all_sweeps, select
+    from slurm.sweep import all_sweeps, log_files, select
 
     at_least_one(options.lines, "--lines")
     ledger = _ledger(options)
@@ -212,11 +212,7 @@ def run_logs(options: argparse.Namespace) -> int:
     if len(hits) > 1:
         raise UserError(f"run {options.name!r}: means {len(hits)}; name one of {', '.join(row.job.slug for _, row in hits[:8])}")
     row = hits[0][1]
-    elements = [one for (path, action), found in ledger.elements().items() for one in found
-                if path == row.job.run.path and options.action in (None, action)]  # fmt: skip
-    files = [path for one in sorted(elements, key=lambda one: one.submission.token) for path in _logs(ledger, one, options.rank)]
-    if not files and options.action is None:
-        files = sorted((row.job.run.path / "logs").glob("*_log.*"), key=lambda path: path.stat().st_mtime_ns)
+    files = log_files(ledger, row.job, options.action, options.rank)
     if not files:
         raise UserError(f"{row.job.slug}: no job of it has written a log yet; see `rf-repro sweep status {row.job.slug}`")
     newest = max(files, key=lambda path: path.stat().st_mtime_ns)
@@ -226,11 +222,6 @@ def run_logs(options: argparse.Namespace) -> int:
         return subprocess.run(["tail", "-v", "-n", str(options.lines), *follow, *map(str, pair)], check=False).returncode
     except KeyboardInterrupt:  # the only way out of --follow
         return 0
-
-
-def _logs(ledger: "Ledger", element: "Element", rank: int) -> list[Path]:
-    folder = ledger.job_folder(element.submission)
-    return [path for kind in ("out", "err") if (path := folder / f"{element.id}_{rank}_log.{kind}").exists()]
 
 
 def run_cancel(options: argparse.Namespace) -> int:
@@ -255,23 +246,15 @@ def run_cancel(options: argparse.Namespace) -> int:
 
 
 def run_retry(options: argparse.Namespace) -> int:
-    from slurm.sweep import all_sweeps, select, submit
+    from slurm.sweep import all_sweeps, failed_rows, retry
 
     ledger = _ledger(options)
-    sweeps = all_sweeps(ledger)
-    named = select(sweeps, options.names) if options.names else [(sweep, row) for sweep in sweeps for row in sweep.rows]
-    rows = [(sweep, row) for sweep, row in named if any(one.state == "failed" for one in row.actions.values())]
+    rows = failed_rows(all_sweeps(ledger), options.names)
     if not rows:
         print("nothing to retry: none of these has failed")
         return 0
-    for sweep in sweeps:
-        paths = [row.job.run.path for owner, row in rows if owner is sweep]
-        paths += [row.job.run.path for row in sweep.rows if row.state == "blocked" and set(row.job.after) & set(paths)]
-        if paths:
-            for one in submit(ledger, sweep.request, paths, again=True)[1]:
-                print(
-                    f"job {one.job_id}: {one.action}, {', '.join(Path(run).parent.name for run in one.runs) or 'of everything'}"
-                )
+    for one in retry(ledger, rows):
+        print(f"job {one.job_id}: {one.action}, {', '.join(Path(run).parent.name for run in one.runs) or 'of everything'}")
     return 0
 
 

@@ -2,11 +2,12 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from PIL import Image
+if TYPE_CHECKING:
+    from PIL import Image
 
-Parts = tuple[str | Image.Image, ...]
+Parts = tuple["str | Image.Image", ...]
 """Text and RGB images in their order, one user's message; a question about one image is `(image, "text")`."""
 
 
@@ -74,6 +75,6 @@ def text_of(parts: Parts) -> str:
     return "".join(part for part in parts if isinstance(part, str))
 
 
-def images_of(parts: Parts) -> list[Image.Image]:
+def images_of(parts: Parts) -> "list[Image.Image]":
     """The parts' images in their order."""
     return [part for part in parts if not isinstance(part, str)]

@@ -1,14 +1,1 @@
 """The decoder, the encoder and their assembly into the RF model."""
-
-import torch
-
-from rf_repro.core.errors import UserError
-
-OLDEST_TORCH = (2, 13)  # what models and training were tested with; 2.10 lacks parts they use
-
-if tuple(map(int, torch.__version__.split(".")[:2])) < OLDEST_TORCH:
-    needed = ".".join(map(str, OLDEST_TORCH))
-    raise UserError(
-        f"torch={torch.__version__}: must be >= {needed} for models, their training and samples; scoring images and answers does "
-        f"without: pip install --upgrade 'torch>={needed}', and torchvision along with it where it is installed"
-    )

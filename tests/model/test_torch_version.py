@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-import rf_repro.model
+import rf_repro.maths
 
 ROOT = Path(__file__).resolve().parents[2]
 OLDER = "import sys, torch; torch.__version__ = torch.torch_version.TorchVersion('2.6.0+cu124'); "
@@ -32,11 +32,11 @@ def test_scoring_needs_no_model() -> None:
         "    for found in pkgutil.walk_packages(package.__path__, package.__name__ + '.'):\n"
         "        importlib.import_module(found.name)\n"
         "from rf_repro.worlds.scenes import colors, detector\n"
-        "assert 'rf_repro.model' not in sys.modules"
+        "assert 'rf_repro.maths' not in sys.modules"
     )
     done = run(code)
     assert done.returncode == 0, done.stderr
 
 
 def test_the_version_here_is_enough() -> None:
-    assert tuple(map(int, torch.__version__.split(".")[:2])) >= rf_repro.model.OLDEST_TORCH
+    assert tuple(map(int, torch.__version__.split(".")[:2])) >= rf_repro.maths.OLDEST_TORCH

@@ -1,5 +1,5 @@
-"""Equations without a model: the flow, its schedule, guidance, layers. All that builds a model starts from here, so an older torch
-is refused here."""
+"""Equations without a model: the flow, its schedule, guidance, layers. All that builds a model starts from here, so
+an older torch is refused here."""
 
 import torch
 

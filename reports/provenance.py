@@ -25,11 +25,12 @@ def runs_table(tables: Sequence[GridRuns], beyond: Iterable[Run]) -> Table:
             for run in seeds.values():
                 found[run.name] = run
                 used_in.setdefault(run.name, []).append(table.grid.title.removeprefix("Table "))
+    stages = {run.name for table in tables for seeds in table.shared.values() for run in seeds.values()}
     found |= {run.name: run for run in beyond}
     for run in found.values():
         record = run.record
         base = get_scale(record.scale).to_dict()
-        stage = record.variant.startswith("stage-")
+        stage = run.name in stages
         difference = {} if stage else config_difference(base, {**base, **run.dir.config()})
         diff = "; ".join(f"{path}: {json.dumps(old)} → {json.dumps(new)}" for path, (old, new) in difference.items())
         wall = [attempt.seconds for attempt in record.attempts]

@@ -43,7 +43,7 @@ class Machine:
         """As measured, or the mean of what was: of stages for a stage, of variants for a variant."""
         if run_key(job) in self.speeds:
             return self.speeds[run_key(job)]
-        alike = [speed for key, speed in self.speeds.items() if key.startswith("stage-") == job.variant.startswith("stage-")]
+        alike = [speed for key, speed in self.speeds.items() if _is_variant(key) == (job.prerequisite is None)]
         measured = alike or list(self.speeds.values())
         return Speed(*(mean(getattr(one, item.name) for one in measured) for item in fields(Speed))) if measured else Speed()
 
@@ -62,7 +62,11 @@ class Machine:
 
 def run_key(job: Job) -> str:
     """Of runs that do the same work, whatever their seed."""
-    return f"{job.variant}/{job.run.path.name.rpartition('-s')[0]}"
+    return f"{job.kind}: {job.variant}/{job.run.path.name.rpartition('-s')[0]}"
+
+
+def _is_variant(key: str) -> bool:
+    return key.startswith("variant: ")
 
 
 def default_jobs() -> int:

@@ -114,6 +114,7 @@ def make_trainer(
 ) -> Trainer:
     """A trainer of the config's last stage, with its data."""
     stage, world = config.stages[-1], world_of(config)
+    world.check_run(config)
     tokenizer = world.tokenizer(config)
     data = world.data(config, stage, seed, tokenizer, ranks)
     with trying(device, ranks):

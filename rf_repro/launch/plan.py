@@ -133,7 +133,7 @@ def make_plan(
             started from other stages than the ones asked for.
     """
     base = apply_overrides(get_scale(scale), overrides or {})
-    world_of(base).require_data(base)
+    world_of(base).check_run(base)
     if init_from is not None:
         RunDir.open(init_from, "--init-from")
     stages: dict[Path, Job] = {}

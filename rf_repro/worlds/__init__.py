@@ -76,8 +76,8 @@ class World:
             return ("train",)
         return ACTIONS if space_of(config.model).generates else ("train", "evaluate")
 
-    def require_data(self, config: ExperimentConfig) -> None:
-        """Raises UserError where there is nothing to train on."""
+    def check_run(self, config: ExperimentConfig) -> None:
+        """Raises UserError where a valid config cannot be run as it stands: it names no data, say."""
 
     # Data
 

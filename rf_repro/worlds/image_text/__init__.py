@@ -59,7 +59,7 @@ class ImageText(World):
     def label(self, config: ExperimentConfig) -> str:
         return f"image-text data, up to {max(stage.max_image_size for stage in config.stages)} px"
 
-    def require_data(self, config: ExperimentConfig) -> None:
+    def check_run(self, config: ExperimentConfig) -> None:
         if not config.data.sources:
             raise UserError(f"scale {config.scale!r}: data.sources=(): name data to train on by --data FILE, or use scale tiny")
 

@@ -45,6 +45,10 @@ class Scenes(World):
     def label(self, config: ExperimentConfig) -> str:
         return f"procedural scenes, {self.max_image_size(config)} px"
 
+    def check_run(self, config: ExperimentConfig) -> None:
+        if config.parallel.sharding != "none":
+            raise UserError("parallel.sharding=fsdp: models of the scenes world are sampled as they train; use none")
+
     # Data
 
     def tokenizer(self, config: ExperimentConfig) -> "SceneTokenizer":
@@ -55,8 +59,6 @@ class Scenes(World):
     def data(
         self, config: ExperimentConfig, stage: StageConfig, seed: int, tokenizer: "Tokenizer", ranks: "Ranks"
     ) -> "TrainingData":
-        if config.parallel.sharding != "none":
-            raise UserError("parallel.sharding=fsdp: models of the scenes world are sampled as they train; use none")
         from rf_repro.data.scenes.mixture import SceneMixture
         from rf_repro.worlds.scenes.data import SceneData
 

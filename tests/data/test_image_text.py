@@ -20,7 +20,7 @@ from rf_repro.core.hashing import content_hash
 from rf_repro.data.image_text import ImageTextData, metrics, streams_of
 from rf_repro.data.packer import Pack
 from rf_repro.data.text_tokenizer import ImageTextTokenizer
-from rf_repro.experiment.run import data_fingerprint
+from rf_repro.worlds import world_of
 from tests.data.tiny_shards import sample, tiny_config, write_source, write_tar
 from tests.killing import kill_at
 from tests.waiting import SECONDS
@@ -168,7 +168,7 @@ def test_metrics_and_fingerprint(tmp_path: Path) -> None:
     )
     assert 0 < found["data/dropped"] < 1
     assert found["data/corrupt"] == 0
-    before = data_fingerprint(config)
-    assert before == data_fingerprint(config)
+    before = world_of(config).fingerprint(config)
+    assert before == world_of(config).fingerprint(config)
     write_source(tmp_path, "text", 1, 24, first=2000)
-    assert data_fingerprint(config) != before
+    assert world_of(config).fingerprint(config) != before

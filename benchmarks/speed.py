@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from math import prod
 from pathlib import Path
 from statistics import median
 
@@ -58,8 +59,8 @@ def attention(repeats: int) -> dict[str, float]:
 
     tasks: dict[str, Callable[[], object]] = {}
     for label, spans in (
-        ("65 tokens", (Span("text", 12), Span("representation", 17, 4), Span("pixel", 36, 6))),
-        ("1344 tokens", (Span("text", 64), Span("representation", 256, 16), Span("pixel", 1024, 32))),
+        ("65 tokens", (Span("text", 12), Span("representation", 17, (4, 4)), Span("pixel", 36, (6, 6)))),
+        ("1344 tokens", (Span("text", 64), Span("representation", 256, (16, 16)), Span("pixel", 1024, (32, 32)))),
     ):
         layout = SampleLayout(spans)
         batch = 32 if layout.length < 100 else 2
@@ -81,8 +82,8 @@ def sampling(base: ExperimentConfig, repeats: int) -> dict[str, float]:
     text = torch.from_numpy(tokenizer.encode(["a photo of a circle"] * batch, config.data.caption_tokens))
     assert model.representation is not None
     assert model.pixels is not None
-    codes = torch.zeros(batch, model.representation.grid**2, dtype=torch.int64)
-    noisy = torch.randn(batch, model.pixels.grid**2, 3 * config.model.pixel.patch_size**2)
+    codes = torch.zeros(batch, prod(model.representation.grid), dtype=torch.int64)
+    noisy = torch.randn(batch, prod(model.pixels.grid), 3 * config.model.pixel.patch_size**2)
 
     @torch.no_grad()
     def recomputed() -> None:

@@ -7,6 +7,7 @@ from typing import Literal
 
 from ablations.grid import Overrides, Variant
 from rf_repro.config.schema import ExperimentConfig
+from rf_repro.model.encoders import encoder_of
 
 RF: Overrides = {"representation.kind": "discrete"}
 SPARED = 0.1  # share of the learning rate for an encoder that was pretrained before
@@ -35,7 +36,7 @@ def _no_generation(base: ExperimentConfig) -> Overrides:
 
 
 def _siglip(base: ExperimentConfig) -> Overrides:
-    if base.model.encoder.kind == "vit":
+    if not encoder_of(base.model.encoder).is_pretrained:
         return {**_no_generation(base), **_pretrained_in_suite(base, "siglip")}
     return {
         **_no_generation(base),
@@ -50,7 +51,7 @@ def _siglip(base: ExperimentConfig) -> Overrides:
 
 def _dino(base: ExperimentConfig) -> Overrides:
     """Where the scale's encoder is DINOv3 already, this is VLM-only."""
-    pretrained = _pretrained_in_suite(base, "dino") if base.model.encoder.kind == "vit" else {}
+    pretrained = {} if encoder_of(base.model.encoder).is_pretrained else _pretrained_in_suite(base, "dino")
     return {**_no_generation(base), **pretrained}
 
 

@@ -18,7 +18,7 @@ import signal
 from collections.abc import Sequence
 from typing import NoReturn
 
-from rf_repro import __version__
+import rf_repro
 from rf_repro.core.errors import Stopped, TrainingDiverged, UserError
 from rf_repro.core.import_path import check_packages, put_first
 from rf_repro.core.streams import keep_streams
@@ -43,7 +43,7 @@ def make_parser() -> argparse.ArgumentParser:
         description="Reproduce 'Representation Forcing for Bottleneck-Free Unified Multimodal Models' (arXiv 2605.31604).",
         epilog="example: rf-repro reproduce --scale tiny",
     )
-    parser.add_argument("--version", action="version", version=f"rf-repro {__version__}")
+    parser.add_argument("--version", action="version", version=f"rf-repro {rf_repro.__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=_Parser)
     for module in (reproduce, plan, estimate, sweep, train, sample, evaluate, report, export, data, config):
         module.add_parser(commands)

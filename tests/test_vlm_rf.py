@@ -24,10 +24,11 @@ from rf_repro.model.initialise import initialise
 from rf_repro.model.inputs import UnderstandingInput
 from rf_repro.model.layout import SampleLayout, Span
 from rf_repro.model.rf_model import RFModel
-from rf_repro.sample.answer import answer_questions, next_token_logits
+from rf_repro.sample.answer import next_token_logits
 from rf_repro.sample.vlm import RFVisionLanguageModel
 from rf_repro.train.checkpoint import load_weights
 from rf_repro.worlds.image_text.reader import ImageTextReader
+from rf_repro.worlds.scenes.answers import answer_questions
 from rf_repro.worlds.scenes.reader import SceneReader
 from tests.model.small import run as run_model
 from tests.model.small import small_config

@@ -69,7 +69,7 @@ class Registry(Generic[N]):
         spec = find_spec(self.package)
         assert spec is not None
         found = [module.name for module in pkgutil.iter_modules(spec.submodule_search_locations)]
-        return sorted({*found, *self._added})
+        return sorted({*(name for name in found if not name.startswith("_")), *self._added})
 
     def get(self, name: str) -> N:
         """Raises UserError where nothing has that name."""
@@ -77,9 +77,11 @@ class Registry(Generic[N]):
             return self._added[name]
         if name not in self.names():
             raise UserError(f"{self.field}={name!r}: must be one of {', '.join(self.names())}")
-        found: N = import_module(f"{self.package}.{name}").KIND
-        self._added[name] = found
-        return found
+        module = import_module(f"{self.package}.{name}")
+        if not callable(getattr(getattr(module, "KIND", None), "check", None)) or isinstance(module.KIND, type):
+            raise UserError(f"{module.__file__}: must hold the kind {name!r} as KIND, an object; see docs/new_variant.md")
+        self._added[name] = module.KIND
+        return self._added[name]
 
     @contextmanager
     def added(self, name: str, kind: N) -> Iterator[None]:

@@ -139,8 +139,7 @@ def _states(config: ExperimentConfig, stage: StageConfig, parameters: Parameters
     }
     whole = {
         "target_encoder": b * beside.get("target_encoder", 0),
-        "codebook": FP32 * beside.get("codebook", 0),
-        "vae": FP32 * beside.get("vae", 0),
+        **{name: FP32 * size for name, size in beside.items() if name not in ("target_encoder", "masked_image_head")},
         "context": CONTEXT_BYTES,
     }
     return {name: size / group for name, size in sharded.items()} | whole

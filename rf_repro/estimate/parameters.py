@@ -18,7 +18,6 @@ from rf_repro.representation.kinds import representation_of
 from rf_repro.train.optim import is_block_matrix
 from rf_repro.worlds import world_of
 
-VIT = "vit"  # the kind that stands in for pretrained ones
 # The parts, and how a parameter's name in RFModel tells its part: the first expression that fits its beginning.
 _NAMES = {
     "encoder": r"encoder\.",
@@ -108,7 +107,7 @@ def count_parameters(config: ExperimentConfig) -> Parameters:
     decoder, parts = config.model.decoder, dict.fromkeys(_NAMES, Part())
     for name, parameter in _meta_model(config).named_parameters():
         total = parameter.numel()
-        is_expert = parameter.ndim == 3  # the experts of a pool, in one tensor
+        is_expert = ".pools." in name and parameter.ndim == 3  # the experts of a pool, in one tensor
         active = total * decoder.num_active_experts // decoder.num_experts if is_expert else total
         is_matrix = parameter.ndim > 1 and not name.startswith(("text_embedding.", "representation.identity"))
         is_matrix = is_matrix and not name.endswith("position")
@@ -143,7 +142,7 @@ def _meta_model(config: ExperimentConfig) -> RFModel:
     by a small one of the same width."""
     vocab = config.model.decoder.vocab_size or world_of(config).tokenizer(config).vocab_size
     if encoder_of(config.model.encoder).is_pretrained:
-        stand_in = replace(config.model.encoder, kind=VIT, num_layers=1, pretrained="")
+        stand_in = encoder_of(config.model.encoder).stand_in(config.model.encoder)
         config = copy(config)
         object.__setattr__(config, "model", replace(config.model, encoder=stand_in))  # past the checks: nobody could train it
     with torch.device("meta"):

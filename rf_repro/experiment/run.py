@@ -65,13 +65,17 @@ def run_prerequisite(
         if not ranks.is_first:
             return run
         report = progress_writer(run, stop)
-        if isinstance(trainer, EncoderPretraining):
-            world.check_encoder(trainer, run)
-        elif isinstance(trainer, VAETrainer):
-            vae = load_vae(last_checkpoint(run), config.model.vae).to(torch_device)
-            world.check_vae(config, LatentSpace(vae, config.model.vae.downsample), run, report, torch_device)
-        else:
-            world.check_stage(config, run, report)
+        match prerequisite.kind:
+            case "encoder":
+                assert isinstance(trainer, EncoderPretraining)
+                world.check_encoder(trainer, run)
+            case "vae":
+                vae = load_vae(last_checkpoint(run), config.model.vae).to(torch_device)
+                world.check_vae(config, LatentSpace(vae, config.model.vae.downsample), run, report, torch_device)
+            case "stage" | "own stage":
+                world.check_stage(config, run, report)
+            case _:
+                assert_never(prerequisite.kind)
         record_training(run, trainer, started_from(done))
     return run
 

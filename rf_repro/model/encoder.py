@@ -16,13 +16,11 @@ class Encoder(Protocol):
 
     Attributes:
         patch_size: pixels.
-        takes_any_size: whether the images of a pack may be of several sizes.
         norm: the final norm, for understanding: [..., D] -> [..., D].
         layers: first to last; each is called as a module and may be wrapped in place.
     """
 
     patch_size: int
-    takes_any_size: bool
 
     @property
     def norm(self) -> Any: ...
@@ -65,8 +63,6 @@ class VisionTransformer(nn.Module):
     `forward` gives patch features of the last layer *before* the final norm, which is what representation targets are
     made of (paper Sec. 3.1); `norm` is for understanding.
     """
-
-    takes_any_size = False
 
     def __init__(self, config: EncoderConfig, image_size: int) -> None:
         super().__init__()

@@ -49,7 +49,6 @@ class PretrainedEncoder(nn.Module, ABC):
 
     kind: ClassVar[str]  # in configs
     model_types: ClassVar[tuple[str, ...]]  # as a config.json names them
-    takes_any_size = True
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()

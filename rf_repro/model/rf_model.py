@@ -202,7 +202,7 @@ class RFModel(nn.Module):
             noisy = torch.zeros(0, prod(self.pixel_grid(size)), self.pixels.patch_in.in_features, device=device)
             generation = [GenerationInput(no_text, noisy, torch.zeros(0, device=device), values, size=size)]
         if not any(question.images is not None for question in understanding):
-            side = size[0] if self.encoder.takes_any_size else self.config.max_image_size
+            side = size[0] if encoder_of(self.config.model.encoder).takes_any_size else self.config.max_image_size
             images = torch.zeros(0, 3, side, side, device=device)
             understanding = [*understanding, UnderstandingInput(images, no_text)]
         return generation, understanding

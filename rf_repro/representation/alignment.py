@@ -26,11 +26,11 @@ class Projector(nn.Module):
     def forward(self, hidden: Tensor) -> Tensor:
         return self.layers(hidden)
 
-
-def alignment_loss(projected: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
-    """Negative cosine similarity of [B, P, F] and [B, P, F] as (sum, count) over tokens; -1 where they agree."""
-    similarity = F.cosine_similarity(projected.float(), features.float(), dim=-1)
-    return -similarity.sum(), torch.tensor(similarity.numel())
+    @staticmethod
+    def loss(projected: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Negative cosine similarity of [B, P, F] and [B, P, F] as (sum, count) over tokens; -1 where they agree."""
+        similarity = F.cosine_similarity(projected.float(), features.float(), dim=-1)
+        return -similarity.sum(), torch.tensor(similarity.numel())
 
 
 def resize_grid(features: Tensor, source: Grid, target: Grid) -> Tensor:

@@ -15,7 +15,6 @@ from rf_repro.model.encoder import MaskedImageHead
 from rf_repro.model.inputs import GenerationInput, UnderstandingInput
 from rf_repro.model.rf_model import RFModel
 from rf_repro.model.space import ImageSpace
-from rf_repro.representation.alignment import alignment_loss
 from rf_repro.representation.kinds import representation_of
 
 # Weight of masked-image modelling beside captioning in the first stage at `tiny` (assumed; it balanced the two).
@@ -159,7 +158,8 @@ def pack_losses(
                 sums["representation"] = sums["representation"] + term
             if own.aligned is not None:
                 assert drawn.targets is not None
-                sums["alignment"] = sums["alignment"] + alignment_loss(own.aligned, drawn.targets[index])[0]
+                assert model.alignment is not None
+                sums["alignment"] = sums["alignment"] + model.alignment.loss(own.aligned, drawn.targets[index])[0]
         texts = [own.text_hidden for own in output.generation] + output.understanding
         hidden = torch.cat([states[:, :-1].flatten(0, 1) for states in texts])
         targets = torch.cat([words.flatten() for words in drawn.words])

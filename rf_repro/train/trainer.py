@@ -24,6 +24,7 @@ from rf_repro.config.training_schema import StageConfig
 from rf_repro.core.errors import UserError
 from rf_repro.data.packing import TextTokens
 from rf_repro.model.encoder import MaskedImageHead
+from rf_repro.model.encoders import encoder_of
 from rf_repro.model.experts import router_metrics
 from rf_repro.model.initialise import initial_values
 from rf_repro.model.rf_model import RFModel
@@ -124,9 +125,10 @@ class Trainer(TrainingLoop):
             for name, parameter in module.named_parameters()
         }
         trained = {name: p for name, p in named.items() if self.stage.trains == "all" or name.startswith("connector.")}
+        # Sharded stages mask no images; an unsharded AdamW knows what is unused from its lack of a gradient.
+        unused = encoder_of(self.config.model.encoder).for_masked_images if self.is_sharded else ()
         for name, parameter in named.items():
-            unused = self.is_sharded and name == "encoder.mask_token"  # which unsharded AdamW knows from its lack of a gradient
-            parameter.requires_grad_(name in trained and not unused)
+            parameter.requires_grad_(name in trained and name.removeprefix("encoder.") not in unused)
         self.optimizer = MasterOptimizer(trained, self.config.optim, self.stage, self.dtype, self.ranks)
         copies = {name: p for name, p in named.items() if name not in trained}
         self.frozen = {name: p if self.is_sharded else p.detach().clone() for name, p in copies.items()}

@@ -1,6 +1,5 @@
 """Training of the in-suite VAE: reconstruction plus a little KL. It is trained once, and frozen for all VAE variants."""
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,18 +7,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rf_repro.compute.devices import trying
 from rf_repro.compute.ranks import ALONE, Ranks
 from rf_repro.config.model_schema import VAEConfig
 from rf_repro.config.schema import ExperimentConfig
 from rf_repro.core.errors import UserError
 from rf_repro.core.hashing import derive_seed
-from rf_repro.core.run_dir import RunDir
 from rf_repro.data.packing import to_images
 from rf_repro.model.vae import KLAutoencoder, kl_divergence
 from rf_repro.train.checkpoint import load_checkpoint
 from rf_repro.train.ema import Average
-from rf_repro.train.loop import StepLosses, TrainingLoop, never
+from rf_repro.train.loop import StepLosses, TrainingLoop
 from rf_repro.train.optim import MasterOptimizer
 
 DECAY_FRACTION = 0.5  # of the steps, over which the rate falls to zero in the end (assumed; over all of them the error is larger)
@@ -92,23 +89,6 @@ class VAETrainer(TrainingLoop):
             )
         self.statistics["latent_mean"].copy_(first)
         self.statistics["latent_std"].copy_(std)
-
-
-def train_vae(
-    config: ExperimentConfig,
-    run: RunDir,
-    seed: int,
-    device: torch.device,
-    images: Tensor,
-    stop: Callable[[], bool] = never,
-    ranks: Ranks = ALONE,
-) -> VAETrainer:
-    """Trains the VAE of a `stage-vae` run to its end, from where it stopped. See `VAETrainer` for what it raises, and
-    `TrainingLoop.run` for `stop`."""
-    with trying(device, ranks):
-        trainer = VAETrainer(config, seed, device, images, ranks)
-    trainer.run(run, stop=stop)
-    return trainer
 
 
 def load_vae(checkpoint: Path, config: VAEConfig) -> KLAutoencoder:

@@ -104,15 +104,15 @@ class World:
 
     def check_size(self, config: ExperimentConfig, size: Size | None) -> Size:
         """The size (height, width) to draw; None: the world's usual one. Raises UserError where it cannot be drawn."""
-        raise NotImplementedError
+        raise UserError(f"data.world={config.data.world}: is not drawn from prompts of one's own")
 
     def captions(self, config: ExperimentConfig, texts: Sequence[str]) -> "Captions":
         """Raises UserError where a text is empty, too long, or has words that the world lacks."""
-        raise NotImplementedError
+        raise UserError(f"data.world={config.data.world}: reads no prompts of one's own")
 
     def reader(self, config: ExperimentConfig) -> "PromptReader":
         """How a model of this world reads questions and spells answers."""
-        raise NotImplementedError
+        raise UserError(f"data.world={config.data.world}: asks no questions from outside")
 
     def export_tokenizer(self, config: ExperimentConfig, folder: Path) -> None:
         """Writes the tokenizer beside an exported language model, where there is one to write."""
@@ -121,7 +121,7 @@ class World:
 
     def workload(self, config: ExperimentConfig, stage: StageConfig, ranks: int) -> "Workload":
         """The mean pass of each of `ranks` ranks. Raises UserError where they cannot share a step, or no pack holds a sample."""
-        raise NotImplementedError
+        raise UserError(f"data.world={config.data.world}: says nothing of its samples' sizes, so nothing can be estimated")
 
     def extreme_packs(self, config: ExperimentConfig, stage: StageConfig, ranks: int) -> "dict[str, Workload]":
         """What makes a pack extreme -> the pack: those that memory must suffice for."""

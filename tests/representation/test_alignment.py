@@ -3,13 +3,13 @@
 import pytest
 import torch
 
-from rf_repro.representation.alignment import alignment_loss, resize_grid
+from rf_repro.representation.alignment import Projector, resize_grid
 
 
 def test_loss_is_minus_the_cosine_whatever_the_lengths() -> None:
     a = torch.tensor([[[3.0, 0.0], [0.0, 2.0], [1.0, 1.0], [5.0, 0.0]]])
     b = torch.tensor([[[0.1, 0.0], [0.0, -7.0], [1.0, 0.0], [0.0, 2.0]]])
-    total, count = alignment_loss(a, b)
+    total, count = Projector.loss(a, b)
     assert count == 4
     assert float(total) == pytest.approx(-(1 - 1 + 0.5**0.5 + 0))
 

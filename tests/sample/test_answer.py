@@ -12,7 +12,7 @@ from rf_repro.data.scenes.tokenizer import SceneTokenizer
 from rf_repro.model.initialise import initialise
 from rf_repro.model.inputs import UnderstandingInput
 from rf_repro.model.rf_model import RFModel
-from rf_repro.sample.answer import answer_questions
+from rf_repro.worlds.scenes.answers import answer_questions
 from tests.model.small import run, small_config
 
 CONFIG = small_config()

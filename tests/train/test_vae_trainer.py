@@ -22,7 +22,7 @@ from rf_repro.data.scenes.world import ScenesWorld
 from rf_repro.model.space import ImageSpace, PixelSpace
 from rf_repro.model.vae import LatentSpace
 from rf_repro.train.checkpoint import list_checkpoints
-from rf_repro.train.vae_trainer import CHUNK, VAETrainer, load_vae, train_vae
+from rf_repro.train.vae_trainer import CHUNK, VAETrainer, load_vae
 from rf_repro.worlds.scenes.gates import check_reconstruction
 from tests.model.small import largest_difference, small_config
 from tests.train.test_trainer import Killed, assert_same_run, run_dir
@@ -44,6 +44,13 @@ def vae_config(precision: Precision = "fp32", num_train: int = NUM_IMAGES, **cha
 
 def scenes(config: ExperimentConfig) -> Tensor:
     return torch.from_numpy(ScenesWorld(config.data.scenes).train(np.arange(config.data.scenes.num_train)).images)
+
+
+def train_vae(config: ExperimentConfig, run: RunDir, seed: int, device: torch.device, images: torch.Tensor) -> VAETrainer:
+    """To its end, from where it stopped."""
+    trainer = VAETrainer(config, seed, device, images)
+    trainer.run(run)
+    return trainer
 
 
 def make(config: ExperimentConfig, seed: int = 0) -> VAETrainer:

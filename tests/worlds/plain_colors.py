@@ -103,14 +103,13 @@ class PlainColors(World):
         folder.finish(entries, expected=len(colors))
 
     def evaluate(self, trainer: Trainer, run: RunDir, progress: Progress) -> None:
-        """The share of images whose mean is nearest to the colour that was asked for; scored as GenEval is, so that any report
-        can show it."""
+        """The share of images whose mean is nearest to the colour that was asked for."""
         found = [
             np.asarray(Image.open(ImageFolder(run.samples).image_path(index, 0))).mean((0, 1)) for index in range(len(COLORS))
         ]
         nearest = [int(np.abs(COLORS.numpy() - mean).sum(1).argmin()) for mean in found]
         rows = [{"prompt_id": index, "correct": nearest[index] == index} for index in range(len(COLORS))]
-        write_jsonl(run.evals / "geneval.items.jsonl", rows)
+        write_jsonl(run.evals / "colors.items.jsonl", rows)
         score = fmean(row["correct"] for row in rows)
         result = EvalResult("plain colours", "nearest of 4", {"overall": score}, len(rows), len(rows), step=trainer.step)
-        run.write_eval("geneval", result)
+        run.write_eval("colors", result)

@@ -45,7 +45,7 @@ def test_it_trains_samples_and_is_scored(kind: str, tmp_path: Path) -> None:
         assert whole.record().status == "done"
         assert from_dict(whole.config()) == config
         assert ImageFolder(whole.samples).is_complete()
-        result = whole.eval_result("geneval")
+        result = whole.eval_result("colors")
         assert result is not None
         assert result.metrics["overall"] is not None
         assert result.metrics["overall"] >= 0.75  # of four colours; by chance 0.25
@@ -58,4 +58,4 @@ def test_it_trains_samples_and_is_scored(kind: str, tmp_path: Path) -> None:
             run_variant(config, variant="variant", seed=0, runs=tmp_path / "parts", stop=lambda: next(steps) == 6)
         parts = run_variant(config, variant="variant", seed=0, runs=tmp_path / "parts")
         assert_same_run(whole, parts, metrics=False)
-        assert parts.eval_result("geneval") == result
+        assert parts.eval_result("colors") == result

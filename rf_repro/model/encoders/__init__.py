@@ -1,7 +1,7 @@
 """Understanding encoders: one file a kind, its name in configs (`model.encoder.kind`). Modules here import no torch before they
 build something."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
@@ -29,9 +29,13 @@ class EncoderKind:
 
     Attributes:
         is_pretrained: its weights come from elsewhere, and it is counted in closed form: nothing is downloaded or imported.
+        takes_any_size: whether the images of a pack may be of several sizes.
+        for_masked_images: its parameters that only masked-image modelling uses.
     """
 
     is_pretrained = True
+    takes_any_size = True
+    for_masked_images: tuple[str, ...] = ()
 
     def check(self, config: ExperimentConfig) -> None:
         """Raises UserError where the config does not suit the kind."""
@@ -48,6 +52,10 @@ class EncoderKind:
         """Of a pretrained kind."""
         raise NotImplementedError
 
+    def stand_in(self, config: EncoderConfig) -> EncoderConfig:
+        """A small encoder of the same width, in place of one that is counted in closed form."""
+        return config
+
     def prefix_tokens(self, config: EncoderConfig) -> int:
         """Tokens beside an image's patches."""
         return self.size(config).prefix_tokens
@@ -55,6 +63,11 @@ class EncoderKind:
     def kept(self, config: EncoderConfig) -> tuple[int, int]:
         """What a layer keeps of each token for its backward pass: (times its width, times its feed-forward's)."""
         raise NotImplementedError
+
+
+def kinds_that(suit: Callable[[EncoderKind], bool]) -> str:
+    """Their names, for a message: `dinov3 or siglip2`."""
+    return " or ".join(name for name in ENCODERS.names() if suit(cast(EncoderKind, ENCODERS.get(name))))
 
 
 def encoder_of(config: EncoderConfig) -> EncoderKind:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -45,6 +46,9 @@ class DINOv3(EncoderKind):
         # register tokens, the patches' bias, the final norm.
         block = 3 * w + (matrices - 1) * f + w + 4 * w + 2 * w
         return EncoderSize(matmul + layers * block + (2 + REGISTERS) * w + w + 2 * w, matmul, 1 + REGISTERS)
+
+    def stand_in(self, config: EncoderConfig) -> EncoderConfig:
+        return replace(config, kind="vit", num_layers=1, pretrained="")
 
     def kept(self, config: EncoderConfig) -> tuple[int, int]:
         return 14, 4 if is_gated(config) else 2

@@ -1,6 +1,7 @@
 """SigLIP2 (arXiv 2502.14786): the modules of `transformers`, naflex checkpoints."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from rf_repro.config.model_schema import EncoderConfig
@@ -33,6 +34,9 @@ class SigLIP2(EncoderKind):
         matmul = layers * (4 * w * w + 2 * w * f) + 3 * config.patch_size**2 * w
         block = 4 * w + f + w + 4 * w
         return EncoderSize(matmul + layers * block + POSITIONS * w + w + 2 * w, matmul, 0)
+
+    def stand_in(self, config: EncoderConfig) -> EncoderConfig:
+        return replace(config, kind="vit", num_layers=1, pretrained="")
 
     def kept(self, config: EncoderConfig) -> tuple[int, int]:
         return 12, 2

@@ -13,6 +13,8 @@ class ViT(EncoderKind):
     """`rf_repro.model.encoder.VisionTransformer`."""
 
     is_pretrained = False
+    takes_any_size = False
+    for_masked_images = ("mask_token",)
 
     def build(self, config: EncoderConfig, image_size: int) -> "Encoder":
         from rf_repro.model.encoder import VisionTransformer

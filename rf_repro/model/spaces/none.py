@@ -7,6 +7,7 @@ from rf_repro.config.fields import require
 from rf_repro.config.model_schema import ModelConfig
 from rf_repro.config.schema import ExperimentConfig
 from rf_repro.model.spaces import GenerationSpace
+from rf_repro.representation.kinds import representation_of
 
 if TYPE_CHECKING:
     import torch
@@ -21,7 +22,7 @@ class NoSpace(GenerationSpace):
     generates = False
 
     def check(self, config: ExperimentConfig) -> None:
-        require(config.representation.kind == "none", "representation.kind", config.representation.kind,
+        require(not representation_of(config).needs_generation, "representation.kind", config.representation.kind,
                 "none where model.pixel.space=none: nothing is generated")  # fmt: skip
         for stage in config.stages:
             require(stage.mixture.generation == 0 or stage.shared, f"stages.{stage.name}.mixture.generation",

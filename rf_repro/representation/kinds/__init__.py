@@ -39,6 +39,7 @@ class Cost:
 class RepresentationKind:
     """A kind; what it does not define, it does without."""
 
+    needs_generation = True  # whether there must be images to generate
     has_tokens = False  # whether tokens of its own are predicted before pixels
     is_aligned = False  # whether pixel tokens of a middle layer are drawn towards targets
 

@@ -7,6 +7,8 @@ from rf_repro.representation.kinds import Cost, RepresentationKind
 class NoRepresentation(RepresentationKind):
     """Text, then pixels."""
 
+    needs_generation = False
+
     def cost(self, config: ExperimentConfig, number_bytes: int) -> Cost:
         return Cost(has_targets=False)
 

@@ -13,7 +13,7 @@ from rf_repro.core.errors import UserError
 from rf_repro.core.files import write_text
 from rf_repro.core.geneval_names import table_size
 from rf_repro.core.hashing import content_hash
-from rf_repro.model.encoders import encoder_of
+from rf_repro.model.encoders import encoder_of, kinds_that
 from rf_repro.worlds import Size, World
 
 if TYPE_CHECKING:
@@ -50,8 +50,8 @@ class ImageText(World):
                     f"at most model.max_image_size={config.model.max_image_size}")  # fmt: skip
         require(config.model.max_image_size % stride == 0, "model.max_image_size", config.model.max_image_size,
                 f"a multiple of {stride} pixels")  # fmt: skip
-        require(encoder_of(config.model.encoder).is_pretrained, "model.encoder.kind", config.model.encoder.kind,
-                "dinov3 or siglip2 where data.world=image_text")  # fmt: skip
+        require(encoder_of(config.model.encoder).takes_any_size, "model.encoder.kind", config.model.encoder.kind,
+                f"{kinds_that(lambda kind: kind.takes_any_size)} where data.world=image_text")  # fmt: skip
 
     def max_image_size(self, config: ExperimentConfig) -> int:
         return config.model.max_image_size

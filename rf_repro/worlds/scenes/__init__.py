@@ -10,6 +10,7 @@ from rf_repro.config.schema import ExperimentConfig
 from rf_repro.config.training_schema import StageConfig
 from rf_repro.core.errors import UserError
 from rf_repro.core.run_dir import RunDir
+from rf_repro.model.encoders import encoder_of, kinds_that
 from rf_repro.worlds import Piece, Progress, Size, World
 
 if TYPE_CHECKING:
@@ -37,6 +38,12 @@ class Scenes(World):
                 f"a divisor of data.scenes.image_size={size}")  # fmt: skip
         require(size % (2 * config.model.encoder.patch_size) == 0, "model.encoder.patch_size", config.model.encoder.patch_size,
                 f"a divisor of half of data.scenes.image_size={size} (2x2 pooling)")  # fmt: skip
+        require(
+            not encoder_of(config.model.encoder).is_pretrained,
+            "model.encoder.kind",
+            config.model.encoder.kind,
+            f"{kinds_that(lambda kind: not kind.is_pretrained)} where data.world=scenes, which pretrains its encoder itself",
+        )
         _require_unset_what_is_not_used(config)
 
     def max_image_size(self, config: ExperimentConfig) -> int:
@@ -167,7 +174,6 @@ def _require_unset_what_is_not_used(config: ExperimentConfig) -> None:
     """Settings of real data and pretrained weights must not be silently ignored."""
     encoder, decoder = config.model.encoder, config.model.decoder
     used: dict[str, tuple[object, object]] = {  # (value, what it must be)
-        "model.encoder.kind": (encoder.kind, "vit"),
         "model.encoder.pretrained": (encoder.pretrained, ""),
         "model.decoder.pretrained": (decoder.pretrained, ""),
         "model.decoder.vocab_size": (decoder.vocab_size, 0),

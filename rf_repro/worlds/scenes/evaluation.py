@@ -10,10 +10,10 @@ from rf_repro.core.records import EvalResult
 from rf_repro.core.run_dir import RunDir
 from rf_repro.data.packing import to_images
 from rf_repro.data.scenes.questions import SceneQuestions
-from rf_repro.sample.answer import answer_questions
 from rf_repro.sample.sampler import Sampler
 from rf_repro.train.trainer import Trainer
 from rf_repro.worlds import Progress
+from rf_repro.worlds.scenes.answers import answer_questions
 from rf_repro.worlds.scenes.benchmark import benchmark_of, temporary_folder
 from rf_repro.worlds.scenes.probe import PROBE_SCENES, probe_codes
 from rf_repro.worlds.scenes.questions import score_answers

@@ -9,8 +9,8 @@ from evaluators.geneval.sampled import evaluate_images
 from rf_repro.compute.devices import seconds
 from rf_repro.data.packing import to_pixels
 from rf_repro.data.scenes.questions import SceneQuestions
-from rf_repro.sample.answer import answer_questions
 from rf_repro.train.trainer import Trainer
+from rf_repro.worlds.scenes.answers import answer_questions
 from rf_repro.worlds.scenes.benchmark import benchmark_of
 from rf_repro.worlds.scenes.evaluation import make_sampler
 

@@ -23,7 +23,9 @@ from rf_repro.model.rf_model import RFModel
 from rf_repro.train.checkpoint import list_checkpoints, load_weights
 
 TEXT = (Path(__file__).parents[1] / "docs" / "new_variant.md").read_text(encoding="utf-8").split("# A new kind")[1]
-FILES = dict(re.findall(r"^`([\w/.]+)`[^`]*\n\n```python\n(.*?)```", TEXT, re.DOTALL | re.MULTILINE))
+# Under another name: whoever follows the document has one of this name.
+NAME = "residual_here"
+FILES = dict(re.findall(r"^`([\w/.]+)`[^`]*\n\n```python\n(.*?)```", TEXT.replace("residual", NAME), re.DOTALL | re.MULTILINE))
 
 
 @pytest.fixture
@@ -40,34 +42,34 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Experime
     )
     monkeypatch.chdir(tmp_path)
     yield get_grid("codes.py:CODES").variant("pixel_rf_two_codes").config(smoke())
-    REPRESENTATIONS._added.pop("residual")
+    REPRESENTATIONS._added.pop(NAME)
 
 
 def test_it_takes_three_files() -> None:
-    assert list(FILES) == ["rf_repro/representation/kinds/residual.py", "rf_repro/representation/residual.py", "codes.py"]
+    assert list(FILES) == [f"rf_repro/representation/kinds/{NAME}.py", f"rf_repro/representation/{NAME}.py", "codes.py"]
 
 
 def test_its_name_alone_is_refused() -> None:
-    with pytest.raises(UserError, match=r"representation\.kind='residual': must be one of continuous, discrete, none, repa"):
-        apply_overrides(smoke(), {"representation.kind": "residual"})
+    with pytest.raises(UserError, match=f"^representation.kind='{NAME}': must be one of continuous, discrete, none, repa"):
+        apply_overrides(smoke(), {"representation.kind": NAME})
 
 
 def test_the_kind_is_refused_where_its_file_is_gone(config: ExperimentConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     """A record that another checkout wrote: refused when it is read, and where the kind is asked for."""
     written = config.to_dict()
     monkeypatch.undo()
-    REPRESENTATIONS._added.pop("residual")
+    REPRESENTATIONS._added.pop(NAME)
     for use in (lambda: from_dict(written), lambda: RFModel(config, 20)):
-        with pytest.raises(UserError, match=r"representation\.kind='residual': must be one of"):
+        with pytest.raises(UserError, match=f"^representation.kind='{NAME}': must be one of"):
             use()
-    REPRESENTATIONS._added["residual"] = None  # type: ignore[assignment]  # which the fixture takes away
+    REPRESENTATIONS._added[NAME] = None  # type: ignore[assignment]  # which the fixture takes away
 
 
 def test_estimates_and_packs_know_it(config: ExperimentConfig) -> None:
-    base = apply_overrides(get_scale("base"), {"representation.kind": "residual"})
+    base = apply_overrides(get_scale("base"), {"representation.kind": NAME})
     one, two = (
         own_stages(apply_overrides(get_scale("base"), {"representation.kind": kind}), Cluster(get_gpu("h200"), 8))[-1]
-        for kind in ("discrete", "residual")
+        for kind in ("discrete", NAME)
     )
     assert two.parameters.beside["codebook"] == 2 * one.parameters.beside["codebook"]
     assert two.flops["vq_assignment"].forward == pytest.approx(2 * one.flops["vq_assignment"].forward)

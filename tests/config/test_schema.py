@@ -124,7 +124,7 @@ def test_stages_must_be_named_apart_and_shared_ones_come_first() -> None:
 
 @pytest.mark.parametrize(
     "overrides",
-    [{"model.encoder.kind": "dinov3"}, {"model.encoder.pretrained": "x"}, {"model.decoder.vocab_size": 9},
+    [{"model.encoder.pretrained": "x"}, {"model.decoder.vocab_size": 9},
      {"stages.joint.tokens_per_rank": 512}, {"stages.pretrain.max_image_size": 64}, {"stages.joint.packs_per_step": 2},
      {"data.tokenizer": "x"}, {"data.sources": [{"name": "x"}]}],
 )  # fmt: skip
@@ -132,6 +132,13 @@ def test_what_scenes_do_not_use_cannot_be_set(overrides: dict[str, Any]) -> None
     (name,) = overrides
     with pytest.raises(UserError, match=f"{name}=.*which does not use it"):
         apply_overrides(tiny(), overrides)
+
+
+def test_each_world_takes_the_encoders_that_suit_it() -> None:
+    with pytest.raises(UserError, match=r"model\.encoder\.kind='dinov3': must be vit where data\.world=scenes"):
+        apply_overrides(tiny(), {"model.encoder.kind": "dinov3"})
+    with pytest.raises(UserError, match=r"model\.encoder\.kind='vit': must be dinov3 or siglip2 where data\.world=image_text"):
+        apply_overrides(paper(), {"model.encoder.kind": "vit"})
 
 
 def test_where_data_lies_does_not_make_another_run_but_which_data_it_is_does() -> None:

@@ -30,7 +30,7 @@ def from_file(text: str, folder: Path) -> Any:
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        *((text, f'{re.escape(text)} without quotes is another number to YAML, .*write "{re.escape(text)}", or a number in plain decimals')
+        *((text, f'{re.escape(text)} without quotes is another number to YAML, .*write "{re.escape(text)}", or a number in plain')
           for text in ("1:30", "-1:30", "190:20:30", "1:30.5", "017", "+017", "0x1F", "0b11", "1_000", "1_000.5")),
         ("{a: 1, b: 2, a: 3}", "key 'a' is given twice"),
         ("[{a: 1, 'a': 1}]", "key 'a' is given twice"),
@@ -59,8 +59,8 @@ def test_what_does_not_say_what_it_seems_to(read: Callable[[str, Path], Any], te
 @pytest.mark.parametrize(
     ("text", "value"),
     [
-        ("5e-5", "5e-5"), ("5.0e-5", 5e-5), ("-1.5", -1.5), (".5", 0.5), (".inf", math.inf), ("12", 12), ("-3", -3), ("0", 0), ("+5", 5), ("+1.5", 1.5),
-        ("{1: a, '1': b}", {1: "a", "1": "b"}),
+        ("5e-5", "5e-5"), ("5.0e-5", 5e-5), ("-1.5", -1.5), (".5", 0.5), (".inf", math.inf), ("12", 12), ("-3", -3), ("0", 0),
+        ("+5", 5), ("+1.5", 1.5), ("{1: a, '1': b}", {1: "a", "1": "b"}),
         ("null", None), ("~", None), ("", None), ("true", True), ("no", False), ("0o17", "0o17"), ("2001-13-45", "2001-13-45"),
         ("2001-01-02", "2001-01-02"), ("[a, 1, 2.5]", ["a", 1, 2.5]), ("{a: {b: c}}", {"a": {"b": "c"}}), ("'1:30'", "1:30"),
         ("hub:some/name", "hub:some/name"), ("[&a [x], *a]", [["x"], ["x"]]),

@@ -68,11 +68,8 @@ def _fits(value: Any, hint: Any) -> bool:
 
 def _said(hint: Any) -> str:
     origin, arguments = get_origin(hint), get_args(hint)
-    if origin in _UNIONS:
-        ways = [_said(one) for one in arguments]
-        return f"{', '.join(ways[:-1])} or {ways[-1]}"
-    if origin is Literal:
-        *others, last = map(str, arguments)
+    if origin in _UNIONS or origin is Literal:
+        *others, last = _ways(hint)
         return f"{', '.join(others)} or {last}" if others else last
     if origin is Callable:
         return "a function"
@@ -83,3 +80,9 @@ def _said(hint: Any) -> str:
     if origin is Sequence:
         return f"a list, each of it {_said(arguments[0])}"
     return "anything" if hint is Any else _WORDS.get(hint) or f"{'an' if hint.__name__[0] in 'AEIOU' else 'a'} {hint.__name__}"
+
+
+def _ways(hint: Any) -> list[str]:
+    if get_origin(hint) is Literal:
+        return [str(one) for one in get_args(hint)]
+    return [way for one in get_args(hint) for way in _ways(one)] if get_origin(hint) in _UNIONS else [_said(hint)]

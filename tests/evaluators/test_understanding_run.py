@@ -16,10 +16,10 @@ from evaluators.understanding.benchmarks import BENCHMARKS, PAPER
 from evaluators.understanding.data import load_questions
 from evaluators.understanding.run import Asked, metrics_of
 from evaluators.vlm.protocol import Parts
-from evaluators.vlm.scripted import Scripted
 from rf_repro.core.errors import UserError
 from rf_repro.core.files import read_json, read_jsonl
 from rf_repro.core.records import EvalResult
+from tests.evaluators.scripted import Scripted
 from tests.evaluators.understanding_files import MINIS, Mini, write_arrow, write_parquet, write_tsv
 
 WRITERS = {".parquet": write_parquet, ".arrow": write_arrow, ".tsv": write_tsv}
@@ -156,7 +156,7 @@ def test_shares_together_are_the_whole_to_the_byte(tmp_path: Path) -> None:
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from evaluators.vlm.scripted import Scripted
+from tests.evaluators.scripted import Scripted
 from tests.evaluators.test_understanding_run import evaluate, small
 from tests.evaluators.understanding_files import MINIS
 
@@ -191,16 +191,16 @@ def test_another_protocol_or_model_needs_another_folder(tmp_path: Path) -> None:
     data = write_parquet(tmp_path / "mmmu.parquet", MINIS["mmmu"])
     evaluate(small("mmmu"), data, tmp_path / "out", Scripted(MINIS["mmmu"].answerer()), "lmms-eval")
     for script, protocol in ((Scripted(MINIS["mmmu"].answerer()), "bagel"), (Scripted(lambda parts: "A", "other"), "lmms-eval")):
-        with pytest.raises(UserError, match="name another --out"):
+        with pytest.raises(UserError, match="name another out=FOLDER, or"):
             evaluate(small("mmmu"), data, tmp_path / "out", script, protocol)
 
 
 def test_prompts_that_the_data_do_not_hold_are_refused(tmp_path: Path) -> None:
     for name, suffix, protocol in (("blink", ".tsv", "lmms-eval"), ("realworldqa", ".parquet", "vlmevalkit")):
         data = WRITERS[suffix](tmp_path / f"{name}{suffix}", MINIS[name])
-        with pytest.raises(UserError, match=f"--protocol {protocol}: asks {name} from"):
+        with pytest.raises(UserError, match=f"protocol={protocol!r}: asks {name} from"):
             evaluate(small(name), data, tmp_path / "out", Scripted(lambda parts: ""), protocol)
-    with pytest.raises(UserError, match="--protocol bagel: not for chartqa; choose lmms-eval or vlmevalkit"):
+    with pytest.raises(UserError, match="protocol='bagel': not for chartqa; choose lmms-eval or vlmevalkit"):
         evaluate(small("chartqa"), write_tsv(tmp_path / "c.tsv", MINIS["chartqa"]), tmp_path, Scripted(str), "bagel")
 
 

@@ -153,7 +153,7 @@ def _ask(
     """(the replies to a share of the questions, the protocol)."""
     benchmark, questions = asked.benchmark, asked.questions
     if questions.problems:
-        tell(f"{len(questions.problems)} rows of {benchmark.title} cannot be read")
+        tell(f"{benchmark.title}: {len(questions.problems)} problems with the data")
     for problem in questions.problems[:SHOWN]:
         tell(f"  {problem}")
     template = template_of(benchmark, options.protocol, questions.rows[0])

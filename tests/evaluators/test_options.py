@@ -13,6 +13,8 @@ import pytest
 import evaluators
 from evaluators import dpg, geneval, geneval2, geneval_vlm, understanding
 from evaluators.understanding.benchmarks import BENCHMARKS
+from rf_repro.core.errors import UserError
+from rf_repro.core.records import EvalResult
 from tests.evaluators.drawn import PROMPTS, PixelColor, RectangleDetector
 from tests.evaluators.scripted import Scripted
 
@@ -72,7 +74,7 @@ def judged(module: Any) -> Callable[..., object]:
 )  # fmt: skip
 def test_options_are_what_their_annotations_say(make: Callable[..., object], fields: dict[str, Any], allowed: str) -> None:
     (name,) = fields
-    with pytest.raises(evaluators.UserError) as refused:
+    with pytest.raises(UserError) as refused:
         make(**fields)
     assert re.fullmatch(rf"(geneval option )?{name}=.*: must be {re.escape(allowed)}", str(refused.value))
 
@@ -92,10 +94,21 @@ def test_what_options_allow() -> None:
 
 
 def test_a_long_value_stays_one_short_line() -> None:
-    with pytest.raises(evaluators.UserError) as refused:
+    with pytest.raises(UserError) as refused:
         geneval.Options(partial="no\n" * 1000)  # type: ignore[arg-type]
     assert len(str(refused.value)) < 300
     assert len(str(refused.value).splitlines()) == 1
+
+
+def test_what_a_caller_catches_and_types_is_exported() -> None:
+    assert (evaluators.UserError, evaluators.EvalResult) == (UserError, EvalResult)
+    assert evaluators.__all__ == ["EvalResult", "UserError"]
+
+
+def test_a_device_that_is_not_here_is_the_option(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(UserError, match=r"^device=cuda: torch .* finds none here; use device=auto or cpu$"):
+        geneval.Options(device="cuda", weights="w").load_models()
 
 
 def test_evaluators_are_called_alike() -> None:

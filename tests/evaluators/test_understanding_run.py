@@ -187,6 +187,20 @@ def test_killed_and_resumed_it_ends_with_the_same_bytes(tmp_path: Path) -> None:
     assert set(files_of(tmp_path / "killed")) == {"mmmu.replies.jsonl", "mmmu.items.jsonl", "mmmu.json"}
 
 
+def test_rows_that_cannot_be_read_are_told(tmp_path: Path) -> None:
+    data = write_tsv(tmp_path / "chartqa.tsv", MINIS["chartqa"])
+    with open(data, "a", encoding="utf-8") as file:
+        file.write("cut\n")
+    asked = Asked(small("chartqa"), load_questions(small("chartqa"), str(data)))
+    lines: list[str] = []
+    options = options_for(data, tmp_path / "out", Scripted(lambda parts: "3"), "vlmevalkit")
+    result = understanding.evaluate(asked, options, tell=lines.append)
+    assert len(result.unread) == 1
+    assert lines == ["ChartQA, test: 1 problems with the data", f"  {result.unread[0]}"]
+    understanding.evaluate_share(asked, options, (0, 2), tell=lines.append)
+    assert lines[2:] == lines[:2]
+
+
 def test_another_protocol_or_model_needs_another_folder(tmp_path: Path) -> None:
     data = write_parquet(tmp_path / "mmmu.parquet", MINIS["mmmu"])
     evaluate(small("mmmu"), data, tmp_path / "out", Scripted(MINIS["mmmu"].answerer()), "lmms-eval")

@@ -5,7 +5,7 @@ Legend: N detections, H x W pixels of the upright image.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -61,6 +61,7 @@ def _require(name: str, array: np.ndarray, dtype: type[np.generic], shape: tuple
         raise ValueError(f"{name}: {array.dtype} {array.shape}, expected {np.dtype(dtype)} {shape}")
 
 
+@runtime_checkable
 class Detector(Protocol):
     """Finds objects. `revision` tells weights and code apart: results of two revisions are not comparable."""
 
@@ -81,6 +82,7 @@ class Detector(Protocol):
         ...
 
 
+@runtime_checkable
 class ColorClassifier(Protocol):
     """Names the colour of an object."""
 

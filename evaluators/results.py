@@ -60,7 +60,7 @@ def counting(progress: Progress, what: str) -> Callable[[int, int], None]:
 
 
 @contextmanager
-def kept_in(out: Path | None) -> Iterator[Path]:
+def kept_in(out: Path | str | None) -> Iterator[Path]:
     """The folder where work is kept, from which it resumes; without `out` one that is gone after the block."""
     if out is not None:
         yield Path(out)

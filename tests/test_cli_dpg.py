@@ -8,7 +8,6 @@ import pytest
 from PIL import Image
 
 from evaluators.dpg import data
-from evaluators.vlm.scripted import Scripted
 from rf_repro.cli import main
 from rf_repro.commands.dpg import judge_name
 from rf_repro.core.dpg_names import dpg_name, is_dpg
@@ -16,6 +15,7 @@ from rf_repro.core.files import read_json, read_jsonl, write_jsonl
 from rf_repro.core.image_folder import ImageFolder
 from rf_repro.core.records import EvalResult
 from tests.evaluators.dpg_world import csv_text, simple_rows, write_grids
+from tests.evaluators.scripted import Scripted
 from tests.tiny_run import STEP, tiny_changes, write_run
 
 pytest.importorskip("transformers", reason="the extra `hub` is not installed")

@@ -11,7 +11,6 @@ import pytest
 from PIL import Image
 
 from evaluators.geneval2.spellings import accepted
-from evaluators.vlm.scripted import Scripted
 from rf_repro.cli import main
 from rf_repro.commands import geneval2
 from rf_repro.core.files import read_json, read_jsonl
@@ -20,6 +19,7 @@ from rf_repro.core.run_dir import RunDir
 from tests.evaluators.chat_server import chat_server
 from tests.evaluators.drawn import PROMPTS, RED_COW_BLUE_DOG, TWO_COWS, write_folder
 from tests.evaluators.geneval2_files import make_rows, perfect, write_images, write_rows
+from tests.evaluators.scripted import Scripted
 from tests.killing import kill_at
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 
 from evaluators.understanding import benchmarks
-from evaluators.vlm.scripted import Scripted
 from reports.build import build_report
 from reports.ship import ship_results
 from rf_repro.cli import main
 from rf_repro.commands import understanding
 from rf_repro.core.files import read_json, read_jsonl
 from rf_repro.core.run_dir import RunDir
+from tests.evaluators.scripted import Scripted
 from tests.evaluators.understanding_files import MINIS, write_parquet, write_tsv
 from tests.tiny_run import tiny_changes, write_run
 

@@ -28,7 +28,7 @@ from slurm.snapshot import PACKAGES, make_snapshot
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parents[1]
-DATA = re.compile(r"reports/page/[^/]+|slurm/profiles/[^/]+\.yaml")
+DATA = re.compile(r"reports/page/[^/]+|slurm/profiles/[^/]+\.yaml|[^/]+/py\.typed")
 MADE = ("dev", "hub", "geneval", "mmdet")  # extras that `make install` installs
 HINT = "from rf_repro.core.install import extra_hint; print(extra_hint('hub'))"
 
@@ -109,6 +109,7 @@ def test_the_wheel_is_the_packages_with_pages_and_profiles(built: Path, tracked:
         name for name in tracked if (name.split("/")[0] in PACKAGES and name.endswith(".py")) or DATA.fullmatch(name)
     ]
     assert {name.split("/")[0] for name in names} == set(PACKAGES)
+    assert {f"{name}/py.typed" for name in PACKAGES} <= set(names)  # else a user's type checker ignores our types
 
 
 def test_its_own_tests_run_from_the_sdist(built: Path) -> None:

@@ -46,7 +46,7 @@ def load(weights: str, device: str = "cpu") -> Mask2FormerDetector:
         import transformers
     except ImportError as error:
         raise UserError(
-            f"--detector transformers: needs transformers ({error}); install it with: {extra_hint('geneval')}"
+            f"detector='transformers': needs transformers ({error}); install it with: {extra_hint('geneval')}"
         ) from None
     file = _weights_file(weights)
     with quiet_transformers():  # what is missing is looked at here

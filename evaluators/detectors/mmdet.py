@@ -87,7 +87,7 @@ def _import_mmdet() -> str:
         import mmengine
         from mmcv.ops import multi_scale_deform_attn
     except ImportError as error:
-        raise UserError(f"--detector mmdet: needs mmdet ({error}); install it with: {extra_hint('mmdet')}") from None
+        raise UserError(f"detector='mmdet': needs mmdet ({error}); install it with: {extra_hint('mmdet')}") from None
     multi_scale_deform_attn.IS_CUDA_AVAILABLE = False
     return f"mmdet {mmdet.__version__}, mmcv {mmcv.__version__}, mmengine {mmengine.__version__}"
 

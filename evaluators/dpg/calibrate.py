@@ -42,7 +42,7 @@ def calibrate(first: Sequence[Mapping[str, Any]], second: Sequence[Mapping[str, 
     """
     others = {row["item_id"]: row for row in second}
     if set(others) != {row["item_id"] for row in first}:
-        raise UserError("--calibrate: the two results are of different prompts; score the same folder by both judges")
+        raise UserError("the two results are of different prompts; score the same folder by both judges")
     pairs: list[tuple[int, int]] = []
     scores: list[tuple[float, float]] = []
     for one in first:
@@ -50,14 +50,14 @@ def calibrate(first: Sequence[Mapping[str, Any]], second: Sequence[Mapping[str, 
         if one["correct"] is None or two["correct"] is None:
             continue
         if [image["sha256"] for image in one["images"]] != [image["sha256"] for image in two["images"]]:
-            raise UserError(f"--calibrate: {one['item_id']}: the two results are of different images; score one folder by both")
+            raise UserError(f"{one['item_id']}: the two results are of different images; score one folder by both")
         if one["questions"] != two["questions"]:
-            raise UserError(f"--calibrate: {one['item_id']}: the two results are of different questions; give both one --compat")
+            raise UserError(f"{one['item_id']}: the two results are of different questions; give both one compat")
         for left, right in zip(one["images"], two["images"], strict=True):
             pairs += zip(left["answers"], right["answers"], strict=True)
         scores.append((one["correct"], two["correct"]))
     if not scores:
-        raise UserError("--calibrate: no file has a score by both judges")
+        raise UserError("no file has a score by both judges")
     n = len(pairs)
     agreement = sum(a == b for a, b in pairs) / n
     yes = sum(a for a, _ in pairs) / n, sum(b for _, b in pairs) / n

@@ -93,7 +93,7 @@ def load(path: Path | None = None) -> Benchmark:
     try:
         data = where.read_bytes()
     except FileNotFoundError:
-        raise UserError(f"{where}: no such file; {'name another --csv' if path else '`rf-repro data fetch dpg`'}") from None
+        raise UserError(f"{where}: no such file; {'name another csv=FILE' if path else '`rf-repro data fetch dpg`'}") from None
     except OSError as error:
         raise UserError(f"{where}: {error.strerror}") from None
     digest = git_blob_hash(data)

@@ -119,7 +119,7 @@ def scan(
     if not root.is_dir():
         raise UserError(f"{root}: no such folder of images")
     if pic_num not in (1, 4):
-        raise UserError(f"--pic-num {pic_num}: must be 4, images of a prompt as a grid of 2x2 or as samples, or 1")
+        raise UserError(f"pic_num={pic_num}: must be 4, images of a prompt as a grid of 2x2 or as samples, or 1")
     problems: list[Problem] = []
     sampled = any((path / "metadata.jsonl").exists() for path in root.iterdir() if path.name.isdigit())
     layout: Layout = "samples" if sampled else "grids" if pic_num == 4 else "images"

@@ -20,7 +20,7 @@ from rf_repro.core.hashing import content_hash, file_sha256
 from rf_repro.core.install import extra_hint
 
 WEIGHTS = "damo/mplug_visual-question-answering_coco_large_en"
-SPEC = "mplug"  # `--model mplug`, or `--model mplug:FOLDER`
+SPEC = "mplug"  # `model="mplug"`, or `model="mplug:FOLDER"`
 TASK = "visual-question-answering"
 QUESTION_TOKENS = 25  # the pipeline cuts longer questions
 # CLIP's, per channel, of values in [0, 1].
@@ -95,7 +95,7 @@ def load(weights: str = WEIGHTS, device: str = "cpu") -> MPlug:
 
         if int(transformers.__version__.split(".")[0]) > 4:  # before modelscope, which would fail on it with other words
             raise UserError(
-                f"--model {SPEC}: needs transformers 4, here is {transformers.__version__}, as the extras hub, geneval and vlm "
+                f"model={SPEC!r}: needs transformers 4, here is {transformers.__version__}, as the extras hub, geneval and vlm "
                 f"want it; {remedy}"
             )
         from modelscope import __version__ as version
@@ -103,7 +103,7 @@ def load(weights: str = WEIGHTS, device: str = "cpu") -> MPlug:
     except UserError:
         raise
     except Exception as error:  # modelscope's own imports fail in many ways beside other packages' versions
-        raise UserError(f"--model {SPEC}: modelscope cannot be loaded ({_first_line(error)}); {remedy}") from None
+        raise UserError(f"model={SPEC!r}: modelscope cannot be loaded ({_first_line(error)}); {remedy}") from None
     folder = Path(weights)
     try:
         if not folder.is_dir():
@@ -116,7 +116,7 @@ def load(weights: str = WEIGHTS, device: str = "cpu") -> MPlug:
     except UserError:
         raise
     except Exception as error:  # of the hub, YAML, torch: any kind
-        raise UserError(f"--model {SPEC}: {weights}: cannot be loaded ({_first_line(error)}); see docs/judges.md") from None
+        raise UserError(f"model={SPEC!r}: {weights}: cannot be loaded ({_first_line(error)}); see docs/judges.md") from None
     files = {path.name: file_sha256(path) for path in sorted(folder.iterdir()) if path.suffix in KEPT}
     return MPlug(network.to(device).eval(), tokenizer, f"mplug {content_hash(files)[:16]}, modelscope {version}")
 

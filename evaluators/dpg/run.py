@@ -3,18 +3,19 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import get_args
+from typing import Literal
 
+from evaluators.devices import device_of
 from evaluators.dpg import mplug
 from evaluators.dpg.data import Benchmark, load
 from evaluators.dpg.folder import Scan, scan, write_grids
 from evaluators.dpg.judge import Judge
 from evaluators.dpg.outcome import Compat, DPGEvaluation, score_replies
+from evaluators.fields import at_least_one
 from evaluators.problems import report_problems
 from evaluators.results import ALL, Progress, Share, Tell, counting, kept_in, no_progress, not_told
 from evaluators.vlm.ask import Replies, ask
-from evaluators.vlm.options import ModelOptions, model_name, require_at_least_one
-from rf_repro.core.devices import resolve_device
+from evaluators.vlm.options import ModelOptions, model_name
 from rf_repro.core.errors import UserError
 
 NAME = "dpg"  # of the files in `out`
@@ -37,18 +38,16 @@ class Options(ModelOptions):
         grids: folder to write each prompt's four images to, as a 2x2 grid for the official script; None: do not.
     """
 
-    csv: Path | None = None
-    pic_num: int = 4
+    csv: Path | str | None = None
+    pic_num: Literal[1, 4] = 4
     resolution: int | None = None
     compat: Compat = "both"
     digests: Mapping[tuple[int, int], str] | None = None
-    grids: Path | None = None
+    grids: Path | str | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_at_least_one("resolution", self.resolution)
-        if self.compat not in get_args(Compat):
-            raise UserError(f"compat={self.compat!r}: must be one of {', '.join(get_args(Compat))}")
+        at_least_one(self, "resolution")
 
     def judge(self) -> Judge:
         """Raises UserError when the model cannot be loaded."""
@@ -57,7 +56,7 @@ class Options(ModelOptions):
             return Judge(self.name or model.revision, model)
         kind, _, weights = self.model.partition(":")
         if kind == mplug.SPEC:
-            device = resolve_device(self.device)
+            device = device_of(self.device)
             place = f"{device.type}:{device.index or 0}" if device.type == "cuda" else "cpu"
             return Judge("mPLUG", mplug.load(weights or mplug.WEIGHTS, place), is_mplug=True)
         return Judge(self.name or Path(model_name(self.model)).name, self.load())
@@ -108,14 +107,14 @@ def require_complete(found: Scan, compat: Compat) -> None:
         count = len(found.blocking)
         raise UserError(
             f"{found.root}: {count} problem{'' if count == 1 else 's'}, first {found.blocking[0]}; "
-            "complete the folder, or give --compat official, which scores what it finds"
+            "complete the folder, or give compat='official', which scores what it finds"
         )
 
 
 def _ask(
     images: Path, options: Options, out: Path, share: Share, progress: Progress, tell: Tell
 ) -> tuple[Scan, Benchmark, Judge, Replies]:
-    benchmark = load(options.csv)
+    benchmark = load(Path(options.csv) if options.csv else None)
     found = scan(
         images, benchmark.items, pic_num=options.pic_num, resolution=options.resolution,
         progress=counting(progress, "read images"),
@@ -124,7 +123,7 @@ def _ask(
     require_complete(found, options.compat)
     found.require_same(options.digests)
     if options.grids is not None:
-        write_grids(found, options.grids, counting(progress, "grids"))
+        write_grids(found, Path(options.grids), counting(progress, "grids"))
     judge = options.judge()
     return found, benchmark, judge, ask_judge(
         found, benchmark, judge, out / f"{NAME}.replies.jsonl",

@@ -104,9 +104,9 @@ class Cache:
             with np.load(path, allow_pickle=False) as arrays:
                 return _unpack(arrays, masks)
         except FileNotFoundError:
-            raise UserError(f"{path}: no such file: this image was not detected yet; run without --rescore") from None
+            raise UserError(f"{path}: no such file: this image was not detected yet; run without rescore=True") from None
         except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
-            raise UserError(f"{path}: damaged ({error}); delete it and run without --rescore") from None
+            raise UserError(f"{path}: damaged ({error}); delete it and run without rescore=True") from None
 
     def small_masks(
         self, sha256: str, wanted: Container[tuple[str, float]], max_side: int
@@ -136,7 +136,7 @@ class Cache:
         if not classes:
             return found
         if not path.exists():
-            raise UserError(f"{path}: no such file: {self.classifier.name} has not seen this image yet; run without --rescore")
+            raise UserError(f"{path}: no such file: {self.classifier.name} has not seen this image yet; run without rescore=True")
         known = read_json(path)
         for name, colors in known.items():
             objects = found[name]

@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from evaluators.detection import ColorClassifier, Detector
+from evaluators.devices import device_of
 from evaluators.results import Tell
-from rf_repro.core.devices import resolve_device
 from rf_repro.core.errors import UserError
 from rf_repro.core.files import read_json
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 FAIR_WEIGHTS = "facebook/mask2former-swin-small-coco-instance"  # other weights than GenEval's; a result names them
 
 
-def load_detector(kind: str, weights: str | None, device: str) -> Detector:
+def load_detector(kind: str, weights: Path | str | None, device: str) -> Detector:
     """The detector of a kind, `transformers` or `mmdet`.
 
     Args:
@@ -28,26 +28,26 @@ def load_detector(kind: str, weights: str | None, device: str) -> Detector:
     if kind == "mmdet":
         if weights is None:
             raise UserError(
-                "--detector mmdet: give --weights, OpenMMLab's Mask2Former Swin-S checkpoint (.pth); see docs/geneval.md"
+                "detector='mmdet': give weights=FILE, OpenMMLab's Mask2Former Swin-S checkpoint (.pth); see docs/geneval.md"
             )
         from evaluators.detectors import mmdet
 
-        return mmdet.load(Path(weights), str(resolve_device(device)))
+        return mmdet.load(Path(weights), str(device_of(device)))
     if kind == "transformers":
         from evaluators.detectors import mask2former
 
-        return mask2former.load(weights or FAIR_WEIGHTS, str(resolve_device(device)))
-    raise UserError(f"--detector {kind}: unknown; choose transformers or mmdet")
+        return mask2former.load(str(weights or FAIR_WEIGHTS), str(device_of(device)))
+    raise UserError(f"detector={kind!r}: must be transformers or mmdet")
 
 
-def load_classifier(weights: str | None, profile: str, device: str) -> "ClipColorClassifier":
+def load_classifier(weights: Path | str | None, profile: str, device: str) -> "ClipColorClassifier":
     """CLIP with these weights (default: OpenAI's) and the activation of the profile. Raises UserError as `clip.load` does."""
     from evaluators.colors import clip
 
-    return clip.load(weights or clip.TAG, profile=profile, device=str(resolve_device(device)))
+    return clip.load(str(weights or clip.TAG), profile=profile, device=str(device_of(device)))
 
 
-def check_models(detector: Detector, classifier: ColorClassifier, reference: Path | None, tell: Tell) -> dict[str, str]:
+def check_models(detector: Detector, classifier: ColorClassifier, reference: Path | str | None, tell: Tell) -> dict[str, str]:
     """Runs both models on images drawn by code; what a result says of that.
 
     Args:
@@ -62,7 +62,7 @@ def check_models(detector: Detector, classifier: ColorClassifier, reference: Pat
 
     if not hasattr(classifier, "logits"):
         raise UserError(f"self_check=True: {classifier.name} gives no logits that could be checked; give self_check=False")
-    checks = self_check(detector, cast("ClipColorClassifier", classifier), read_json(reference) if reference else None)
+    checks = self_check(detector, cast("ClipColorClassifier", classifier), read_json(Path(reference)) if reference else None)
     for check in checks:
         tell(f"{'ok' if check.passed else 'FAILED':<7} {check.name}: {check.message}")
     failed = [check for check in checks if not check.passed]

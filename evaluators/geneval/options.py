@@ -5,7 +5,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
+from evaluators.fields import check_fields, refusal
 from rf_repro.core.errors import UserError
+
+OPTION = "geneval option "  # before a name in a message
 
 
 @dataclass(frozen=True)
@@ -23,9 +26,10 @@ class GenEvalOptions:
     position_threshold: float = 0.1  # share of both objects' sizes by which centres must differ to be apart
 
     def __post_init__(self) -> None:
+        check_fields(self, OPTION)
         for name in ("threshold", "counting_threshold", "max_overlap"):
             _require(0 <= getattr(self, name) <= 1, name, getattr(self, name), "in [0, 1]")
-        _require(isinstance(self.max_objects, int) and self.max_objects >= 1, "max_objects", self.max_objects, "an integer >= 1")
+        _require(self.max_objects >= 1, "max_objects", self.max_objects, "an integer >= 1")
         _require(0 <= self.position_threshold < math.inf, "position_threshold", self.position_threshold, "finite and >= 0")
 
     @classmethod
@@ -39,11 +43,11 @@ class GenEvalOptions:
         numbers: dict[str, float] = {}
         for name, value in values.items():
             if name not in names:
-                raise UserError(f"geneval option {name!r}: unknown; choose from {', '.join(names)}")
+                raise UserError(f"{OPTION}{name!r}: unknown; choose from {', '.join(names)}")
             try:
                 numbers[name] = float(value)
             except (TypeError, ValueError):
-                raise UserError(f"geneval option {name}={value!r}: must be a number") from None
+                raise UserError(f"{OPTION}{name}={value!r}: must be a number") from None
         maximum = numbers.pop("max_objects", cls.max_objects)
         _require(maximum == maximum // 1, "max_objects", maximum, "an integer >= 1")  # false for NaN and infinity
         return cls(**numbers, max_objects=int(maximum))
@@ -55,4 +59,4 @@ class GenEvalOptions:
 
 def _require(ok: bool, name: str, value: object, allowed: str) -> None:
     if not ok:
-        raise UserError(f"geneval option {name}={value!r}: must be {allowed}")
+        raise refusal(name, value, allowed, OPTION)

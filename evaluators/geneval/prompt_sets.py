@@ -161,7 +161,7 @@ def download(url: str, most: int, progress: Progress) -> bytes:
     Raises:
         UserError: it cannot be downloaded, or not to its end.
     """
-    remedy = "try again, or download it elsewhere and give the file by --from"
+    remedy = "try again, or download it elsewhere and give source=FILE"
     data = b""
     try:
         with urllib.request.urlopen(url, timeout=TIMEOUT) as response:

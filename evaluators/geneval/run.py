@@ -4,9 +4,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from evaluators.detection import ColorClassifier, Detector
+from evaluators.devices import Device, device_of
+from evaluators.fields import at_least_one, check_fields
 from evaluators.geneval.cache import Cache, Evaluator, known_evaluators
 from evaluators.geneval.detect import detect_images
 from evaluators.geneval.folder import IMAGES_PER_PROMPT, Scan, scan
@@ -17,7 +19,6 @@ from evaluators.geneval.prompt_sets import identify, load
 from evaluators.geneval.score import score_folder
 from evaluators.problems import report_problems
 from evaluators.results import ALL, Evaluation, Progress, Share, Tell, counting, kept_in, no_progress, not_told
-from rf_repro.core.devices import resolve_device
 from rf_repro.core.errors import UserError
 from rf_repro.core.files import read_json, write_json
 
@@ -52,31 +53,30 @@ class Options:
         cache: folder of what was seen, by image hash, from which a stopped evaluation goes on (default: OUT/geneval-cache).
 
     Raises:
-        UserError: a number is out of its range.
+        UserError: a field is not what it must be.
     """
 
     rules: GenEvalOptions = field(default_factory=GenEvalOptions)
-    detector: Detector | str = "transformers"
-    weights: str | None = None
+    detector: Detector | Literal["transformers", "mmdet"] = "transformers"
+    weights: Path | str | None = None
     classifier: ColorClassifier | None = None
-    clip: str | None = None
-    profile: str = "geneval-2023"
-    device: str = "auto"
+    clip: Path | str | None = None
+    profile: Literal["geneval-2023", "unpinned-2025"] = "geneval-2023"
+    device: Device = "auto"
     batch_size: int | None = None
     self_check: bool = True
-    reference: Path | None = None
-    prompts: str | Sequence[dict[str, Any]] | None = None
+    reference: Path | str | None = None
+    prompts: Path | str | Sequence[dict[str, Any]] | None = None
     images_per_prompt: int = IMAGES_PER_PROMPT
     digests: Mapping[tuple[int, int], str] | None = None
     partial: bool = False
     rescore: bool = False
-    out: Path | None = None
-    cache: Path | None = None
+    out: Path | str | None = None
+    cache: Path | str | None = None
 
     def __post_init__(self) -> None:
-        for name, value in (("batch_size", self.batch_size), ("images_per_prompt", self.images_per_prompt)):
-            if value is not None and value < 1:
-                raise UserError(f"{name}={value}: must be >= 1")
+        check_fields(self)
+        at_least_one(self, "batch_size", "images_per_prompt")
 
     @property
     def cache_folder(self) -> Path | None:
@@ -93,7 +93,7 @@ class Options:
     @property
     def images_at_once(self) -> int:
         """`batch_size`, or its default."""
-        return self.batch_size or (CPU_BATCH_SIZE if resolve_device(self.device).type == "cpu" else BATCH_SIZE)
+        return self.batch_size or (CPU_BATCH_SIZE if device_of(self.device).type == "cpu" else BATCH_SIZE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,15 +178,15 @@ def find_images(images: Path, options: Options, progress: Progress, tell: Tell) 
     """What there is to score. Raises UserError when that is not what there should be."""
     if not images.is_dir():
         raise UserError(f"{images}: no such folder of images")
-    reference = load(options.prompts) if isinstance(options.prompts, str) else options.prompts
+    reference = load(str(options.prompts)) if isinstance(options.prompts, Path | str) else options.prompts
     found = scan(
         images, reference, images_per_prompt=options.images_per_prompt, progress=counting(progress, "read images")
     )  # fmt: skip
     report_problems(found.problems, Path(options.out) / "geneval-problems.txt" if options.out else None, tell)
     if len(found.images) < found.expected and not options.partial:
         raise UserError(
-            f"{found.root}: {len(found.images)} of {found.expected} images can be scored; complete the folder, or give --partial"
-            "; prompts other than GenEval's are named by --prompts"
+            f"{found.root}: {len(found.images)} of {found.expected} images can be scored; complete the folder, or give "
+            "partial=True; prompts other than GenEval's are named by prompts=SET"
         )
     found.require_same(options.digests)
     return found
@@ -221,7 +221,7 @@ def _looked(images: Path, options: Options, share: Share, progress: Progress, te
 def _require_same_batches(cache: Cache, batch_size: int) -> None:
     """Raises UserError when the cache was begun with another batch size, which may change the last bits of a number."""
     if cache.check_path.exists() and (begun := read_json(cache.check_path)["batch_size"]) != str(batch_size):
-        raise UserError(f"{cache.root}: was begun with --batch-size {begun}; give that one, or another --cache")
+        raise UserError(f"{cache.root}: was begun with batch_size={begun}; give that one, or another cache=FOLDER")
 
 
 def _known(root: Path, options: Options) -> Cache:
@@ -236,5 +236,5 @@ def _known(root: Path, options: Options) -> Cache:
     ]
     if len(pairs) != 1:
         there = "; ".join(f"{one.name} ({one.revision}) with {two.name}" for one, two in pairs) or "none"
-        raise UserError(f"{root}: --rescore needs one detector and profile there, found {there}; name others, or detect first")
+        raise UserError(f"{root}: rescore=True needs one detector and profile there, found {there}; name others, or detect first")
     return Cache(root, *pairs[0])

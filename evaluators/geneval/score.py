@@ -52,7 +52,7 @@ def score_folder(
         rows.append(_row(image, scan.prompts[image.prompt_id], cache, options))
         progress(done, len(scan.images))
     if len(rows) < scan.expected and not partial:
-        raise UserError(f"{scan.root}: {len(rows)} of {scan.expected} images can be scored; complete it, or give --partial")
+        raise UserError(f"{scan.root}: {len(rows)} of {scan.expected} images can be scored; complete it, or give partial=True")
     images_of = {(m["tag"], m["prompt"]): scan.images_per_prompt for m in scan.prompts.values()}
     result = make_result(
         rows, options, images_of, {**models_of(cache.detector, cache.classifier), **evaluator}, benchmark="geneval",

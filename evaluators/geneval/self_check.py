@@ -42,7 +42,7 @@ AREA_TOLERANCE = 0.05  # share of a mask's pixels, beside 10 of them
 
 SHA256 = r"\b[0-9a-f]{64}\b"
 RUNS = "the installation does not fit this machine: check that torch (and mmcv, with mmdet) is built for its GPU, or use the CPU"
-RECORD = "record one by --calibrate on a machine that is known to be right"
+RECORD = "record one, by calibrate, on a machine that is known to be right"
 
 
 @dataclass(frozen=True)

@@ -94,7 +94,7 @@ def score(
         why = f"; of image {failed[0]['prompt_id']}: {failed[0]['failure']}" if failed else ""
         raise UserError(
             f"{found.root}: {len(rows) - len(failed)} of {len(items)} prompts have a score{why}; run again to ask what failed, "
-            "or give --partial"
+            "or give partial=True"
         )
     metrics, missing = summarize(rows, items)
     result = EvalResult(

@@ -31,7 +31,7 @@ class ImageOptions(ModelOptions):
         report_problems(found.problems, Path(self.out) / f"{name}-problems.txt" if self.out else None, tell)
         if len(found.images) < found.expected and not self.partial:
             raise UserError(
-                f"{found.root}: {len(found.images)} of {found.expected} images can be scored; complete them, or give --partial"
+                f"{found.root}: {len(found.images)} of {found.expected} images can be scored; complete them, or give partial=True"
             )
         if not found.images:
             raise UserError(f"{found.root}: none of {found.expected} images can be scored")

@@ -22,7 +22,7 @@ class Options(ImageOptions):
         data: prompts and questions: `geneval2`, once fetched, or a file in its schema.
     """
 
-    data: str = NAME
+    data: Path | str = NAME
 
 
 @dataclass(frozen=True)
@@ -77,8 +77,8 @@ def evaluate_share(
 
 
 def _ask(images: Path, options: Options, out: Path, share: Share, progress: Progress, tell: Tell) -> _Asked:
-    items = load(options.data)
-    data = identify(items, options.data)
+    items = load(str(options.data))
+    data = identify(items, str(options.data))
     found = find_images(images, items, counting(progress, "read images"))
     options.require_images(found, NAME, tell)
     model = options.load()

@@ -82,7 +82,7 @@ def score(
         why = f"; of image {failed[0]['prompt_id']}: {failed[0]['failure']}" if failed else ""
         raise UserError(
             f"{found.root}: {len(rows) - len(failed)} of {found.expected} images have a score{why}; run again to ask what "
-            "failed, or give --partial"
+            "failed, or give partial=True"
         )
     metrics, missing = summarize(rows)
     result = EvalResult(

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from evaluators.fields import at_least_one
 from evaluators.geneval.folder import IMAGES_PER_PROMPT, Scan, scan
 from evaluators.geneval.prompt_sets import identify, load
 from evaluators.geneval2.judge import evaluator
@@ -12,7 +13,6 @@ from evaluators.geneval2.options import ImageOptions
 from evaluators.geneval_vlm.judge import NAME, judge_images, score
 from evaluators.results import ALL, Evaluation, Progress, Share, Tell, counting, kept_in, no_progress, not_told
 from evaluators.vlm.ask import Replies
-from evaluators.vlm.options import require_at_least_one
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,12 +26,12 @@ class Options(ImageOptions):
         images_per_prompt: images of each prompt.
     """
 
-    prompts: str | Sequence[dict[str, Any]] | None = None
+    prompts: Path | str | Sequence[dict[str, Any]] | None = None
     images_per_prompt: int = IMAGES_PER_PROMPT
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_at_least_one("images_per_prompt", self.images_per_prompt)
+        at_least_one(self, "images_per_prompt")
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def evaluate_share(
 
 
 def _ask(images: Path, options: Options, out: Path, share: Share, progress: Progress, tell: Tell) -> _Asked:
-    reference = load(options.prompts) if isinstance(options.prompts, str) else options.prompts
+    reference = load(str(options.prompts)) if isinstance(options.prompts, Path | str) else options.prompts
     found = scan(
         images, reference, images_per_prompt=options.images_per_prompt, progress=counting(progress, "read images")
     )  # fmt: skip

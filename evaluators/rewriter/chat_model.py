@@ -71,7 +71,7 @@ def load_chat_model(name: str, device: torch.device, max_new_tokens: int) -> Tra
         from transformers import AutoModelForCausalLM, AutoTokenizer
         from transformers.utils import logging
     except ImportError as error:
-        raise UserError(f"--model {name}: needs transformers ({error}); install it with: {extra_hint('geneval')}") from None
+        raise UserError(f"model={name!r}: needs transformers ({error}); install it with: {extra_hint('geneval')}") from None
     if not sys.stderr.isatty():
         logging.disable_progress_bar()
     try:
@@ -79,7 +79,7 @@ def load_chat_model(name: str, device: torch.device, max_new_tokens: int) -> Tra
         model: Any = AutoModelForCausalLM.from_pretrained(name, dtype="auto")
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise UserError(f"--model {name}: cannot be loaded ({reason}); name a folder or a model of the hub") from None
+        raise UserError(f"model={name!r}: cannot be loaded ({reason}); name a folder or a model of the hub") from None
     revision = f"files {_folder_hash(Path(name))}" if Path(name).is_dir() else f"{name}@{model.config._commit_hash}"
     return TransformersChatModel(model.to(device).eval(), tokenizer, revision, max_new_tokens)
 

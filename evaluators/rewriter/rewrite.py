@@ -124,7 +124,7 @@ def _open_cache(path: Path, source: Mapping[str, Any]) -> dict[str, Reply]:
     if changed:
         then, now = first.get(changed[0]), source[changed[0]]
         problem = f"its rewrites are by another {changed[0]}, {then!r}, not {now!r}"
-        raise UserError(f"{path}: {problem}; name another --out, or delete this file and the result")
+        raise UserError(f"{path}: {problem}; name another out=FILE, or delete this file and the result")
     for number, row in enumerate(rows, start=2):
         if row.get("key") != _key(source, row.get("prompt", "")):
             raise UserError(f"{path}:{number}: not a rewrite of this file's model, template and settings; delete the line")

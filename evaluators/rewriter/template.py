@@ -32,9 +32,9 @@ def read_template(path: Path | None) -> str:
     try:
         text = path.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"--template {path}: cannot be read ({error})") from None
+        raise UserError(f"template={str(path)!r}: cannot be read ({error})") from None
     if PLACE not in text:
-        raise UserError(f"--template {path}: holds no {PLACE}; put it where the prompt belongs")
+        raise UserError(f"template={str(path)!r}: holds no {PLACE}; put it where the prompt belongs")
     return text
 
 

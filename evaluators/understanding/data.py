@@ -1,4 +1,4 @@
-"""From `--data` to the questions of a benchmark, counted.
+"""From where they are to the questions of a benchmark, counted.
 
 A folder of data holds, for each benchmark, a folder or a file of its name (`mmmu/`, `mmmu.parquet`) or VLMEvalKit's file under
 its own (`MMMU_DEV_VAL.tsv`). In a folder every .parquet, .arrow or .tsv file counts, as a download from the hub leaves them;
@@ -67,7 +67,7 @@ def load_questions(benchmark: Benchmark, data: str, *, alone: bool = True, limit
     if data == HUB or data.startswith(f"{HUB}:"):
         wanted = data.removeprefix(HUB).removeprefix(":")
         if wanted and not alone:
-            raise UserError(f"--data {data}: is one benchmark's data; name one of --benchmarks")
+            raise UserError(f"data={data!r}: is one benchmark's data; name one benchmark")
         source = wanted or benchmark.hub[0]
         records: Iterable[Record] = read_hub(benchmark, source)
     else:
@@ -92,12 +92,12 @@ def find_files(benchmark: Benchmark, data: Path, alone: bool) -> list[Path]:
     formats = (*SUFFIXES, SUFFIX)
     if data.is_file():
         if not alone:
-            raise UserError(f"--data {data}: is one file; name one of --benchmarks, or a folder with a folder for each")
+            raise UserError(f"data={str(data)!r}: is one file; name one benchmark, or a folder with a folder for each")
         if data.suffix.lower() not in formats:
-            raise UserError(f"--data {data}: must be {', '.join(formats)}")
+            raise UserError(f"data={str(data)!r}: must be {', '.join(formats)}")
         return [data]
     if not data.is_dir():
-        raise UserError(f"--data {data}: no such folder or file; `hub` downloads")
+        raise UserError(f"data={str(data)!r}: no such folder or file; `hub` downloads")
     names = [*(f"{benchmark.name}{suffix}" for suffix in formats), *(f"{stem}{SUFFIX}" for stem in benchmark.tsv)]
     direct = [data / name for name in names if (data / name).is_file()]
     if direct:
@@ -105,7 +105,7 @@ def find_files(benchmark: Benchmark, data: Path, alone: bool) -> list[Path]:
     folder = data / benchmark.name
     if not folder.is_dir():
         if not alone or not any(data.rglob(f"*{suffix}") for suffix in formats):
-            raise UserError(f"--data {data}: has neither a folder {benchmark.name}/ nor {' or '.join(names)}")
+            raise UserError(f"data={str(data)!r}: has neither a folder {benchmark.name}/ nor {' or '.join(names)}")
         folder = data
     files = sorted(
         path for path in folder.rglob("*") if path.suffix.lower() in formats and path.is_file() and not path.name.startswith(".")

@@ -24,7 +24,7 @@ def read_hub(benchmark: Benchmark, name: str) -> Iterator[Record]:
     try:
         from datasets import Image, load_dataset  # type: ignore[import-untyped]
     except ImportError:
-        raise UserError(f"--data hub: needs the package datasets; {extra_hint('vlm')}, or name a folder of files") from None
+        raise UserError(f"data='hub': needs the package datasets; {extra_hint('vlm')}, or name a folder of files") from None
     configs: tuple[str | None, ...] = (benchmark.configs if name in benchmark.hub else ()) or (None,)
     for config in configs:
         try:
@@ -33,7 +33,7 @@ def read_hub(benchmark: Benchmark, name: str) -> Iterator[Record]:
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             others = ", ".join(f"hub:{other}" for other in benchmark.hub if other != name)
             raise UserError(
-                f"--data hub: {name}: {reason}; name a folder of files" + (f", or one of {others}" if others else "")
+                f"data='hub': {name}: {reason}; name a folder of files" + (f", or one of {others}" if others else "")
             ) from None
         images = [column for column, kind in table.features.items() if isinstance(kind, Image)]
         for column in images:

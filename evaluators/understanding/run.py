@@ -4,9 +4,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, Literal, Protocol, cast
 
-from evaluators.results import ALL, Evaluation, Progress, Share, counting, kept_in, no_progress
+from evaluators.fields import at_least_one
+from evaluators.problems import SHOWN
+from evaluators.results import ALL, Evaluation, Progress, Share, Tell, counting, kept_in, no_progress, not_told
 from evaluators.understanding.benchmark import Benchmark, Template
 from evaluators.understanding.benchmarks import named
 from evaluators.understanding.data import HUB, Questions, load_questions
@@ -14,7 +16,7 @@ from evaluators.understanding.images import rgb_image
 from evaluators.understanding.metrics import Item, Scored
 from evaluators.understanding.record import Row
 from evaluators.vlm.ask import Replies, ask
-from evaluators.vlm.options import ModelOptions, require_at_least_one
+from evaluators.vlm.options import ModelOptions
 from evaluators.vlm.protocol import Parts, Query, VisionLanguageModel
 from rf_repro.core.errors import UserError
 from rf_repro.core.records import EvalResult
@@ -51,15 +53,14 @@ class Options(ModelOptions):
         limit: ask the first so many questions; the paper's number is then not given.
     """
 
-    data: str = HUB
-    protocol: str = "lmms-eval"
+    data: Path | str = HUB
+    protocol: Literal["lmms-eval", "vlmevalkit", "bagel"] = "lmms-eval"
     max_new_tokens: int | None = None
     limit: int | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("max_new_tokens", "limit"):
-            require_at_least_one(name, getattr(self, name))
+        at_least_one(self, "max_new_tokens", "limit")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,13 +90,15 @@ def read_benchmarks(names: str, options: Options) -> list[Asked]:
     """
     wanted, asked = named(names), []
     for benchmark in wanted:
-        questions = load_questions(benchmark, options.data, alone=len(wanted) == 1, limit=options.limit)
+        questions = load_questions(benchmark, str(options.data), alone=len(wanted) == 1, limit=options.limit)
         template_of(benchmark, options.protocol, questions.rows[0])
         asked.append(Asked(benchmark, questions))
     return asked
 
 
-def evaluate(benchmark: str | Asked, options: Options, *, progress: Progress = no_progress) -> BenchmarkEvaluation:
+def evaluate(
+    benchmark: str | Asked, options: Options, *, progress: Progress = no_progress, tell: Tell = not_told
+) -> BenchmarkEvaluation:
     """Asks a model one benchmark and scores what it says, by every harness's rules.
 
     With `options.out` it keeps the replies there, and writes `NAME.items.jsonl` (a question a line) and then `NAME.json`. A run
@@ -104,6 +107,7 @@ def evaluate(benchmark: str | Asked, options: Options, *, progress: Progress = n
     Args:
         benchmark: its name, or what `read_benchmarks` made of it.
         progress: called with the benchmark's name, how many questions are answered, and how many there are.
+        tell: called with lines on rows of the data that cannot be read.
 
     Raises:
         UserError: as `read_benchmarks`, or the model cannot be loaded or asked.
@@ -111,12 +115,14 @@ def evaluate(benchmark: str | Asked, options: Options, *, progress: Progress = n
     asked = _asked(benchmark, options)
     model = options.load()
     with kept_in(options.out) as out:
-        replies, name = _ask(asked, options, model, out, ALL, progress)
+        replies, name = _ask(asked, options, model, out, ALL, progress, tell)
     result = score_replies(asked.benchmark, asked.questions, replies, name, model.revision)
     return result if options.out is None else result.write(out, asked.benchmark.name)
 
 
-def evaluate_share(benchmark: str | Asked, options: Options, share: Share, *, progress: Progress = no_progress) -> int:
+def evaluate_share(
+    benchmark: str | Asked, options: Options, share: Share, *, progress: Progress = no_progress, tell: Tell = not_told
+) -> int:
     """Asks one of several shares of the questions; `evaluate` scores when all have been asked.
 
     Args:
@@ -129,7 +135,7 @@ def evaluate_share(benchmark: str | Asked, options: Options, share: Share, *, pr
         UserError: as `evaluate`, or `out` is not given.
     """
     out = options.require_out()
-    return len(_ask(_asked(benchmark, options), options, options.load(), out, share, progress)[0].failures)
+    return len(_ask(_asked(benchmark, options), options, options.load(), out, share, progress, tell)[0].failures)
 
 
 def _asked(benchmark: str | Asked, options: Options) -> Asked:
@@ -142,10 +148,14 @@ def _asked(benchmark: str | Asked, options: Options) -> Asked:
 
 
 def _ask(
-    asked: Asked, options: Options, model: VisionLanguageModel, out: Path, share: Share, progress: Progress
+    asked: Asked, options: Options, model: VisionLanguageModel, out: Path, share: Share, progress: Progress, tell: Tell
 ) -> tuple[Replies, str]:
     """(the replies to a share of the questions, the protocol)."""
     benchmark, questions = asked.benchmark, asked.questions
+    if questions.problems:
+        tell(f"{benchmark.title}: {len(questions.problems)} problems with the data")
+    for problem in questions.problems[:SHOWN]:
+        tell(f"  {problem}")
     template = template_of(benchmark, options.protocol, questions.rows[0])
     tokens = options.max_new_tokens or template.max_new_tokens
     name = protocol_id(benchmark, questions, options.protocol, template, tokens)
@@ -208,12 +218,12 @@ def score_replies(
 def template_of(benchmark: Benchmark, protocol: str, row: Row) -> Template:
     """How the protocol asks. Raises UserError when there is no such protocol, or it cannot ask from the row's layout."""
     if protocol not in benchmark.protocols:
-        raise UserError(f"--protocol {protocol}: not for {benchmark.name}; choose {' or '.join(benchmark.protocols)}")
+        raise UserError(f"protocol={protocol!r}: not for {benchmark.name}; choose {' or '.join(benchmark.protocols)}")
     template = benchmark.protocols[protocol]
     if row.layout not in template.layouts:
         wanted = "the data set's own columns (parquet, arrow, hub)" if row.layout == "tsv" else "VLMEvalKit's TSV"
         others = [name for name, other in benchmark.protocols.items() if row.layout in other.layouts]
-        raise UserError(f"--protocol {protocol}: asks {benchmark.name} from {wanted}; with these data give {' or '.join(others)}")
+        raise UserError(f"protocol={protocol!r}: asks {benchmark.name} from {wanted}; with these data give {' or '.join(others)}")
     return template
 
 

@@ -172,11 +172,11 @@ def _read(path: Path, identity: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         return {}
     first, *rows = rows
     if not isinstance(first, dict):
-        raise UserError(f"{path}: holds no replies; name another --out, or delete this file")
+        raise UserError(f"{path}: holds no replies; name another out=FOLDER, or delete this file")
     for name in identity:
         if first.get(name) != identity[name]:
             problem = f"its replies are of another {name}, {first.get(name)!r}, not {identity[name]!r}"
-            raise UserError(f"{path}: {problem}; name another --out, or delete this file")
+            raise UserError(f"{path}: {problem}; name another out=FOLDER, or delete this file")
     known = {}
     for number, row in enumerate(rows, start=2):
         kinds = [kind for kind in _KINDS if kind in row] if isinstance(row, dict) else []
@@ -210,5 +210,5 @@ def _locked(path: Path) -> Iterator[None]:
         try:
             stack.enter_context(file_lock(path.with_name(f".{path.name}.lock"), patience=0))
         except Held:
-            raise UserError(f"{path}: another process writes to it; wait for it, or give each its --shard") from None
+            raise UserError(f"{path}: another process writes to it; wait for it, or give each its own share") from None
         yield

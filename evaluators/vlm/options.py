@@ -4,8 +4,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from evaluators.devices import Device, device_of
+from evaluators.fields import at_least_one, check_fields
 from evaluators.vlm.protocol import VisionLanguageModel
-from rf_repro.core.devices import resolve_device
 from rf_repro.core.errors import UserError
 
 ENDPOINT = "openai:"
@@ -29,25 +30,26 @@ class ModelOptions:
             left behind.
 
     Raises:
-        UserError: a number is out of its range.
+        UserError: a field is not what it must be.
     """
 
     model: VisionLanguageModel | Callable[[], VisionLanguageModel] | str
     name: str | None = None
-    device: str = "auto"
+    device: Device = "auto"
     batch_size: int | None = None
     concurrency: int = 8
-    reply_cache: Path | None = None
-    out: Path | None = None
+    reply_cache: Path | str | None = None
+    out: Path | str | None = None
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "concurrency"):
-            require_at_least_one(name, getattr(self, name))
+        check_fields(self)
+        at_least_one(self, "batch_size", "concurrency")
 
     def load(self) -> VisionLanguageModel:
         """Raises UserError when it cannot be loaded."""
         if isinstance(self.model, str):
-            return load_vlm(self.model, self.device, concurrency=self.concurrency, reply_cache=self.reply_cache)
+            cache = Path(self.reply_cache) if self.reply_cache else None
+            return load_vlm(self.model, self.device, concurrency=self.concurrency, reply_cache=cache)
         return self.model if isinstance(self.model, VisionLanguageModel) else self.model()
 
     def judge_name(self, model: VisionLanguageModel) -> str:
@@ -68,12 +70,6 @@ class ModelOptions:
         return default_batch_size(self.model, self.device) if isinstance(self.model, str) else 1
 
 
-def require_at_least_one(name: str, value: int | None) -> None:
-    """Raises UserError when a number is there and is below 1."""
-    if value is not None and value < 1:
-        raise UserError(f"{name}={value}: must be >= 1")
-
-
 def load_vlm(spec: str, device: str = "auto", *, concurrency: int = 8, reply_cache: Path | None = None) -> VisionLanguageModel:
     """A model by its specification.
 
@@ -88,18 +84,18 @@ def load_vlm(spec: str, device: str = "auto", *, concurrency: int = 8, reply_cac
 
         name, _, rest = spec.removeprefix(ENDPOINT).partition("@http")
         if not name or not rest.startswith(("://", "s://")):
-            raise UserError("--model openai:...: must be openai:NAME@http://HOST:PORT/v1, the model's name and the API's address")
+            raise UserError(f"model={spec!r}: must be openai:NAME@http://HOST:PORT/v1, the model's name and the API's address")
         return Endpoint(name, f"http{rest}", concurrency=concurrency, cache=reply_cache)
     from evaluators.vlm.transformers_model import load_transformers_vlm
 
-    return load_transformers_vlm(spec, resolve_device(device))
+    return load_transformers_vlm(spec, device_of(device))
 
 
 def default_batch_size(spec: str, device: str) -> int:
     """Questions at once for a model of this specification, on this device."""
     if spec.startswith(ENDPOINT):
         return ENDPOINT_BATCH_SIZE
-    return CPU_BATCH_SIZE if resolve_device(device).type == "cpu" else BATCH_SIZE
+    return CPU_BATCH_SIZE if device_of(device).type == "cpu" else BATCH_SIZE
 
 
 def model_name(spec: str) -> str:

@@ -103,7 +103,7 @@ class TransformersVLM:
         try:
             found = run(kept, inputs, prompts) if kept else []
         except torch.OutOfMemoryError:
-            raise UserError(f"{self.revision}: {len(kept)} questions at once do not fit in memory; lower --batch-size") from None
+            raise UserError(f"{self.revision}: batch_size={len(kept)} does not fit in memory; give less") from None
         if not reasons:
             return found
         by_index = dict(zip(kept, found, strict=True))
@@ -183,25 +183,25 @@ def load_transformers_vlm(name: str, device: "torch.device") -> TransformersVLM:
         from transformers.utils import logging
     except ImportError as error:
         raise UserError(
-            f"--model {name}: needs transformers ({_first_line(error)}); install it with: {extra_hint('vlm')}"
+            f"model={name!r}: needs transformers ({_first_line(error)}); install it with: {extra_hint('vlm')}"
         ) from None
     if not sys.stderr.isatty():
         logging.disable_progress_bar()
     try:
         config = AutoConfig.from_pretrained(name)
         if type(config) not in AutoModelForImageTextToText._model_mapping:
-            raise UserError(f"--model {name}: a {config.model_type} answers no questions about images; name one that does")
+            raise UserError(f"model={name!r}: a {config.model_type} answers no questions about images; name one that does")
         processor = AutoProcessor.from_pretrained(name)
         model: Any = AutoModelForImageTextToText.from_pretrained(name, config=config, dtype="auto")
     except UserError:
         raise
     except ImportError as error:  # image and video processors need torchvision
-        raise UserError(f"--model {name}: lacks a package ({_first_line(error)}); install with: {extra_hint('vlm')}") from None
+        raise UserError(f"model={name!r}: lacks a package ({_first_line(error)}); install with: {extra_hint('vlm')}") from None
     except (OSError, ValueError) as error:
         reason = _first_line(error)
-        raise UserError(f"--model {name}: cannot be loaded ({reason}); name a run, a folder or a model of the hub") from None
+        raise UserError(f"model={name!r}: cannot be loaded ({reason}); name a run, a folder or a model of the hub") from None
     if not hasattr(processor, "tokenizer") or not hasattr(processor, "image_processor"):
-        raise UserError(f"--model {name}: its processor is a {type(processor).__name__}, without a tokenizer and images")
+        raise UserError(f"model={name!r}: its processor is a {type(processor).__name__}, without a tokenizer and images")
     revision = f"files {_folder_hash(Path(name))}" if Path(name).is_dir() else f"{name}@{model.config._commit_hash}"
     return TransformersVLM(model.to(device).eval(), processor, revision)
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rf_repro.commands.data_inspect import add_inspect
+from rf_repro.commands.flags import speak_flags
 from rf_repro.commands.options import (
     Commands,
     add_command,
@@ -49,6 +50,7 @@ def _add_fetch(actions: Commands) -> None:
     )  # fmt: skip
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder to put them in (default: ~/.cache/rf_repro/BENCHMARK)")
     parser.set_defaults(run=run_fetch)
+    speak_flags(parser)
 
 
 def run_fetch(options: argparse.Namespace) -> int:
@@ -107,6 +109,7 @@ def _add_rewrite(actions: Commands) -> None:
     parser.add_argument("--batch-size", type=int, default=8, metavar="N", help="prompts rewritten at once (default: 8)")
     add_device(parser)
     parser.set_defaults(run=run_rewrite)
+    speak_flags(parser)
 
 
 def run_rewrite(options: argparse.Namespace) -> int:

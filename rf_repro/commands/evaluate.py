@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rf_repro.commands.dpg import add_dpg
+from rf_repro.commands.flags import speak_flags
 from rf_repro.commands.geneval import check_only, compare, run_real_images
 from rf_repro.commands.geneval2 import add_geneval2, add_geneval_vlm
 from rf_repro.commands.options import Commands, add_command, add_device, progress_bar, writable_folder
@@ -32,6 +33,8 @@ def add_parser(commands: Commands) -> None:
     add_geneval_vlm(benchmarks)
     add_dpg(benchmarks)
     add_understanding(benchmarks)
+    for parser in benchmarks.choices.values():
+        speak_flags(parser)
     both = add_command(benchmarks, "compare", "compare two scored folders on the same prompts",
                        "rf-repro evaluate compare results-a results-b")  # fmt: skip
     both.add_argument("first", type=Path, metavar="DIR", help="--out of one `evaluate geneval`")

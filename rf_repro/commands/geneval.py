@@ -7,7 +7,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rf_repro.commands.options import at_least_one, progress_bars, share, writable_folder
+from rf_repro.commands.options import progress_bars, share, writable_folder
 from rf_repro.commands.recording import SampledRun
 from rf_repro.core.errors import UserError
 from rf_repro.core.files import read_json, read_jsonl, write_json, write_text
@@ -45,8 +45,6 @@ def run_real_images(options: argparse.Namespace, rules: "GenEvalOptions") -> int
 def _settings(options: argparse.Namespace, rules: "GenEvalOptions", out: Path, sampled: SampledRun | None = None) -> "Options":
     from evaluators.geneval import Options
 
-    if options.batch_size is not None:
-        at_least_one(options.batch_size, "--batch-size")
     return Options(
         rules=rules,
         detector=options.detector,
@@ -57,7 +55,7 @@ def _settings(options: argparse.Namespace, rules: "GenEvalOptions", out: Path, s
         batch_size=options.batch_size,
         reference=options.reference,
         prompts=options.prompts,
-        images_per_prompt=at_least_one(options.images_per_prompt, "--images-per-prompt"),
+        images_per_prompt=options.images_per_prompt,
         digests=sampled.digests() if sampled else None,
         partial=options.partial,
         rescore=options.rescore,

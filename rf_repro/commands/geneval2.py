@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rf_repro.commands.options import Commands, add_command, at_least_one, progress_bars, share, writable_folder
+from rf_repro.commands.options import Commands, add_command, progress_bars, share, writable_folder
 from rf_repro.commands.recording import SampledRun
 from rf_repro.commands.vlm_options import add_vlm, check_vlm, judge_name, load_vlm, vlm_batch_size
 
@@ -85,9 +85,8 @@ def run_geneval_vlm(options: argparse.Namespace) -> int:
     """The same for GenEval's prompts."""
     from evaluators import geneval_vlm
 
-    per_prompt = at_least_one(options.images_per_prompt, "--images-per-prompt")
     common, sampled = _common(options)
-    settings = geneval_vlm.Options(**common, prompts=options.prompts, images_per_prompt=per_prompt)
+    settings = geneval_vlm.Options(**common, prompts=options.prompts, images_per_prompt=options.images_per_prompt)
     return _run(options, geneval_vlm, settings, sampled)
 
 

@@ -12,6 +12,7 @@ import yaml
 from rf_repro.core.errors import UserError
 
 MAX_VALUES = 100_000  # of a file, those behind aliases counted wherever they are named
+MERGE = "tag:yaml.org,2002:merge"  # of the key `<<`, which stands for no value
 
 
 class YamlProblem(ValueError):
@@ -69,15 +70,17 @@ class _Loader(yaml.SafeLoader):
         return super().construct_document(node)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[str] = set()
+        seen: dict[Any, str] = {}
         for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
-            if key.value in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"key {key.value!r} is given twice", key.start_mark)
-            seen.add(key.value)
+            meant = key.tag if key.tag == MERGE else self.construct_object(key)
+            if meant in seen:
+                same = f"key {key.value!r} is given twice" + (f", first as {seen[meant]!r}" if seen[meant] != key.value else "")
+                raise yaml.constructor.ConstructorError(None, None, same, key.start_mark)
+            seen[meant] = key.value
         return super().construct_mapping(node, deep)
 
     def construct_plain_int(self, node: yaml.ScalarNode) -> int:
-        self._check_plain(node, r"-?(0|[1-9]\d*)")
+        self._check_plain(node, r"[-+]?(0|[1-9]\d*)")
         return self.construct_yaml_int(node)
 
     def construct_plain_float(self, node: yaml.ScalarNode) -> float:

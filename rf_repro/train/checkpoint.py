@@ -24,7 +24,6 @@ from torch import Tensor
 from rf_repro.compute.ranks import ALONE, Ranks
 from rf_repro.compute.sharding import local, own_region
 from rf_repro.core.errors import UserError
-from rf_repro.core.files import read_json
 from rf_repro.core.hashing import content_hash, file_sha256
 
 FORMAT = 2  # of folder and state.json; 1, which did not say so, had one layout for one rank and another for many
@@ -71,16 +70,36 @@ def kind_of(file: str) -> str:
 
 def read_state(path: Path) -> dict[str, Any]:
     """The content of state.json. Raises UserError where it is missing, not what was written, or of another version."""
-    state = read_json(path / "state.json")
-    digest = state.pop("digest", None) if isinstance(state, dict) else None
-    if digest is None or digest != content_hash(state) or path.name != f"step-{state['step']:06d}":
-        raise UserError(f"{path / 'state.json'}: corrupt checkpoint (not the state that was written); {REMEDY}")
+    file = path / "state.json"
+    try:
+        state = json.loads(file.read_text(encoding="utf-8"))
+        digest = state.pop("digest", None) if isinstance(state, dict) else None
+        is_whole = digest is not None and digest == content_hash(state)
+    except FileNotFoundError:
+        raise UserError(f"{file}: corrupt checkpoint (no such file); {REMEDY}") from None
+    except (ValueError, RecursionError):  # not JSON, or not what JSON can hold
+        is_whole = False
+    if not is_whole or path.name != _folder_name(state.get("step")):
+        raise UserError(f"{file}: corrupt checkpoint (not the state that was written); {REMEDY}")
     if state.get("format", 1) != FORMAT:
         raise UserError(
             f"{path}: checkpoint format {state.get('format', 1)}, where this version reads {FORMAT}; delete the run directory to "
             "train it again, or use the version that wrote it"
         )
+    if not (_describes(state.get("files")) and isinstance(state.get("extra"), dict)):
+        raise UserError(f"{file}: corrupt checkpoint (not all of the state that was written); {REMEDY}")
     return state
+
+
+def _describes(files: object) -> bool:
+    """Whether it says of each file what `check` compares."""
+    about = list(files.values()) if isinstance(files, dict) else [None]
+    return all(isinstance(one, dict) and {"bytes", "sha256"} <= one.keys() for one in about)
+
+
+def _folder_name(step: object) -> str:
+    """The folder of a step; none of what is no step."""
+    return f"step-{step:06d}" if type(step) is int else ""
 
 
 def check(path: Path, kinds: tuple[str, ...] = KINDS, ranks: Ranks = ALONE) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import argparse
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -29,10 +30,15 @@ def from_file(text: str, folder: Path) -> Any:
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        *((text, f'{text} without quotes is another number to YAML, .*write "{text}", or a number in plain decimals')
-          for text in ("1:30", "-1:30", "190:20:30", "1:30.5", "017", "0x1F", "0b11", "1_000", "1_000.5")),
+        *((text, f'{re.escape(text)} without quotes is another number to YAML, .*write "{re.escape(text)}", or a number in plain')
+          for text in ("1:30", "-1:30", "190:20:30", "1:30.5", "017", "+017", "0x1F", "0b11", "1_000", "1_000.5")),
         ("{a: 1, b: 2, a: 3}", "key 'a' is given twice"),
         ("[{a: 1, 'a': 1}]", "key 'a' is given twice"),
+        ("{true: a, yes: b}", "key 'yes' is given twice, first as 'true'"),
+        ("{1: a, 1.0: b}", "key '1.0' is given twice, first as '1'"),
+        ("{null: 1, ~: 2}", "key '~' is given twice, first as 'null'"),
+        ("{1: a, true: b}", "key 'true' is given twice, first as '1'"),
+        ("[&a {x: 1}, {<<: *a, <<: *a}]", "key '<<' is given twice"),
         ("!!float abc", "not valid YAML"),
         ("9" * 5000, "not valid YAML"),
         ("!!python/object/apply:os.system [true]", "could not determine a constructor"),
@@ -54,6 +60,7 @@ def test_what_does_not_say_what_it_seems_to(read: Callable[[str, Path], Any], te
     ("text", "value"),
     [
         ("5e-5", "5e-5"), ("5.0e-5", 5e-5), ("-1.5", -1.5), (".5", 0.5), (".inf", math.inf), ("12", 12), ("-3", -3), ("0", 0),
+        ("+5", 5), ("+1.5", 1.5), ("{1: a, '1': b}", {1: "a", "1": "b"}),
         ("null", None), ("~", None), ("", None), ("true", True), ("no", False), ("0o17", "0o17"), ("2001-13-45", "2001-13-45"),
         ("2001-01-02", "2001-01-02"), ("[a, 1, 2.5]", ["a", 1, 2.5]), ("{a: {b: c}}", {"a": {"b": "c"}}), ("'1:30'", "1:30"),
         ("hub:some/name", "hub:some/name"), ("[&a [x], *a]", [["x"], ["x"]]),

@@ -6,7 +6,7 @@ from PIL import Image
 
 from evaluators.vlm.ask import Replies, ask
 from evaluators.vlm.protocol import Parts, Query
-from evaluators.vlm.scripted import Scripted
+from tests.evaluators.scripted import Scripted
 
 COUNT, BATCH = 23, 3
 

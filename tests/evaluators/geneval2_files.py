@@ -9,8 +9,8 @@ from typing import Any
 from PIL import Image
 
 from evaluators.vlm.protocol import Parts, images_of, text_of
-from evaluators.vlm.scripted import Scripted
 from rf_repro.core.hashing import derive_seed
+from tests.evaluators.scripted import Scripted
 
 NUMBERS = ("one", "two", "three", "four", "five", "six", "seven")
 # The example of the data's own README.

@@ -19,10 +19,10 @@ from evaluators.dpg.judge import Judge
 from evaluators.dpg.outcome import DPGEvaluation, score_replies
 from evaluators.dpg.run import ask_judge
 from evaluators.vlm.protocol import Parts, SomeFailed, images_of, text_of
-from evaluators.vlm.scripted import Scripted
 from rf_repro.core.errors import UserError
 from rf_repro.core.files import read_jsonl
 from tests.evaluators.dpg_world import COLORS, csv_text, simple_rows, write_grid, write_grids
+from tests.evaluators.scripted import Scripted
 
 BENCHMARK = parse(csv_text(simple_rows()).encode(), "made", "made")
 ROOT = Path(__file__).resolve().parents[2]
@@ -168,7 +168,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from evaluators.dpg.judge import Judge
-from evaluators.vlm.scripted import Scripted
+from tests.evaluators.scripted import Scripted
 from rf_repro.core.files import write_json, write_jsonl
 from tests.evaluators.test_dpg_evaluate import decide, judged
 
@@ -253,7 +253,7 @@ def test_an_incomplete_folder_is_refused_unless_scored_as_the_script_does(grids:
         for level, names in ((1, ("attribute", "entity")), (2, ("attribute - color", "entity - part", "entity - whole")))
         for name in names
     }
-    assert outcome.missing["dpg"].startswith("--compat official alone")
+    assert outcome.missing["dpg"].startswith("compat=official alone")
     assert (outcome.fixed, outcome.n, outcome.expected_n) == (None, 1, 3)
 
 

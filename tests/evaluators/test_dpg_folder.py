@@ -113,7 +113,7 @@ def test_what_cannot_be_scanned(tmp_path: Path, grids: Path) -> None:
         scan(tmp_path / "none", ITEMS)
     with pytest.raises(UserError, match=r"holds no image named as an item of the benchmark, for example vrd1\.png"):
         scan(grids, ["vrd1"])
-    with pytest.raises(UserError, match="--pic-num 2: must be 4"):
+    with pytest.raises(UserError, match="pic_num=2: must be 4"):
         scan(grids, ITEMS, pic_num=2)
     found = scan(grids, ITEMS)
     write_grid(grids / "256.png", [(1, 2, 3)] * 4)

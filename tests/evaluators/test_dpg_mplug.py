@@ -146,7 +146,7 @@ def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch, installed: li
     with pytest.raises(UserError, match=theirs):  # with modelscope alone it would not work either
         mplug.load()
     monkeypatch.setattr(sys.modules["transformers"], "__version__", "4.57.1")
-    with pytest.raises(UserError, match=r"--model mplug: modelscope cannot be loaded .*`pip install -e '\.\[mplug\]'`"):
+    with pytest.raises(UserError, match=r"model='mplug': modelscope cannot be loaded .*`pip install -e '\.\[mplug\]'`"):
         mplug.load()
 
 

@@ -17,11 +17,11 @@ from evaluators.geneval2.judge import judge_images, queries, score, score_lists
 from evaluators.geneval2.soft_tifa import arithmetic_mean, geometric_mean, interval
 from evaluators.geneval2.spellings import number
 from evaluators.vlm.protocol import Parts, SomeFailed, VisionLanguageModel, images_of, text_of
-from evaluators.vlm.scripted import Scripted
 from rf_repro.core.errors import UserError
 from rf_repro.core.image_folder import ImageFolder
 from rf_repro.core.records import EvalResult
 from tests.evaluators.geneval2_files import Drawn, make_rows, perfect, shown, write_images, write_rows
+from tests.evaluators.scripted import Scripted
 
 JUDGE = {"judge": "someone"}
 
@@ -215,7 +215,7 @@ def test_what_is_amiss_with_images_is_named(files: Files, tmp_path: Path, monkey
         ("damaged image", "drawn/nowhere.png"),
     ]
     assert [image.prompt_id for image in found.images] == [0, *range(4, 25)]
-    with pytest.raises(UserError, match="22 of 25 prompts have a score; run again to ask what failed, or give --partial"):
+    with pytest.raises(UserError, match="22 of 25 prompts have a score; run again to ask what failed, or give partial=True"):
         files.evaluate(perfect(files.rows))
     result, _ = files.evaluate(perfect(files.rows), partial=True)
     assert (result.n, result.failures, result.metrics["soft_tifa_gm"]) == (22, 2, 1.0)

@@ -135,7 +135,7 @@ def test_missing_images_are_refused_or_marked(folder: Scan, tmp_path: Path) -> N
     short = scan(folder.root, num_prompts=6, images_per_prompt=2)
     cache = cache_in(tmp_path / "cache")
     detect(short, cache)
-    with pytest.raises(UserError, match="10 of 12 images can be scored; complete it, or give --partial"):
+    with pytest.raises(UserError, match="10 of 12 images can be scored; complete it, or give partial=True"):
         score(short, cache)
     result, _ = score(short, cache, partial=True)
     assert (result.n, result.expected_n, result.failures) == (10, 12, 1)

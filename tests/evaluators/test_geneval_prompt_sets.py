@@ -96,7 +96,7 @@ def test_a_server_that_is_down_is_one_line(small: PromptSet, tmp_path: Path) -> 
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         address = f"http://127.0.0.1:{unused.getsockname()[1]}/good"  # bound, but nobody listens
-        with pytest.raises(UserError, match=r"cannot be downloaded \(.*refused.*\); try again, or .*--from"):
+        with pytest.raises(UserError, match=r"cannot be downloaded \(.*refused.*\); try again, or .* give source=FILE"):
             fetch(replace(small, url=address), tmp_path / "sets")
     assert not any(tmp_path.iterdir())
 

@@ -231,7 +231,7 @@ def test_a_reference_of_something_else_fails(
         found = failures(self_check(detector, classifier, {**reference, **change}))
         assert list(found) == ["calibration"]
         assert found["calibration"].startswith(message)
-        assert "--calibrate" in found["calibration"]
+        assert "record one, by calibrate," in found["calibration"]
 
 
 def test_weights_are_compared_with_published_digests(detector: Mask2FormerDetector, classifier: ClipColorClassifier) -> None:

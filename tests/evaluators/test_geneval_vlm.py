@@ -24,7 +24,6 @@ from evaluators.geneval_vlm.questions import COUNTS, questions_of
 from evaluators.geneval_vlm.questions import plural as plural_of
 from evaluators.geneval_vlm.summary import summarize
 from evaluators.vlm.protocol import Parts, images_of, text_of
-from evaluators.vlm.scripted import Scripted
 from rf_repro.config.data_schema import ScenesConfig
 from rf_repro.core.errors import UserError
 from rf_repro.core.records import EvalResult
@@ -34,6 +33,7 @@ from rf_repro.data.scenes.world import ScenesWorld
 from rf_repro.worlds.scenes.colors import SceneColorClassifier
 from rf_repro.worlds.scenes.detector import SceneDetector
 from tests.evaluators.drawn import PROMPTS, RED_COW_BLUE_DOG, TWO_COWS, write_folder
+from tests.evaluators.scripted import Scripted
 
 DOG, CAT = {"class": "dog", "count": 1}, {"class": "cat", "count": 1}
 JUDGE = {"judge": "someone"}

@@ -9,13 +9,13 @@ import pytest
 
 from evaluators import dpg, geneval, geneval2, geneval_vlm, understanding
 from evaluators.results import Evaluation
-from evaluators.vlm.scripted import Scripted
 from rf_repro.core.errors import UserError
 from rf_repro.core.files import read_json, read_jsonl
 from rf_repro.core.records import EvalResult
 from tests.evaluators.dpg_world import csv_text, simple_rows, write_grids
 from tests.evaluators.drawn import PROMPTS, RED_COW_BLUE_DOG, TWO_COWS, PixelColor, RectangleDetector, write_folder
 from tests.evaluators.geneval2_files import make_rows, perfect, write_images, write_rows
+from tests.evaluators.scripted import Scripted
 from tests.evaluators.understanding_files import MINIS, write_parquet
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -105,8 +105,8 @@ def test_what_geneval_refuses(images: Path) -> None:
         geneval.evaluate(images, drawn(partial=True, self_check=True))
     with pytest.raises(UserError, match="a share of the images needs a folder"):
         geneval.evaluate_share(images, drawn(partial=True), (0, 2))
-    with pytest.raises(UserError, match="--detector yolo: unknown; choose transformers or mmdet"):
-        geneval.evaluate(images, drawn(partial=True, detector="yolo"))
+    with pytest.raises(UserError, match="detector='yolo': must be a Detector, transformers or mmdet"):
+        drawn(detector="yolo")
     with pytest.raises(UserError, match="batch_size=0: must be >= 1"):
         geneval.Options(batch_size=0)
 

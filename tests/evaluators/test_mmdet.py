@@ -282,7 +282,7 @@ def test_without_mmdet_the_line_names_the_extra() -> None:
         "from evaluators.detectors.mmdet import load\ntry: load(Path('x.pth'))\nexcept ValueError as error: print(error)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
-    assert re.fullmatch(r"--detector mmdet: needs mmdet \(.*\); install it with: pip install -e '\.\[mmdet\]'\n", done.stdout)
+    assert re.fullmatch(r"detector='mmdet': needs mmdet \(.*\); install it with: pip install -e '\.\[mmdet\]'\n", done.stdout)
 
 
 def test_a_kernel_that_mmcv_lite_lacks_is_named_when_it_is_called() -> None:

@@ -121,7 +121,7 @@ def test_rewrites_of_another_kind_are_not_mixed(folder: Path, model: Transformer
     out = tmp_path / "long.jsonl"
     rewrite(ROWS, model, TEMPLATE, out, batch_size=4)
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}
-    with pytest.raises(UserError, match=r"cache\.jsonl: its rewrites are by another template_sha256, .*; name another --out"):
+    with pytest.raises(UserError, match=r"cache\.jsonl: its rewrites are by another template_sha256, .*; name another out=FILE"):
         rewrite(ROWS, model, TEMPLATE + " Now.", out, batch_size=4)
     with pytest.raises(UserError, match=r"its rewrites are by another settings, .*'max_new_tokens': 12.*'max_new_tokens': 13"):
         rewrite(ROWS, load_chat_model(str(folder), CPU, 13), TEMPLATE, out, batch_size=4)
@@ -166,7 +166,7 @@ def test_a_model_that_says_nothing_is_an_error(model: TransformersChatModel, tmp
 
 
 def test_models_that_cannot_chat_or_be_loaded_are_one_line(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"--model .*nowhere: cannot be loaded \(") as raised:
+    with pytest.raises(UserError, match=r"model='.*nowhere': cannot be loaded \(") as raised:
         load_chat_model(str(tmp_path / "nowhere"), CPU, 8)
     assert "\n" not in str(raised.value)
     plain = save_tiny_chat(tmp_path / "plain")
@@ -182,7 +182,7 @@ def test_templates_are_texts_with_a_place_for_the_prompt(tmp_path: Path) -> None
     path.write_text("\nDraw {prompt}, {not this}.\n")
     assert fill(read_template(path), "a cow") == "Draw a cow, {not this}."
     path.write_text("Draw.")
-    with pytest.raises(UserError, match=r"template\.txt: holds no \{prompt\}"):
+    with pytest.raises(UserError, match=r"template='.*template\.txt': holds no \{prompt\}"):
         read_template(path)
-    with pytest.raises(UserError, match=r"absent\.txt: cannot be read"):
+    with pytest.raises(UserError, match=r"absent\.txt': cannot be read"):
         read_template(tmp_path / "absent.txt")

@@ -59,7 +59,7 @@ def test_a_folder_of_data_has_a_folder_or_a_file_for_each(tmp_path: Path) -> Non
     with pytest.raises(UserError, match=r"has neither a folder chartqa/ nor chartqa\.parquet"):
         keys("chartqa", tmp_path, alone=False)
     assert len(keys("mmmu", tmp_path / "mmmu")) == 4
-    with pytest.raises(UserError, match=r"is one file; name one of --benchmarks"):
+    with pytest.raises(UserError, match=r"is one file; name one benchmark"):
         keys("blink", tmp_path / "blink.parquet", alone=False)
 
 
@@ -179,7 +179,7 @@ def test_names_of_benchmarks() -> None:
     assert [benchmark.name for benchmark in named("all")] == [name for name in BENCHMARKS if name != "ai2d_mask"]
     assert [benchmark.name for benchmark in named("mme,ai2d_mask")] == ["mme", "ai2d_mask"]
     for wrong in ("mme,mme", "mmlu", ""):
-        with pytest.raises(UserError, match="--benchmarks"):
+        with pytest.raises(UserError, match=r"^benchmark '.*': (unknown; choose from mmmu, |is named twice in mme,mme)"):
             named(wrong)
 
 

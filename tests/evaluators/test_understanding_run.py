@@ -16,10 +16,10 @@ from evaluators.understanding.benchmarks import BENCHMARKS, PAPER
 from evaluators.understanding.data import load_questions
 from evaluators.understanding.run import Asked, metrics_of
 from evaluators.vlm.protocol import Parts
-from evaluators.vlm.scripted import Scripted
 from rf_repro.core.errors import UserError
 from rf_repro.core.files import read_json, read_jsonl
 from rf_repro.core.records import EvalResult
+from tests.evaluators.scripted import Scripted
 from tests.evaluators.understanding_files import MINIS, Mini, write_arrow, write_parquet, write_tsv
 
 WRITERS = {".parquet": write_parquet, ".arrow": write_arrow, ".tsv": write_tsv}
@@ -156,7 +156,7 @@ def test_shares_together_are_the_whole_to_the_byte(tmp_path: Path) -> None:
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from evaluators.vlm.scripted import Scripted
+from tests.evaluators.scripted import Scripted
 from tests.evaluators.test_understanding_run import evaluate, small
 from tests.evaluators.understanding_files import MINIS
 
@@ -187,20 +187,34 @@ def test_killed_and_resumed_it_ends_with_the_same_bytes(tmp_path: Path) -> None:
     assert set(files_of(tmp_path / "killed")) == {"mmmu.replies.jsonl", "mmmu.items.jsonl", "mmmu.json"}
 
 
+def test_rows_that_cannot_be_read_are_told(tmp_path: Path) -> None:
+    data = write_tsv(tmp_path / "chartqa.tsv", MINIS["chartqa"])
+    with open(data, "a", encoding="utf-8") as file:
+        file.write("cut\n")
+    asked = Asked(small("chartqa"), load_questions(small("chartqa"), str(data)))
+    lines: list[str] = []
+    options = options_for(data, tmp_path / "out", Scripted(lambda parts: "3"), "vlmevalkit")
+    result = understanding.evaluate(asked, options, tell=lines.append)
+    assert len(result.unread) == 1
+    assert lines == ["ChartQA, test: 1 problems with the data", f"  {result.unread[0]}"]
+    understanding.evaluate_share(asked, options, (0, 2), tell=lines.append)
+    assert lines[2:] == lines[:2]
+
+
 def test_another_protocol_or_model_needs_another_folder(tmp_path: Path) -> None:
     data = write_parquet(tmp_path / "mmmu.parquet", MINIS["mmmu"])
     evaluate(small("mmmu"), data, tmp_path / "out", Scripted(MINIS["mmmu"].answerer()), "lmms-eval")
     for script, protocol in ((Scripted(MINIS["mmmu"].answerer()), "bagel"), (Scripted(lambda parts: "A", "other"), "lmms-eval")):
-        with pytest.raises(UserError, match="name another --out"):
+        with pytest.raises(UserError, match="name another out=FOLDER, or"):
             evaluate(small("mmmu"), data, tmp_path / "out", script, protocol)
 
 
 def test_prompts_that_the_data_do_not_hold_are_refused(tmp_path: Path) -> None:
     for name, suffix, protocol in (("blink", ".tsv", "lmms-eval"), ("realworldqa", ".parquet", "vlmevalkit")):
         data = WRITERS[suffix](tmp_path / f"{name}{suffix}", MINIS[name])
-        with pytest.raises(UserError, match=f"--protocol {protocol}: asks {name} from"):
+        with pytest.raises(UserError, match=f"protocol={protocol!r}: asks {name} from"):
             evaluate(small(name), data, tmp_path / "out", Scripted(lambda parts: ""), protocol)
-    with pytest.raises(UserError, match="--protocol bagel: not for chartqa; choose lmms-eval or vlmevalkit"):
+    with pytest.raises(UserError, match="protocol='bagel': not for chartqa; choose lmms-eval or vlmevalkit"):
         evaluate(small("chartqa"), write_tsv(tmp_path / "c.tsv", MINIS["chartqa"]), tmp_path, Scripted(str), "bagel")
 
 

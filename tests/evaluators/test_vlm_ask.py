@@ -10,10 +10,10 @@ import pytest
 
 from evaluators.vlm.ask import GIVE_UP, Replies, ask, make_batches, shard_path
 from evaluators.vlm.protocol import Parts, Query, SomeFailed
-from evaluators.vlm.scripted import Scripted
 from rf_repro.core.errors import UserError
 from rf_repro.core.files import read_jsonl, write_jsonl
 from tests.evaluators.asking import BATCH, COUNT, QUERIES, ask_all, reply
+from tests.evaluators.scripted import Scripted
 from tests.killing import kill_at
 
 EXPECTED = Replies(
@@ -170,7 +170,7 @@ def test_replies_of_two_kinds_are_not_mixed(tmp_path: Path) -> None:
     ask(words("a", "b"), Counting(), store, **asked)
     before = store.read_bytes()
     for name, value in {"protocol": "q", "max_new_tokens": 4, "batch_size": 1}.items():
-        with pytest.raises(UserError, match=rf"another {name}, .*, not {value!r}; name another --out, or delete this file$"):
+        with pytest.raises(UserError, match=rf"another {name}, .*, not {value!r}; name another out=FOLDER, or delete this file$"):
             ask(words("a", "b"), Counting(), store, **{**asked, name: value})
     model = Counting()
     model.settings = {"dtype": "bfloat16"}

@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from rf_repro.config.training_schema import OptimConfig
 from rf_repro.core.errors import UserError
 from rf_repro.core.hashing import content_hash
-from rf_repro.train.checkpoint import KINDS, Checkpoint, CheckpointReader, list_checkpoints, load_checkpoint, load_weights
+from rf_repro.train.checkpoint import KINDS, REMEDY, Checkpoint, CheckpointReader, list_checkpoints, load_checkpoint, load_weights
 from rf_repro.train.checkpoint_writer import CheckpointWriter
 from rf_repro.train.optim import MasterOptimizer
 from tests.train.test_optim import STAGE
@@ -184,9 +184,31 @@ def test_a_damaged_state_is_named(change, tmp_path: Path) -> None:  # type: igno
     before = file.read_text()
     file.write_text(change(before))
     assert file.read_text() != before
-    with pytest.raises(UserError) as error:
+    for _ in range(2):  # damaged, then deleted: what helps is the same
+        with pytest.raises(UserError) as error:
+            load_checkpoint(path)
+        assert str(error.value).startswith(f"{file}: corrupt checkpoint (")
+        assert str(error.value).endswith(f"; {REMEDY}")
+        assert len(str(error.value).splitlines()) == 1
+        file.unlink(missing_ok=True)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        *(lambda state, key=key: state.pop(key) for key in ("step", "files", "extra")),
+        *(lambda state, step=step: state.update(step=step) for step in ("1", True, None, [1])),
+        *(lambda state, files=files: state.update(files=files) for files in ([], {FILES[0]: 3}, {FILES[0]: {"bytes": 3}})),
+    ],
+)
+def test_a_state_that_lacks_something_is_named_whatever_its_digest_says(
+    change: Callable[[dict[str, Any]], object], tmp_path: Path
+) -> None:
+    path = save_checkpoint(tmp_path, checkpoint(1))
+    rewrite_state(path, change)
+    with pytest.raises(UserError, match=r"state\.json: corrupt checkpoint \(not .* that was written\)") as error:
         load_checkpoint(path)
-    assert str(file) in str(error.value)
+    assert str(error.value).endswith(f"; {REMEDY}")
 
 
 class Exploit:

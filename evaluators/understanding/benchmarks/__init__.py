@@ -22,7 +22,7 @@ def named(names: str) -> list[Benchmark]:
     chosen = names.split(",")
     for name in chosen:
         if name not in BENCHMARKS:
-            raise UserError(f"--benchmarks {name!r}: unknown; choose from {', '.join(BENCHMARKS)}, or all")
+            raise UserError(f"benchmark {name!r}: unknown; choose from {', '.join(BENCHMARKS)}, or all")
         if chosen.count(name) > 1:
-            raise UserError(f"--benchmarks {names}: {name} is named twice")
+            raise UserError(f"benchmark {name!r}: is named twice in {names}")
     return [BENCHMARKS[name] for name in chosen]

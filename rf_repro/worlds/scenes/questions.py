@@ -5,7 +5,7 @@ import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from statistics import fmean
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -15,21 +15,6 @@ from rf_repro.data.scenes.questions import QUESTION_TYPES, QuestionBatch
 
 BENCHMARK = "scenes-questions"
 VERSION = 1  # raise it when the same answers can get another score
-
-
-class VisionLanguageModel(Protocol):
-    """Whatever answers questions about images."""
-
-    def __call__(self, images: np.ndarray, questions: Sequence[str]) -> list[str]:
-        """One answer for each question on its image; images uint8 [N, S, S, 3]."""
-        ...
-
-
-def evaluate_questions(
-    batch: QuestionBatch, model: VisionLanguageModel, *, step: int | None, weights: str | None
-) -> tuple[EvalResult, list[dict[str, Any]]]:
-    """Asks the model all questions and scores what it says, as `score_answers` does."""
-    return score_answers(batch, model(batch.images, batch.questions), step=step, weights=weights)
 
 
 def score_answers(

@@ -83,7 +83,7 @@ def _outcome(
     metrics: dict[str, float | None] = {TASK: None}
     missing: dict[str, str] = {}
     if fixed_summary is None:
-        missing[TASK] = "compat=official alone: see dpg_official"
+        missing[TASK] = "--compat official alone: see dpg_official"  # as records have had it
     else:
         metrics |= _metrics(TASK, fixed_summary)
         if failures:

@@ -253,7 +253,7 @@ def test_an_incomplete_folder_is_refused_unless_scored_as_the_script_does(grids:
         for level, names in ((1, ("attribute", "entity")), (2, ("attribute - color", "entity - part", "entity - whole")))
         for name in names
     }
-    assert outcome.missing["dpg"].startswith("compat=official alone")
+    assert outcome.missing["dpg"].startswith("--compat official alone")
     assert (outcome.fixed, outcome.n, outcome.expected_n) == (None, 1, 3)
 
 

@@ -122,7 +122,7 @@ def test_evaluators_are_called_alike() -> None:
 
 
 def test_the_library_names_no_flags() -> None:
-    """Whole commands aside; one module is a command itself."""
+    """Whole commands aside; one module is a command itself, and one text is a record's, which stays as it is."""
     found = []
     for path in sorted(ROOT.rglob("*.py")):
         tree = ast.parse(path.read_text(encoding="utf-8"))
@@ -132,4 +132,4 @@ def test_the_library_names_no_flags() -> None:
             if isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value not in texts:
                 said = re.sub(r"`rf-repro[^`]*(`|$)", "", node.value)
                 found += [f"{path.relative_to(ROOT)}: {said}"] if FLAG.search(said) else []
-    assert [text.partition(":")[0] for text in found] == ["detectors/openmmlab.py"]
+    assert [text.partition(":")[0] for text in found] == ["detectors/openmmlab.py", "dpg/outcome.py"]

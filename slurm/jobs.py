@@ -51,6 +51,7 @@ class SlurmJob:
         else:
             with suppress(Stopped):  # and no other exit status than 0, which would end the first rank too
                 self.run_job.work(signals)
+            signals.ignore()
 
     def _first_rank(self, signals: StopSignals, num_ranks: int) -> None:
         """The rank that keeps the lock, and the file about starting again."""
@@ -76,6 +77,7 @@ class SlurmJob:
                 raise
             else:
                 requeue.end(self.again)
+                signals.ignore()
                 return
         if signal.SIGUSR2 in signals.received and callable(signals.resubmit):
             signals.resubmit(signal.SIGUSR2, None)  # raises SystemExit when SLURM has taken the job back

@@ -134,6 +134,11 @@ class StopSignals:
     def __call__(self) -> bool:
         return bool(self.received)
 
+    def ignore(self) -> None:
+        """The work is done: a warning that comes while Python ends would find no handler, and make a job fail that has not."""
+        for kind in (signal.SIGUSR2, signal.SIGTERM):
+            signal.signal(kind, signal.SIG_IGN)
+
 
 def run_as_rank(jobs: Sequence[RunJob]) -> None:
     """Completes jobs in order as one of the ranks that torchrun started: the work is what it is under srun.

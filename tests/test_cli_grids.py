@@ -263,3 +263,30 @@ def test_reproduce_from_nothing_to_the_report(own: str, tmp_path: Path, capfd: p
         "stage-pretrain": "done", "pixel": "done", "heavier_text": "done",
     }  # fmt: skip
     assert "Heavier text" in (tmp_path / "report" / "report.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["sample", "RUN", "--prompt", "a photo of a red circle", "--out", "out"], ["export", "RUN", "--out", "out"],
+        ["evaluate", "geneval", "IMAGES", "--detector", "scenes"], ["evaluate", "geneval", "IMAGES", "--run", "RUN"],
+        ["evaluate", "understanding", "--benchmarks", "mmmu", "--data", ".", "--model", "RUN", "--run", "RUN", "--out", "out"],
+    ],
+    ids=lambda command: " ".join(command[:2]),
+)  # fmt: skip
+def test_a_run_of_a_kind_that_is_gone_is_named(
+    command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A grid's file named the kind once; a later checkout, or another machine, has no such file."""
+    monkeypatch.chdir(tmp_path)
+    run = write_run(Path("runs"), "pixel", 0)
+    config = run.config()
+    config["representation"]["kind"] = "residual"
+    run.config_path.write_text(json.dumps(config))
+    names = {"RUN": str(run.path), "IMAGES": str(run.samples)}
+    run.samples.mkdir()
+    assert main([names.get(word, word) for word in command]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("rf-repro: error: ")
+    assert f"{run.config_path}: representation.kind='residual': must be one of continuous, " in line
+    assert not (tmp_path / "out").exists()

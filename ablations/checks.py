@@ -6,6 +6,7 @@ import re
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
+from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, NoReturn, Union, get_args, get_origin, get_type_hints
 
@@ -79,15 +80,31 @@ def _words(hint: Any) -> str:
     return {str: "text of one line", int: "a whole number", float: "a number"}.get(hint) or f"of type {hint.__name__}"
 
 
-def said(error: BaseException) -> str:
+def explain(error: BaseException, file: str) -> str:
+    """`, line 7: KeyError: 'x'`: where in a user's file an error arose, what it says, and what to do where that is known."""
+    return f"{_line_in(error, file)}: {_said(error)}{_remedy(error, Path(file).parent)}"
+
+
+def _said(error: BaseException) -> str:
     """The error in one line. What is ours to say needs no name of a class."""
     text = " ".join((error.msg if isinstance(error, SyntaxError) else str(error)).split())
     return text if isinstance(error, UserError) else f"{type(error).__name__}: {text}".rstrip(": ")
 
 
-def line_in(error: BaseException, file: str) -> str:
+def _line_in(error: BaseException, file: str) -> str:
     """`, line 7`: where in a file an error arose."""
     if isinstance(error, SyntaxError) and error.filename == file:
         return f", line {error.lineno}" if error.lineno else ""
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
     return f", line {lines[-1]}" if lines else ""
+
+
+def _remedy(error: BaseException, folder: Path) -> str:
+    """What to do about an import of a file beside one's own: nothing looks for modules there, and a sweep copies the one file."""
+    if not isinstance(error, ImportError):
+        return ""
+    name = (error.name or "").partition(".")[0]
+    beside = name and isinstance(error, ModuleNotFoundError) and any((folder / one).exists() for one in (name, f"{name}.py"))
+    if not beside and "relative import" not in str(error):
+        return ""
+    return "; a grid's file cannot import the files beside it: put what it needs of them into it"

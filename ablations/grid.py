@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ablations.checks import check_fields, check_word, is_of, line_in, refuse, repeated, said
+from ablations.checks import check_fields, check_word, explain, is_of, refuse, repeated
 from rf_repro.config.overrides import apply_overrides
 from rf_repro.config.prerequisites import Prerequisite, prerequisites
 from rf_repro.config.scales import get_scale
@@ -47,7 +47,7 @@ class Variant:
             found = self.overrides(base)
         except (Exception, SystemExit) as error:
             file = getattr(getattr(self.overrides, "__code__", None), "co_filename", "")
-            raise UserError(f"{self._who}: overrides{line_in(error, file)}: {said(error)}") from error
+            raise UserError(f"{self._who}: overrides{explain(error, file)}") from error
         if not is_of(found, Overrides):
             refuse(self._who, "overrides(base)", found, "a mapping of dotted paths to values")
         return found

@@ -7,7 +7,7 @@ from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
 
-from ablations.checks import line_in, said
+from ablations.checks import explain
 from ablations.claims import Claim
 from ablations.grid import AblationGrid
 from rf_repro.core.errors import UserError
@@ -110,17 +110,8 @@ def _load(path: Path) -> dict[str, Any]:
         exec(compile(source, str(path), "exec"), vars(module))
     except (Exception, SystemExit) as error:
         del sys.modules[spec.name]
-        raise UserError(f"{path.name}{line_in(error, str(path))}: {said(error)}{_remedy(error, path)}") from None
+        raise UserError(f"{path.name}{explain(error, str(path))}") from None
     return vars(module)
-
-
-def _remedy(error: BaseException, path: Path) -> str:
-    """What to do about an import of a file beside this one: nothing looks for modules there, and a sweep copies the one file."""
-    name = (error.name or "").partition(".")[0] if isinstance(error, ImportError) else ""
-    beside = isinstance(error, ModuleNotFoundError) and name and any((path.parent / one).exists() for one in (name, f"{name}.py"))
-    if not beside and not (isinstance(error, ImportError) and "relative import" in str(error)):
-        return ""
-    return "; a grid's file cannot import the files beside it: put what it needs of them into it"
 
 
 def _check_known(what: str, found: Sequence[str], known: Sequence[str]) -> None:

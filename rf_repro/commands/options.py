@@ -42,19 +42,23 @@ def add_grid(parser: argparse.ArgumentParser) -> None:
     add_reseed(parser)
 
 
+def by_comma(text: str) -> list[str]:
+    return text.split(",")
+
+
 class Names(argparse.Action):
-    """A list of names by comma, of every time that the option is given."""
+    """The lists of every time that the option is given, in one."""
 
     def __call__(
         self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option_string: str | None = None
     ) -> None:
         before = getattr(namespace, self.dest)
-        setattr(namespace, self.dest, [*([] if before is self.default else before), *values.split(",")])
+        setattr(namespace, self.dest, [*([] if before is self.default else before), *values])
 
 
 def add_tables(parser: argparse.ArgumentParser, default: str, text: str) -> None:
     """Under both names: a grid of one's own is no table of the paper. Their value is a list."""
-    parser.add_argument("--tables", "--grid", action=Names, default=[default], metavar="NAMES", help=text)
+    parser.add_argument("--tables", "--grid", action=Names, type=by_comma, default=default, metavar="NAMES", help=text)
 
 
 def add_reseed(parser: argparse.ArgumentParser) -> None:

@@ -14,6 +14,7 @@ from rf_repro.commands.options import (
     add_set,
     all_overrides,
     at_least_one,
+    by_comma,
     numbers,
     writable_folder,
 )
@@ -25,7 +26,7 @@ def add_parser(commands: Commands) -> None:
                          "rf-repro train --table table3a --variant pixel_rf --seed 0")  # fmt: skip
     add_scale(parser)
     parser.add_argument(
-        "--table", "--grid", action=Names, default=["table3a"], metavar="NAME",
+        "--table", "--grid", action=Names, type=by_comma, default="table3a", metavar="NAME",
         help="table of the variant, FILE.py:GRID for one of your own (default: table3a)",
     )  # fmt: skip
     parser.add_argument("--variant", required=True, metavar="KEY", help="row of the table, e.g. pixel_rf")

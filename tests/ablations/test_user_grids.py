@@ -182,6 +182,13 @@ def test_overrides_that_do_not_suit_the_scale_name_file_and_row(tmp_path: Path, 
     assert re.fullmatch(rf"table '{name}': variant 'heavier_text': {message}", str(error.value))
 
 
+def test_a_function_of_the_base_cannot_import_them_either(tmp_path: Path) -> None:
+    (tmp_path / "beside.py").write_text("X = 1\n")
+    name = write_own_grid(tmp_path, ('{"stages.joint.text_weight": 0.2}', "lambda base: __import__('beside').X"))
+    with pytest.raises(UserError, match=r"variant 'heavier_text': overrides, line 7: .*; a grid's file cannot import the files"):
+        get_grids([name], BASE)
+
+
 def test_a_file_that_cannot_be_read_is_one_line(tmp_path: Path) -> None:
     assert refusal(f"{tmp_path}/nowhere.py:GRID") == "no such file; name a grid of your own as FILE.py:GRID"
     assert refusal(f"{tmp_path}:GRID") == "cannot be read (Is a directory); name a grid of your own as FILE.py:GRID"

@@ -7,9 +7,11 @@ The published numbers behind it are those of `reports.paper_values`; a test asse
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from ablations.checks import check_fields, repeated
 from ablations.questions import MIRRORS
 from ablations.table3e import TABLE3E
 from rf_repro.config.prerequisites import PrerequisiteKind
+from rf_repro.core.errors import UserError
 from rf_repro.worlds import named_world
 
 
@@ -115,12 +117,28 @@ class Claim:
     gates: tuple[ClaimGate, ...] = ()
     needs: str = ""
 
+    def __post_init__(self) -> None:
+        owner = f"claim {self.id!r}"
+        check_fields(owner, self, filled=("id", "statement", "table", "columns"))
+        for part in (self.comparison, *self.gates):
+            check_fields(f"{owner}: {type(part).__name__}", part)
+        if twice := repeated(self.columns):
+            raise UserError(f"{owner}: names the column {twice[0]!r} twice; name it once")
+        if len(self.rows) < (4 if isinstance(self.comparison, GainDifference) else 2):
+            raise UserError(f"{owner}: {type(self.comparison).__name__} names a row twice; compare rows that differ")
+
     def in_world(self, world: str) -> "Claim":
         """The claim about the columns that are measured in a world, a value of `data.world`."""
-        if named_world(world).scores_itself or not set(self.columns) <= set(MIRRORS):
+        if named_world(world).scores_itself or self.real_columns == self.columns:
             return self
         unit = MEAN_OF_BENCHMARKS if self.unit == MEAN else self.unit
-        return replace(self, columns=tuple(MIRRORS[column] for column in self.columns), unit=unit)
+        return replace(self, columns=self.real_columns, unit=unit)
+
+    @property
+    def real_columns(self) -> tuple[str, ...]:
+        """Its columns on photographs."""
+        mirrored = set(self.columns) <= set(MIRRORS)
+        return tuple(MIRRORS[column] for column in self.columns) if mirrored else self.columns
 
     @property
     def rows(self) -> tuple[str, ...]:

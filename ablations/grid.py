@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from ablations.checks import check_fields, check_word, explain, is_of, refuse, repeated
 from rf_repro.config.overrides import apply_overrides
 from rf_repro.config.prerequisites import Prerequisite, prerequisites
 from rf_repro.config.scales import get_scale
@@ -11,6 +12,7 @@ from rf_repro.config.schema import ExperimentConfig
 from rf_repro.core.errors import UserError
 from rf_repro.worlds import named_world
 
+CLUSTERS = ("prompt", "question_id", "cluster")
 GENEVAL_TASKS = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
 
 
@@ -29,13 +31,34 @@ class Variant:
     label: str
     overrides: Overrides | Callable[[ExperimentConfig], Overrides]
 
+    def __post_init__(self) -> None:
+        check_fields(self._who, self, filled=("label",))
+        check_word(self._who, "key", self.key)
+
+    @property
+    def _who(self) -> str:
+        return f"variant {self.key!r}"
+
     def difference(self, base: ExperimentConfig) -> Overrides:
-        """Dotted path -> value, over this base."""
-        return self.overrides(base) if callable(self.overrides) else self.overrides
+        """Dotted path -> value, over this base. Raises UserError where a function of the base has none to give."""
+        if not callable(self.overrides):
+            return self.overrides
+        try:
+            found = self.overrides(base)
+        except (Exception, SystemExit) as error:
+            file = getattr(getattr(self.overrides, "__code__", None), "co_filename", "")
+            raise UserError(f"{self._who}: overrides{explain(error, file)}") from error
+        if not is_of(found, Overrides):
+            refuse(self._who, "overrides(base)", found, "a mapping of dotted paths to values")
+        return found
 
     def config(self, base: ExperimentConfig) -> ExperimentConfig:
         """The base with this variant's overrides. Raises UserError on a bad path, a bad value or a no-op."""
-        return apply_overrides(base, self.difference(base))
+        difference = self.difference(base)
+        try:
+            return apply_overrides(base, difference)
+        except UserError as error:
+            raise UserError(f"{self._who}: {error}") from None
 
     def labelled(self, label: str) -> "Variant":
         """The same row under the name that another table gives it: same key, hence the same run."""
@@ -56,6 +79,12 @@ class Column:
     metric: str
     tasks: tuple[str, ...]
     cluster: str
+
+    def __post_init__(self) -> None:
+        owner = f"column {self.key!r}"
+        check_fields(owner, self, filled=("key", "label", "evaluation", "metric", "tasks"))
+        if self.cluster not in CLUSTERS:
+            refuse(owner, "cluster", self.cluster, f"one of {', '.join(CLUSTERS)}")
 
 
 GENEVAL = Column("geneval", "GenEval", "geneval", "overall", GENEVAL_TASKS, cluster="prompt")
@@ -80,11 +109,19 @@ class AblationGrid:
     real_columns: tuple[Column, ...] = ()
 
     def __post_init__(self) -> None:
+        owner = self.name if self.name and isinstance(self.name, str) else "grid"
+        check_fields(owner, self, filled=("title", "caption", "rows", "columns", "seeds"))
+        check_word("grid", "name", self.name)
+        for what, things in (("rows", self.rows), ("columns", self.columns), ("real_columns", self.real_columns)):
+            keys = [one.key.lower() for one in things]  # names of folders, and some disks do not tell case apart
+            for field, values in (("key", keys), ("label", [one.label for one in things])):
+                if twice := repeated(values):
+                    raise UserError(f"{owner}: {what} have the {field} {twice[0]!r} twice; give each one of its own")
+        if min(self.seeds) < 0 or repeated(self.seeds):
+            refuse(owner, "seeds", self.seeds, "different and >= 0")
         keys = [row.key for row in self.rows]
-        if twice := [key for key in keys if keys.count(key) > 1]:
-            raise UserError(f"{self.name}: rows have the key {twice[0]!r} twice; give each one of its own")
         if self.base not in keys:
-            raise UserError(f"{self.name}: base={self.base!r}: must be the key of a row: {', '.join(keys) or 'there is none'}")
+            raise UserError(f"{self.name}: base={self.base!r}: must be the key of a row: {', '.join(keys)}")
         if len(self.real_columns) not in (0, len(self.columns)):
             raise UserError(f"{self.name}: real_columns: must be {len(self.columns)}, as columns are, or none")
 

@@ -33,9 +33,17 @@ def get_grid(name: str) -> AblationGrid:
     if not is_of_file(name):
         raise UserError(f"table {name!r}: unknown; choose one of {', '.join(GRIDS)}")
     grid = load_grid(name)
-    if grid.name in (*GRIDS, *RESERVED):
+    if grid.name.lower() in (*GRIDS, *RESERVED):
         raise UserError(f"table {name!r}: name={grid.name!r} is that of a table of the paper; give it one of its own")
     return grid
+
+
+def row_config(name: str, row: Variant, base: ExperimentConfig) -> ExperimentConfig:
+    """The base with the overrides of a row of the table of that name. Raises UserError that names both."""
+    try:
+        return row.config(base)
+    except UserError as error:
+        raise UserError(f"table {name!r}: {error}") from None
 
 
 def get_grids(names: Iterable[str], base: ExperimentConfig) -> list[AblationGrid]:
@@ -45,19 +53,23 @@ def get_grids(names: Iterable[str], base: ExperimentConfig) -> list[AblationGrid
         base: the config that their rows are applied to.
 
     Raises:
-        UserError: as of `get_grid`; two grids of one name; or a row of the user's whose key means another run elsewhere: runs
-            of one name would be told apart by hash alone.
+        UserError: as of `get_grid` and `get_claims`; two grids of one name; a row of the user's that the base cannot have; or
+            one whose key means another run elsewhere: runs of one name would be told apart by hash alone.
     """
+    names = list(names)
     grids: dict[str, AblationGrid] = {}
     for name in names:
         for grid in GRIDS.values() if name == "all" else [get_grid(name)]:
-            if grids.setdefault(grid.name, grid) != grid:
+            if grids.setdefault(grid.name.lower(), grid) != grid:
                 raise UserError(f"table {name!r}: another table asked for is called {grid.name!r} too; rename one of them")
+            for row in () if grid.name in GRIDS else grid.rows:
+                row_config(name, row, base)
+    get_claims(names)
     known = {row.key: (row, grid) for grid in reversed(GRIDS.values()) for row in grid.rows}
     for grid in grids.values():
         for row in () if grid.name in GRIDS else grid.rows:
-            other, where = known.setdefault(row.key, (row, grid))
-            if not _same_run(row, other, base):
+            other, where = known.setdefault(row.key.lower(), (row, grid))  # some disks do not tell case apart
+            if row.key != other.key or not _same_run(row, other, base):
                 raise UserError(
                     f"variant {row.key!r}: means one run in {where.name} and another in {grid.name}; give the row of {grid.name} "
                     "a key of its own"

@@ -1,14 +1,13 @@
 """Grids of a user's own: `FILE.py:GRID`, a module-level `AblationGrid` of a Python file, and the file's `CLAIMS` about it."""
 
-import re
 import sys
-import traceback
 from collections.abc import Sequence
 from functools import cache
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
 
+from ablations.checks import explain
 from ablations.claims import Claim
 from ablations.grid import AblationGrid
 from rf_repro.core.errors import UserError
@@ -23,8 +22,14 @@ def is_of_file(name: str) -> bool:
 
 
 def file_of(name: str) -> Path:
-    """The file of such a name."""
-    return Path(_parts(name)[0])
+    """The file of such a name. Raises UserError where it names none."""
+    file, _ = _parts(name)
+    if not file:
+        raise UserError(f"names no file; must be {FORM}")
+    try:
+        return Path(file).expanduser()
+    except RuntimeError as error:  # ~NAME of nobody
+        raise UserError(f"{error}; write the folder out") from None
 
 
 def in_file(name: str, path: Path) -> str:
@@ -42,7 +47,6 @@ def load_grid(name: str) -> AblationGrid:
     names = _load_for(name)
     there = {key: value for key, value in names.items() if isinstance(value, AblationGrid)}
     if wanted in there:
-        _check_words(name, there[wanted])
         return there[wanted]
     has = f"grids in it: {', '.join(there) or 'none'}"
     if not wanted:
@@ -70,6 +74,8 @@ def load_claims(name: str) -> tuple[Claim, ...]:
         where = f"table {name!r}: claim {claim.id!r}"
         _check_known(f"{where}: row", [*claim.rows, *(gate.row for gate in claim.gates)], [row.key for row in grid.rows])
         _check_known(f"{where}: column", claim.columns, [column.key for column in grid.columns])
+        if grid.real_columns:
+            _check_known(f"{where}: real column", claim.real_columns, [column.key for column in grid.real_columns])
     return mine
 
 
@@ -104,29 +110,8 @@ def _load(path: Path) -> dict[str, Any]:
         exec(compile(source, str(path), "exec"), vars(module))
     except (Exception, SystemExit) as error:
         del sys.modules[spec.name]
-        raise UserError(f"{path.name}{_line(error, path)}: {_said(error)}") from None
+        raise UserError(f"{path.name}{explain(error, str(path))}") from None
     return vars(module)
-
-
-def _line(error: BaseException, path: Path) -> str:
-    """`, line 7`: where in the file an error arose."""
-    if isinstance(error, SyntaxError) and error.filename == str(path):
-        return f", line {error.lineno}" if error.lineno else ""
-    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
-    return f", line {lines[-1]}" if lines else ""
-
-
-def _said(error: BaseException) -> str:
-    """The error in one line. What is ours to say needs no name of a class."""
-    text = " ".join((error.msg if isinstance(error, SyntaxError) else str(error)).split())
-    return text if isinstance(error, UserError) else f"{type(error).__name__}: {text}".rstrip(": ")
-
-
-def _check_words(name: str, grid: AblationGrid) -> None:
-    """A grid's name and its rows' keys become names of files and folders."""
-    for what, word in (("name", grid.name), *(("row key", row.key) for row in grid.rows)):
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", word) or word.startswith("stage-"):
-            raise UserError(f"table {name!r}: {what} {word!r} must be of letters, digits, _ and -, and not begin with stage-")
 
 
 def _check_known(what: str, found: Sequence[str], known: Sequence[str]) -> None:

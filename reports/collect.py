@@ -219,7 +219,7 @@ def _row_scores(runs: GridRuns, row: Variant, column: Column, expected_seeds: Se
         if run is None:
             absent.append(f"seed {seed} not run")
         elif result is None:
-            absent.append(f"seed {seed} {_progress(run, column.evaluation)}")
+            absent.append(f"seed {seed} {_progress(run, column.evaluation, runs.world)}")
         elif result.metrics.get(column.metric) is None:
             why = result.missing.get(column.metric, "the record gives no reason")
             absent.append(f"seed {seed} has no {column.metric} score: {why}")
@@ -242,10 +242,10 @@ def _row_scores(runs: GridRuns, row: Variant, column: Column, expected_seeds: Se
     return RowScores(row, {}, {}, (), reason, column.cluster)
 
 
-def _progress(run: Run, evaluation: str) -> str:
+def _progress(run: Run, evaluation: str, world: World) -> str:
     """How far a run without its evaluation has come, and the error that stopped it."""
     if run.record.status == "done":
-        if named_world(run.dir.config()["data"]["world"]).scores_itself:
+        if world.scores_itself:
             return "not evaluated"
         if evaluation.startswith(GENEVAL.evaluation):
             return "not scored (`rf-repro sample`, then `rf-repro evaluate geneval --run`)"

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, replace
 
 from reports.collect import GridRuns, Run
 from rf_repro.config.data_schema import ScenesConfig
-from rf_repro.config.overrides import from_dict
+from rf_repro.config.overrides import config_of
 from rf_repro.config.schema import ExperimentConfig
 from rf_repro.core.errors import UserError
 
@@ -56,7 +56,7 @@ def _configs(table: GridRuns) -> dict[str, ExperimentConfig]:
 def _world(run: Run, config: ExperimentConfig) -> ScenesConfig | None:
     """The run's world when everything else that affects its result is as in `config`."""
     try:
-        scenes = from_dict(run.dir.config()).data.scenes
+        scenes = config_of(run.dir).data.scenes
         same = replace(config, data=replace(config.data, scenes=scenes)).result_hash() == run.record.config_hash
     except UserError:  # a config of another version, or a world that this variant cannot have: not one of its levels
         return None

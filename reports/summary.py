@@ -19,12 +19,14 @@ def summary(scale: str, runs: Sequence[RunDir], tables: Sequence[AblationGrid], 
     lines = []
     for table in tables:
         lines += ["", f"{table.title}, scale {scale}: {table.caption}"]
+        first = max(16, *(len(row.label) + 2 for row in table.rows))
+        second = max(10, *(len(column.label) + 2 for column in table.columns))
         for row in table.rows:
             for column in table.columns:
                 found = [run.eval_result(column.evaluation) for run, record in records if record.variant == row.key]
-                scores = [score for result in found if result and (score := result.metrics[column.metric]) is not None]
+                scores = [score for result in found if result and (score := result.metrics.get(column.metric)) is not None]
                 text = f"{mean(scores):.3f} ({', '.join(f'{score:.3f}' for score in scores)} by seed)" if scores else "not run"
-                lines.append(f"  {row.label:<16}{column.label:<10}{text}")
+                lines.append(f"  {row.label:<{first}}{column.label:<{second}}{text}")
     names = {table.name for table in tables}
     for claim in claims:
         if claim["table"] in names:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from ablations.registry import GRIDS
 from rf_repro.cli import main
 from rf_repro.core.files import read_json
 from rf_repro.core.run_dir import RunDir
@@ -34,6 +35,45 @@ def test_plan(own: str, option: str, capsys: pytest.CaptureFixture[str]) -> None
     assert [path.split("/")[2] for path in re.findall(r"runs/smoke/\S+", out)] == [
         "stage-pretrain", "pixel", "repa", "pixel_rf", "heavier_text",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "options",
+    [["--tables", "table3b", "--grid", "OWN"], ["--grid", "OWN", "--tables", "table3b"], ["--tables", "table3b,~/OWN"]],
+    ids=" ".join,
+)
+def test_tables_of_several_options_are_joined(
+    own: str, options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    options = [option.replace("OWN", own) for option in options]
+    assert main(["plan", "--scale", "smoke", *options]) == 0
+    assert {path.split("/")[2] for path in re.findall(r"runs/smoke/\S+", capsys.readouterr().out)} == {
+        "stage-pretrain", "pixel", "repa", "pixel_rf", "heavier_text",
+    }  # fmt: skip
+    estimate = ["estimate", "--scale", "tiny", "--gpus", "1", "--json"]
+    assert main([*estimate, *options]) == 0
+    assert set(json.loads(capsys.readouterr().out)["tables"]) == {"table3b", "texts"}
+    assert main(estimate) == 0  # what one command was told is none of the next one's
+    assert set(json.loads(capsys.readouterr().out)["tables"]) == {"table1", *GRIDS}
+    (tmp_path / "runs").mkdir()
+    assert main(["report", "--scale", "smoke", *options]) == 0
+    assert "## Texts of mine" in (tmp_path / "report" / "report.md").read_text(encoding="utf-8")
+
+
+def test_a_sweep_joins_them_too(own: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["sweep", "plan", "--grid", "table3b", "--grid", own, "--scale", "smoke", "--profile", "cpu"]) == 0
+    out = capsys.readouterr().out
+    assert "repa-s0" in out
+    assert "heavier_text-s0" in out
+
+
+def test_one_run_is_of_one_table(own: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for pair in (["--table", "table3a", "--grid", own], ["--table", f"table3a,{own}"]):
+        assert main(["train", "--scale", "smoke", "--variant", "pixel", *pair]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line == f"rf-repro: error: --table table3a,{own}: must be one table, that of --variant; name it once"
+    assert not (tmp_path / "runs").exists()
 
 
 def test_config(own: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -177,11 +217,39 @@ def test_every_command_refuses_a_file_that_is_not_there_in_one_line(
     assert [path.name for path in tmp_path.iterdir()] == ["my_grid.py"]
 
 
-def test_a_wrong_claim_is_told_before_anything_is_trained(own: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    write_own_grid(tmp_path, ('Difference("pixel", ', 'Difference("pix", '), name="wrong.py")
-    assert main(["reproduce", "--scale", "smoke", "--grid", "wrong.py:TEXTS"]) == 2
-    assert "claim 'text_matters': row 'pix': is not there" in capsys.readouterr().err
-    assert not (tmp_path / "runs").exists()
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["plan", "--grid"], ["reproduce", "--grid"], ["estimate", "--gpus", "1", "--grid"], ["report", "--grid"],
+        ["train", "--variant", "pixel", "--grid"], ["sweep", "plan"], ["sweep", "submit"], ["sweep", "submit", "--dry-run"],
+    ],
+    ids=" ".join,
+)  # fmt: skip
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (('Difference("pixel", ', 'Difference("pix", '), "claim 'text_matters': row 'pix': is not there; choose of pixel, .*"),
+        (("columns=(GENEVAL,)", "columns=()"), r"wrong.py, line 9: texts: columns=\(\): must be a tuple, .*"),
+        (('{"stages.joint.text_weight": 0.2}', "lambda base: 1 / 0"), "variant 'heavier_text': overrides, line 7: Zero.*"),
+        (('{"stages.joint.text_weight"', '{"nope"'), "variant 'heavier_text': nope: unknown field 'nope'; .*"),
+    ],
+)
+def test_what_is_wrong_in_a_file_is_told_before_anything_is_written(
+    own: str, command: list[str], change: tuple[str, str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_own_grid(tmp_path, change, name="wrong.py")
+    assert main([*command, "wrong.py:TEXTS", "--scale", "smoke"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert re.fullmatch(f"rf-repro: error: table 'wrong.py:TEXTS': {message}", line)
+    assert {path.name for path in tmp_path.iterdir()} == {"my_grid.py", "wrong.py"}
+
+
+def test_config_names_file_and_row(own: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_own_grid(tmp_path, ('{"stages.joint.text_weight"', '{"nope"'), name="wrong.py")
+    assert main(["config", "smoke:wrong.py:TEXTS/heavier_text"]) == 2
+    assert "table 'wrong.py:TEXTS': variant 'heavier_text': nope: unknown field" in capsys.readouterr().err
+    assert main(["plan", "--scale", "smoke", "--set", "representation.kind=discrete"]) == 2
+    assert "variant 'pixel_rf': representation.kind='discrete': already has this value" in capsys.readouterr().err
 
 
 @pytest.mark.slow
@@ -195,3 +263,30 @@ def test_reproduce_from_nothing_to_the_report(own: str, tmp_path: Path, capfd: p
         "stage-pretrain": "done", "pixel": "done", "heavier_text": "done",
     }  # fmt: skip
     assert "Heavier text" in (tmp_path / "report" / "report.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["sample", "RUN", "--prompt", "a photo of a red circle", "--out", "out"], ["export", "RUN", "--out", "out"],
+        ["evaluate", "geneval", "IMAGES", "--detector", "scenes"], ["evaluate", "geneval", "IMAGES", "--run", "RUN"],
+        ["evaluate", "understanding", "--benchmarks", "mmmu", "--data", ".", "--model", "RUN", "--run", "RUN", "--out", "out"],
+    ],
+    ids=lambda command: " ".join(command[:2]),
+)  # fmt: skip
+def test_a_run_of_a_kind_that_is_gone_is_named(
+    command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A grid's file named the kind once; a later checkout, or another machine, has no such file."""
+    monkeypatch.chdir(tmp_path)
+    run = write_run(Path("runs"), "pixel", 0)
+    config = run.config()
+    config["representation"]["kind"] = "residual"
+    run.config_path.write_text(json.dumps(config))
+    names = {"RUN": str(run.path), "IMAGES": str(run.samples)}
+    run.samples.mkdir()
+    assert main([names.get(word, word) for word in command]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("rf-repro: error: ")
+    assert f"{run.config_path}: representation.kind='residual': must be one of continuous, " in line
+    assert not (tmp_path / "out").exists()

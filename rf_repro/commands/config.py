@@ -36,7 +36,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _config(spec: str, changes: dict[str, object]) -> ExperimentConfig:
-    from ablations.registry import get_grid
+    from ablations.registry import get_grid, row_config
 
     scale, _, row = spec.partition(":")
     base = apply_overrides(get_scale(scale), changes)
@@ -44,4 +44,5 @@ def _config(spec: str, changes: dict[str, object]) -> ExperimentConfig:
         return base
     file, colon, rest = row.rpartition(":")  # a file's own path may have slashes
     table, _, variant = rest.partition("/")
-    return get_grid(file + colon + table).variant(variant).config(base)
+    name = file + colon + table
+    return row_config(name, get_grid(name).variant(variant), base)

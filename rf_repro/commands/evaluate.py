@@ -11,13 +11,13 @@ from rf_repro.commands.geneval2 import add_geneval2, add_geneval_vlm
 from rf_repro.commands.options import Commands, add_command, add_device, progress_bar, writable_folder
 from rf_repro.commands.recording import SampledRun
 from rf_repro.commands.understanding import add_understanding
-from rf_repro.config.overrides import from_dict
+from rf_repro.config.overrides import config_of
 from rf_repro.config.scales import get_scale
 from rf_repro.config.schema import ExperimentConfig
 from rf_repro.core.errors import UserError
-from rf_repro.core.files import read_json
 from rf_repro.core.image_folder import ImageFolder
 from rf_repro.core.results import write_result
+from rf_repro.core.run_dir import RunDir
 
 if TYPE_CHECKING:
     from evaluators.geneval.options import GenEvalOptions
@@ -150,7 +150,7 @@ SCORERS = {"scenes": run_scenes}  # by --detector; all others look at photograph
 
 
 def _config(options: argparse.Namespace) -> ExperimentConfig:
-    beside = (options.run_dir or options.folder.resolve().parent) / "config.json"
-    if options.scale is None and beside.exists():
-        return from_dict(read_json(beside))
+    beside = RunDir(options.run_dir or options.folder.resolve().parent)
+    if options.scale is None and beside.config_path.exists():
+        return config_of(beside)
     return get_scale(options.scale or "tiny")

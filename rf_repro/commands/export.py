@@ -19,13 +19,13 @@ def add_parser(commands: Commands) -> None:
 def run(options: argparse.Namespace) -> int:
     writable_folder(options.out, "--out")
     run_dir = RunDir.open(options.run_dir)
-    from rf_repro.config.overrides import from_dict
+    from rf_repro.config.overrides import config_of
     from rf_repro.experiment.load import last_checkpoint
     from rf_repro.model.hf_export import export_backbone
     from rf_repro.train.checkpoint import load_weights
     from rf_repro.worlds import world_of
 
-    config = from_dict(run_dir.config())
+    config = config_of(run_dir)
     weights = load_weights(last_checkpoint(run_dir), ema=not options.raw)
     export_backbone(weights, config.model.decoder, options.out)
     world_of(config).export_tokenizer(config, options.out)

@@ -42,9 +42,23 @@ def add_grid(parser: argparse.ArgumentParser) -> None:
     add_reseed(parser)
 
 
+def by_comma(text: str) -> list[str]:
+    return text.split(",")
+
+
+class Names(argparse.Action):
+    """The lists of every time that the option is given, in one."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option_string: str | None = None
+    ) -> None:
+        before = getattr(namespace, self.dest)
+        setattr(namespace, self.dest, [*([] if before is self.default else before), *values])
+
+
 def add_tables(parser: argparse.ArgumentParser, default: str, text: str) -> None:
-    """Under both names: a grid of one's own is no table of the paper."""
-    parser.add_argument("--tables", "--grid", default=default, metavar="NAMES", help=text)
+    """Under both names: a grid of one's own is no table of the paper. Their value is a list."""
+    parser.add_argument("--tables", "--grid", action=Names, type=by_comma, default=default, metavar="NAMES", help=text)
 
 
 def add_reseed(parser: argparse.ArgumentParser) -> None:
@@ -167,7 +181,7 @@ def grid_plan(options: argparse.Namespace) -> "Plan":
     from rf_repro.launch.plan import make_plan
 
     return make_plan(
-        options.scale, options.tables.split(","), numbers(options.seeds, "--seeds") if options.seeds else None, options.runs,
+        options.scale, options.tables, numbers(options.seeds, "--seeds") if options.seeds else None, options.runs,
         all_overrides(options), options.reseed_first_stage,
     )  # fmt: skip
 

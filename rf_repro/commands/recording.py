@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from evaluators.results import Evaluation
-from rf_repro.config.overrides import from_dict
+from rf_repro.config.overrides import config_of
 from rf_repro.config.schema import ExperimentConfig
 from rf_repro.core.dpg_names import dpg_name
 from rf_repro.core.errors import UserError
@@ -32,7 +32,7 @@ def open_run(path: Path, own: str) -> tuple[RunDir, ExperimentConfig]:
         UserError: it is no run, or its world scores it.
     """
     run = RunDir.open(path, "--run")
-    config = from_dict(run.config())
+    config = config_of(run)
     if world_of(config).scores_itself:
         raise UserError(f"--run {path}: a run of the {config.data.world} world has its {own}; leave --run out")
     return run, config
@@ -83,7 +83,7 @@ class SampledRun:
         from ablations.grid import GENEVAL
         from reports.contact_sheet import SHEETS, make_sheet
 
-        largest = from_dict(self.run.config()).max_image_size
+        largest = config_of(self.run).max_image_size
         name = geneval_name(self.origin.height, self.origin.width, largest, prompt_set)
         if name == GENEVAL.evaluation:
             for file, choose in SHEETS.items():

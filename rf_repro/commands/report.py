@@ -47,7 +47,7 @@ def run(options: argparse.Namespace) -> int:
     from reports.write import write_report
 
     runs = options.runs or [Path("runs")]
-    changes, tables = all_overrides(options), options.tables.split(",")
+    changes, tables = all_overrides(options), options.tables
     findings = find(runs, options.scale, changes, tables)
     print(write_report(make_document(findings), writable_folder(options.out, "--out")))
     if options.ship is not None:

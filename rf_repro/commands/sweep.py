@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from rf_repro.commands.options import (
     Commands,
+    Names,
     add_command,
     add_data,
     add_report_folder,
@@ -18,6 +19,7 @@ from rf_repro.commands.options import (
     add_set,
     all_overrides,
     at_least_one,
+    by_comma,
     numbers,
     writable_folder,
 )
@@ -60,8 +62,13 @@ def _add_names(parser: argparse.ArgumentParser, text: str) -> None:
 
 def _add_grid(parser: argparse.ArgumentParser) -> None:
     tables = parser.add_mutually_exclusive_group(required=True)
-    tables.add_argument("grid", nargs="?", metavar="GRID", help="tables, by comma, FILE.py:GRID for one of your own, or all")
-    tables.add_argument("--grid", dest="named", metavar="GRID", help="the same, as other commands take it (default: GRID)")
+    tables.add_argument(
+        "grid", nargs="?", type=by_comma, metavar="GRID", help="tables, by comma, FILE.py:GRID for one of your own, or all"
+    )
+    tables.add_argument(
+        "--grid", dest="named", action=Names, type=by_comma, metavar="GRID",
+        help="the same, as other commands take it (default: GRID)",
+    )  # fmt: skip
     add_scale(parser)
     parser.add_argument("--seeds", metavar="NUMBERS", help="training seeds, by comma or as 0-4 (default: the tables' own, 0)")
     parser.add_argument("--only", metavar="KEYS", help="rows, by comma, e.g. pixel,pixel_rf (default: all)")
@@ -285,7 +292,7 @@ def _request(options: argparse.Namespace) -> "tuple[Ledger, Request]":
         profile = str(Path(profile).absolute())
     request = Request(
         scale=options.scale,
-        tables=(options.grid or options.named).split(","),
+        tables=options.grid or options.named,
         seeds=list(_seeds(options.seeds)) if options.seeds else None,
         only=options.only.split(",") if options.only else [],
         overrides=all_overrides(options),

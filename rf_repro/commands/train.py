@@ -5,6 +5,7 @@ from pathlib import Path
 
 from rf_repro.commands.options import (
     Commands,
+    Names,
     add_command,
     add_data,
     add_device,
@@ -13,9 +14,11 @@ from rf_repro.commands.options import (
     add_set,
     all_overrides,
     at_least_one,
+    by_comma,
     numbers,
     writable_folder,
 )
+from rf_repro.core.errors import UserError
 
 
 def add_parser(commands: Commands) -> None:
@@ -23,7 +26,7 @@ def add_parser(commands: Commands) -> None:
                          "rf-repro train --table table3a --variant pixel_rf --seed 0")  # fmt: skip
     add_scale(parser)
     parser.add_argument(
-        "--table", "--grid", default="table3a", metavar="NAME",
+        "--table", "--grid", action=Names, type=by_comma, default="table3a", metavar="NAME",
         help="table of the variant, FILE.py:GRID for one of your own (default: table3a)",
     )  # fmt: skip
     parser.add_argument("--variant", required=True, metavar="KEY", help="row of the table, e.g. pixel_rf")
@@ -45,8 +48,10 @@ def run(options: argparse.Namespace) -> int:
     from rf_repro.launch.plan import make_plan
 
     seeds = numbers(str(options.seed), "--seed")
+    if len(options.table) > 1:
+        raise UserError(f"--table {','.join(options.table)}: must be one table, that of --variant; name it once")
     plan = make_plan(
-        options.scale, [options.table], seeds, options.runs, all_overrides(options), only=[options.variant],
+        options.scale, options.table, seeds, options.runs, all_overrides(options), only=[options.variant],
         init_from=options.init_from,
     )  # fmt: skip
     writable_folder(options.runs, "--runs")

@@ -11,6 +11,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 from rf_repro.config.schema import ExperimentConfig
 from rf_repro.config.training_schema import StageConfig
 from rf_repro.core.errors import UserError
+from rf_repro.core.run_dir import RunDir
 from rf_repro.core.strict_yaml import YamlProblem, parse_strict_yaml
 
 C = TypeVar("C")
@@ -141,6 +142,15 @@ def from_dict(data: Any) -> ExperimentConfig:
     """The inverse of `ExperimentConfig.to_dict`. Strict: an unknown or missing key raises UserError; only a field that joined
     after the config was written may be missing, and is at its default."""
     return _build(ExperimentConfig, data, "config")
+
+
+def config_of(run: RunDir) -> ExperimentConfig:
+    """The config of a run. Raises UserError, naming the file, where this version cannot have it."""
+    data = run.config()
+    try:
+        return from_dict(data)
+    except UserError as error:
+        raise UserError(f"{run.config_path}: {error}") from None
 
 
 def _build(kind: Any, data: Any, path: str) -> Any:

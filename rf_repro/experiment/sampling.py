@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from rf_repro.compute.devices import on_device, resolve_device, trying
-from rf_repro.config.overrides import from_dict
+from rf_repro.config.overrides import config_of
 from rf_repro.config.prerequisites import prerequisites
 from rf_repro.config.schema import ExperimentConfig
 from rf_repro.core.errors import UserError
@@ -62,7 +62,7 @@ def sample_prompts(
         UserError: no checkpoint, no generation pathway, a size the model does not draw, a prompt it cannot read whole, or a
             folder with other content.
     """
-    config = from_dict(run.config())
+    config = config_of(run)
     size = check_size(config, size)
     resolve_device(device)
     rows = [free_prompt(prompt) if isinstance(prompt, str) else prompt for prompt in prompts]

@@ -2,7 +2,7 @@
 
 import torch
 
-from rf_repro.config.overrides import from_dict
+from rf_repro.config.overrides import config_of
 from rf_repro.core.run_dir import RunDir
 from rf_repro.experiment.load import last_checkpoint, load_model
 from rf_repro.sample.vlm import RFVisionLanguageModel
@@ -16,7 +16,7 @@ def load_rf_vlm(run: RunDir, device: torch.device) -> RFVisionLanguageModel:
     Raises:
         UserError: the run has no checkpoint, or its tokenizer cannot be read.
     """
-    config, record, checkpoint = from_dict(run.config()), run.record(), last_checkpoint(run)
+    config, record, checkpoint = config_of(run), run.record(), last_checkpoint(run)
     reader = world_of(config).reader(config)
     model = load_model(config, checkpoint, reader.vocab_size, device)
     name = f"{record.scale}/{record.variant}/{record.config_hash[:12]}-s{record.seed}"

@@ -4,10 +4,11 @@ from dataclasses import replace
 
 import pytest
 
-from ablations.grid import Variant, config_difference
+from ablations.grid import CLUSTERS, Variant, config_difference
 from ablations.questions import MIRRORS, QUESTIONS
 from ablations.registry import GRIDS, get_grid
 from reports.paper_values import PAPER_TABLES
+from reports.results_tables import CLUSTERS as DESCRIBED
 from rf_repro.config.overrides import apply_overrides
 from rf_repro.config.scales import SCALES, get_scale
 from rf_repro.core.errors import UserError
@@ -168,6 +169,10 @@ def test_a_stage_on_one_side_only_shows_as_such():
         "stages.b.name": (None, "b"),
         "stages.b.steps": (None, 2),
     }
+
+
+def test_a_report_has_words_for_whatever_a_column_may_draw_by():
+    assert set(CLUSTERS) == set(DESCRIBED)
 
 
 def test_unknown_names_list_the_known_ones():

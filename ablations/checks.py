@@ -1,15 +1,14 @@
 """What the fields of grids, rows, columns and claims may hold. They may be a user's: a wrong one is refused where it is made, in
 one line, and not by a traceback after hours of training."""
 
-import math
 import re
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from types import UnionType
-from typing import Any, Literal, NoReturn, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, NoReturn, get_args, get_origin, get_type_hints
 
+from rf_repro.core.annotations import UNIONS, is_of
 from rf_repro.core.errors import UserError
 
 SHOWN = 60  # characters of a value in a message
@@ -43,31 +42,10 @@ def repeated(values: Sequence[Any]) -> list[Any]:
     return [value for value in values if values.count(value) > 1]
 
 
-def is_of(value: Any, hint: Any) -> bool:
-    """Whether a value is of an annotated type. Text is of one line, and numbers are finite."""
-    origin, args = get_origin(hint), get_args(hint)
-    if origin in (Union, UnionType):
-        return any(is_of(value, arg) for arg in args)
-    if origin is Literal:
-        return value in args
-    if origin is tuple:
-        kinds = args[:1] * len(value) if isinstance(value, tuple) and args[-1] is Ellipsis else args
-        return isinstance(value, tuple) and len(value) == len(kinds) and all(map(is_of, value, kinds))
-    if origin is Mapping:
-        return isinstance(value, Mapping) and all(isinstance(key, str) for key in value)
-    if origin is Callable:
-        return callable(value)
-    if hint is float:
-        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    if hint is str:
-        return isinstance(value, str) and len(value.splitlines()) <= 1
-    return type(value) is int if hint is int else isinstance(value, hint)
-
-
 def _words(hint: Any) -> str:
     """A type in words."""
     origin, args = get_origin(hint), get_args(hint)
-    if origin in (Union, UnionType):
+    if origin in UNIONS:
         return " or ".join(map(_words, args))
     if origin is Literal:
         return f"one of {', '.join(args)}"

@@ -4,11 +4,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ablations.checks import check_fields, check_word, explain, is_of, refuse, repeated
+from ablations.checks import check_fields, check_word, explain, refuse, repeated
 from rf_repro.config.overrides import apply_overrides
 from rf_repro.config.prerequisites import Prerequisite, prerequisites
 from rf_repro.config.scales import get_scale
 from rf_repro.config.schema import ExperimentConfig
+from rf_repro.core.annotations import is_of
 from rf_repro.core.errors import UserError
 from rf_repro.worlds import named_world
 

@@ -1,18 +1,17 @@
 """Options are what their annotations say: checked once, when they are made, and not where they are used hours later."""
 
-import types
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from reprlib import Repr
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+from rf_repro.core.annotations import UNIONS, is_of
 from rf_repro.core.errors import UserError
 
 _SHOWN = Repr()
 _SHOWN.maxstring = _SHOWN.maxother = 120
 _WORDS = {bool: "True or False", int: "an integer", float: "a number", str: "text", Path: "a path", type(None): "None"}
-_UNIONS = (Union, types.UnionType)
 
 
 def check_fields(options: Any, of: str = "") -> None:
@@ -27,7 +26,7 @@ def check_fields(options: Any, of: str = "") -> None:
     hints = get_type_hints(type(options))
     for name in (item.name for item in fields(options)):
         value, hint = getattr(options, name), hints[name]
-        if not _fits(value, hint):
+        if not is_of(value, hint):
             raise refusal(name, value, _said(hint), of)
 
 
@@ -44,31 +43,9 @@ def refusal(name: str, value: object, allowed: str, of: str = "") -> UserError:
     return UserError(f"{of}{name}={' '.join(_SHOWN.repr(value).split())}: must be {allowed}")
 
 
-def _fits(value: Any, hint: Any) -> bool:
-    origin, arguments = get_origin(hint), get_args(hint)
-    if hint is Any:
-        return True
-    if origin in _UNIONS:
-        return any(_fits(value, one) for one in arguments)
-    if origin is Literal:
-        return any(type(value) is type(one) and value == one for one in arguments)
-    if origin is Callable:
-        return callable(value)
-    if origin is tuple:
-        return isinstance(value, tuple) and len(value) == len(arguments) and all(map(_fits, value, arguments))
-    if origin is not None and issubclass(origin, Mapping):
-        key, item = arguments
-        return isinstance(value, origin) and all(_fits(one, key) and _fits(value[one], item) for one in value)
-    if origin is Sequence:
-        return isinstance(value, Sequence) and not isinstance(value, str) and all(_fits(one, arguments[0]) for one in value)
-    if hint in (int, float):  # a truth value is no number, and an integer is one
-        return isinstance(value, int if hint is int else int | float) and not isinstance(value, bool)
-    return isinstance(value, hint) and not isinstance(value, type)  # a class has what its objects have, but is none
-
-
 def _said(hint: Any) -> str:
     origin, arguments = get_origin(hint), get_args(hint)
-    if origin in _UNIONS or origin is Literal:
+    if origin in UNIONS or origin is Literal:
         *others, last = _ways(hint)
         return f"{', '.join(others)} or {last}" if others else last
     if origin is Callable:
@@ -85,4 +62,4 @@ def _said(hint: Any) -> str:
 def _ways(hint: Any) -> list[str]:
     if get_origin(hint) is Literal:
         return [str(one) for one in get_args(hint)]
-    return [way for one in get_args(hint) for way in _ways(one)] if get_origin(hint) in _UNIONS else [_said(hint)]
+    return [way for one in get_args(hint) for way in _ways(one)] if get_origin(hint) in UNIONS else [_said(hint)]

@@ -5,6 +5,7 @@ the hooks by which a run is sampled and scored. Nothing else asks which world it
 or draw something.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,7 +45,7 @@ class Piece:
     answered: int = 0
 
 
-class World:
+class World(ABC):
     """A world. Its hooks for scores do nothing where it has nothing to score.
 
     Attributes:
@@ -57,12 +58,12 @@ class World:
 
     # Configs
 
-    def check(self, config: ExperimentConfig) -> None:
+    def check(self, config: ExperimentConfig) -> None:  # noqa: B027 (a hook)
         """Raises UserError where the config does not suit the world."""
 
+    @abstractmethod
     def max_image_size(self, config: ExperimentConfig) -> int:
         """Pixels of the longest side of an image."""
-        raise NotImplementedError
 
     def label(self, config: ExperimentConfig) -> str:
         """What titles of reports say of it."""
@@ -76,24 +77,24 @@ class World:
             return ("train",)
         return ACTIONS if space_of(config.model).generates else ("train", "evaluate")
 
-    def check_run(self, config: ExperimentConfig) -> None:
+    def check_run(self, config: ExperimentConfig) -> None:  # noqa: B027 (a hook)
         """Raises UserError where a valid config cannot be run as it stands: it names no data, say."""
 
     # Data
 
+    @abstractmethod
     def tokenizer(self, config: ExperimentConfig) -> "Tokenizer":
         """Raises UserError where it cannot be read."""
-        raise NotImplementedError
 
+    @abstractmethod
     def data(
         self, config: ExperimentConfig, stage: StageConfig, seed: int, tokenizer: "Tokenizer", ranks: "Ranks"
     ) -> "TrainingData":
         """A stage's samples, as this rank reads them."""
-        raise NotImplementedError
 
+    @abstractmethod
     def fingerprint(self, config: ExperimentConfig) -> str:
         """Of what the config trains on."""
-        raise NotImplementedError
 
     def component_data(self, config: ExperimentConfig) -> "tuple[Tensor, Tensor]":
         """Images uint8 [N, S, S, 3], and a description of each, int64 [N, T]: what in-suite encoders and VAEs are trained on."""
@@ -114,7 +115,7 @@ class World:
         """How a model of this world reads questions and spells answers."""
         raise UserError(f"data.world={config.data.world}: asks no questions from outside")
 
-    def export_tokenizer(self, config: ExperimentConfig, folder: Path) -> None:
+    def export_tokenizer(self, config: ExperimentConfig, folder: Path) -> None:  # noqa: B027 (a hook)
         """Writes the tokenizer beside an exported language model, where there is one to write."""
 
     # Cost
@@ -141,24 +142,24 @@ class World:
 
     # Scores
 
-    def check_stage(self, config: ExperimentConfig, run: RunDir, progress: Progress) -> None:
+    def check_stage(self, config: ExperimentConfig, run: RunDir, progress: Progress) -> None:  # noqa: B027 (a hook)
         """Gates of the world's own evaluators, once for each shared stage."""
 
-    def check_encoder(self, training: "EncoderPretraining", run: RunDir) -> None:
+    def check_encoder(self, training: "EncoderPretraining", run: RunDir) -> None:  # noqa: B027 (a hook)
         """Gate of an encoder pretrained in-suite."""
 
-    def check_vae(
+    def check_vae(  # noqa: B027 (a hook)
         self, config: ExperimentConfig, space: "ImageSpace", run: RunDir, progress: Progress, device: "torch.device"
     ) -> None:
         """Gate of a VAE trained in-suite."""
 
-    def score_step(self, trainer: "Trainer", run: RunDir, progress: Progress) -> None:
+    def score_step(self, trainer: "Trainer", run: RunDir, progress: Progress) -> None:  # noqa: B027 (a hook)
         """A point of the learning curve, once a step."""
 
-    def sample(self, trainer: "Trainer", run: RunDir, progress: Progress) -> None:
+    def sample(self, trainer: "Trainer", run: RunDir, progress: Progress) -> None:  # noqa: B027 (a hook)
         """The images to be scored, into the run."""
 
-    def evaluate(self, trainer: "Trainer", run: RunDir, progress: Progress) -> None:
+    def evaluate(self, trainer: "Trainer", run: RunDir, progress: Progress) -> None:  # noqa: B027 (a hook)
         """All scores of a finished run that it does not have yet."""
 
 

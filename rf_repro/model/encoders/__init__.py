@@ -1,6 +1,7 @@
 """Understanding encoders: one file a kind, its name in configs (`model.encoder.kind`). Modules here import no torch before they
 build something."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
@@ -8,6 +9,7 @@ from typing import TYPE_CHECKING, cast
 from rf_repro.config.model_schema import EncoderConfig
 from rf_repro.config.registry import ENCODERS
 from rf_repro.config.schema import ExperimentConfig
+from rf_repro.core.errors import UserError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,7 +26,7 @@ class EncoderSize:
     prefix_tokens: int
 
 
-class EncoderKind:
+class EncoderKind(ABC):
     """A kind of encoder.
 
     Attributes:
@@ -37,20 +39,20 @@ class EncoderKind:
     takes_any_size = True
     for_masked_images: tuple[str, ...] = ()
 
-    def check(self, config: ExperimentConfig) -> None:
+    def check(self, config: ExperimentConfig) -> None:  # noqa: B027 (a hook)
         """Raises UserError where the config does not suit the kind."""
 
+    @abstractmethod
     def build(self, config: EncoderConfig, image_size: int) -> "Encoder":
         """The encoder with random weights; `image_size`: pixels a side of the largest image."""
-        raise NotImplementedError
 
     def weights(self, encoder: "Encoder", source: str) -> "Iterator[tuple[str, Tensor]]":
-        """Names and values of the pretrained weights at `source`, a folder or hub id."""
-        raise NotImplementedError
+        """Names and values of the pretrained weights at `source`, a folder or hub id. Raises UserError where it has none."""
+        raise UserError(f"{source}: is named as pretrained weights, and this kind of encoder reads none; leave it out")
 
     def size(self, config: EncoderConfig) -> EncoderSize:
-        """Of a pretrained kind."""
-        raise NotImplementedError
+        """Of a pretrained kind. Raises UserError of another, whose parameters are counted as it is built."""
+        raise UserError(f"model.encoder.kind={config.kind!r}: has no size in closed form; build it and count")
 
     def stand_in(self, config: EncoderConfig) -> EncoderConfig:
         """A small encoder of the same width, in place of one that is counted in closed form."""
@@ -60,9 +62,9 @@ class EncoderKind:
         """Tokens beside an image's patches."""
         return self.size(config).prefix_tokens
 
+    @abstractmethod
     def kept(self, config: EncoderConfig) -> tuple[int, int]:
         """What a layer keeps of each token for its backward pass: (times its width, times its feed-forward's)."""
-        raise NotImplementedError
 
 
 def kinds_that(suit: Callable[[EncoderKind], bool]) -> str:

@@ -1,6 +1,7 @@
 """What generation tokens hold: one file a space, its name in configs (`model.pixel.space`). A variant swaps one for another and
 nothing else (paper Sec. 4.4). Modules here import no torch before they build something."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import TYPE_CHECKING, cast
 
@@ -15,25 +16,25 @@ if TYPE_CHECKING:
     from rf_repro.model.vae import KLAutoencoder
 
 
-class GenerationSpace:
+class GenerationSpace(ABC):
     """A space. P tokens of an image, C numbers each."""
 
     generates = True  # whether there is a generation pathway at all
 
-    def check(self, config: ExperimentConfig) -> None:
+    def check(self, config: ExperimentConfig) -> None:  # noqa: B027 (a hook)
         """Raises UserError where the config does not suit the space."""
 
     def is_trained_first(self, config: ModelConfig) -> bool:
         """Whether its VAE is trained in-suite, before the variants that use it."""
         return False
 
+    @abstractmethod
     def token_dim(self, config: ModelConfig) -> int:
         """C."""
-        raise NotImplementedError
 
+    @abstractmethod
     def build(self, config: ModelConfig, device: "torch.device", load_vae: "Callable[[], KLAutoencoder]") -> "ImageSpace":
         """The way into the space and out of it; `load_vae`: the VAE that was trained first, on the device."""
-        raise NotImplementedError
 
     def stored(self, config: ModelConfig) -> dict[str, int]:
         """Numbers kept beside the model, by name."""

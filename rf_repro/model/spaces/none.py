@@ -28,6 +28,10 @@ class NoSpace(GenerationSpace):
             require(stage.mixture.generation == 0 or stage.shared, f"stages.{stage.name}.mixture.generation",
                     stage.mixture.generation, "0 where model.pixel.space=none: nothing is generated")  # fmt: skip
 
+    def token_dim(self, config: ModelConfig) -> int:
+        """0: there are no generation tokens."""
+        return 0
+
     def build(self, config: ModelConfig, device: "torch.device", load_vae: "Callable[[], KLAutoencoder]") -> "ImageSpace":
         """Pixels, which nobody asks for."""
         from rf_repro.model.space import PixelSpace

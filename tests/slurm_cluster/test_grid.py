@@ -103,11 +103,11 @@ def test_a_grid_survives_what_happens_on_clusters(
     assert "nothing to submit" in sweep(capsys, *submit)
     trained = {key: [one for one in find(runs, key).record().attempts if one.action == "train"] for key in ROWS}
     ends = {key: [one.error if one.seconds is not None else "killed" for one in attempts] for key, attempts in trained.items()}
-    assert ends["vae"] == ["killed", None]
-    for key in ("pixel", "pixel_rf", "vae_rf"):
-        assert len(ends[key]) == 2, ends[key]
-        assert (ends[key][0] or "").startswith("Stopped: ")
-        assert ends[key][1] is None
+    for key in ROWS:  # a slow machine meets the time limit more than once
+        first, *between, last = ends[key]
+        assert first == "killed" if key == "vae" else str(first).startswith("Stopped: ")
+        assert all(str(one).startswith("Stopped: ") for one in between)
+        assert last is None
     assert all(len({one.job_id for one in attempts}) == 1 for attempts in trained.values())  # requeued, never submitted anew
     for key in (*ROWS, "stage-pretrain", "stage-vae"):
         own, expected = find(runs, key), find(undisturbed, key)

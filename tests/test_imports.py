@@ -25,6 +25,7 @@ FLOORS = (
     ("rf_repro.experiment",),
     ("rf_repro.estimate",),
     ("reports",),
+    ("rf_repro.evaluations",),
     ("rf_repro.launch",),
     ("slurm",),
     ("rf_repro.commands",),
@@ -98,7 +99,8 @@ WORLD_ROOMS = ("rf_repro/worlds/", "rf_repro/data/")
 WORLDS_NAMED = {
     "rf_repro/config/data_schema.py": {"scenes", "image_text"},  # the default; and what `dedup` looks at
     "rf_repro/config/scales.py": {"image_text"},  # the world of `base` and `paper`
-    "rf_repro/commands/evaluate.py": {  # --detector scenes, the exact detector of drawn images
+    "rf_repro/commands/evaluate.py": {"scenes"},  # --detector scenes, the exact detector of drawn images
+    "rf_repro/evaluations/scenes.py": {  # the same in an evaluation plan
         "scenes", "rf_repro.worlds.scenes.colors.SceneColorClassifier", "rf_repro.worlds.scenes.detector.SceneDetector",
     },
     "rf_repro/commands/data.py": {  # `data scenes` writes scenes as shards

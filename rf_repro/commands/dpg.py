@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from evaluators.problems import SHOWN
 from evaluators.vlm.options import model_name
-from rf_repro.commands.options import Commands, add_command, at_least_one, progress_bars, share, writable_folder
-from rf_repro.commands.recording import SampledRun
+from rf_repro.commands.options import Commands, add_command, at_least_one, progress_bars, say_recorded, share, writable_folder
 from rf_repro.commands.vlm_options import add_vlm, check_vlm, load_vlm, vlm_batch_size
 from rf_repro.core.errors import UserError
 from rf_repro.core.files import read_json, read_jsonl
 from rf_repro.core.records import EvalResult
 from rf_repro.core.run_dir import RunDir
+from rf_repro.evaluations.recording import SampledRun
 
 if TYPE_CHECKING:
     from evaluators.dpg import DPGEvaluation, Options
@@ -95,7 +95,7 @@ def run_dpg(options: argparse.Namespace) -> int:
     if others is not None:
         _print_calibration(result, *others)
     if sampled is not None:
-        sampled.record_dpg(result, None if result.judge.is_mplug else result.judge.name)
+        say_recorded(sampled.record_dpg(result, None if result.judge.is_mplug else result.judge.name))
     return 0
 
 

@@ -8,8 +8,7 @@ from rf_repro.commands.dpg import add_dpg
 from rf_repro.commands.flags import speak_flags
 from rf_repro.commands.geneval import check_only, compare, run_real_images
 from rf_repro.commands.geneval2 import add_geneval2, add_geneval_vlm
-from rf_repro.commands.options import Commands, add_command, add_device, progress_bar, writable_folder
-from rf_repro.commands.recording import SampledRun
+from rf_repro.commands.options import Commands, add_command, add_device, progress_bar, say_recorded, writable_folder
 from rf_repro.commands.understanding import add_understanding
 from rf_repro.config.overrides import config_of
 from rf_repro.config.scales import get_scale
@@ -18,6 +17,7 @@ from rf_repro.core.errors import UserError
 from rf_repro.core.image_folder import ImageFolder
 from rf_repro.core.results import write_result
 from rf_repro.core.run_dir import RunDir
+from rf_repro.evaluations.recording import SampledRun
 
 if TYPE_CHECKING:
     from evaluators.geneval.options import GenEvalOptions
@@ -124,25 +124,19 @@ def run_geneval(options: argparse.Namespace) -> int:
 def run_scenes(options: argparse.Namespace, rules: "GenEvalOptions") -> int:
     """Scores images of the procedural world, which a manifest lists."""
     from evaluators.geneval.official_results import write_official_results
-    from evaluators.geneval.sampled import evaluate_folder
-    from evaluators.results import Evaluation
-    from rf_repro.worlds.scenes.colors import SceneColorClassifier
-    from rf_repro.worlds.scenes.detector import SceneDetector
+    from rf_repro.evaluations.scenes import SCENES, score_scenes
 
     folder, out = ImageFolder(options.folder), writable_folder(options.out or options.folder, "--out")
     sampled = SampledRun.open(options.run_dir, options.folder)
-    scenes = _config(options).data.scenes
     with progress_bar("evaluate") as progress:
-        result, items = evaluate_folder(
-            folder, SceneDetector(scenes), SceneColorClassifier(scenes), rules, benchmark="geneval-scenes", progress=progress
-        )
-    write_official_results(out / "results.jsonl", items, dict(folder.prompts()), folder.image_path)
-    record = write_result(out, "geneval", result, items)
+        result = score_scenes(folder, _config(options).data.scenes, rules, progress)
+    write_official_results(out / "results.jsonl", result.rows, dict(folder.prompts()), folder.image_path)
+    record = write_result(out, "geneval", result, result.rows)
     for name, value in result.metrics.items():
         print(f"{name:<24}{'not measured: ' + result.missing.get(name, '') if value is None else f'{value:.4f}'}")
     print(f"{result.n} of {result.expected_n} images scored, {result.failures} failed; {record}")
     if sampled is not None:
-        sampled.record_geneval(Evaluation.of(result, items), "scenes")
+        say_recorded(sampled.record_geneval(result, SCENES))
     return 0
 
 

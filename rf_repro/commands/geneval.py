@@ -7,11 +7,11 @@ from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rf_repro.commands.options import progress_bars, share, writable_folder
-from rf_repro.commands.recording import SampledRun
+from rf_repro.commands.options import progress_bars, say_recorded, share, writable_folder
 from rf_repro.core.errors import UserError
 from rf_repro.core.files import read_json, read_jsonl, write_json, write_text
 from rf_repro.core.records import EvalResult
+from rf_repro.evaluations.recording import SampledRun
 
 if TYPE_CHECKING:
     from evaluators.geneval import FolderEvaluation, GenEvalOptions, Options
@@ -38,7 +38,7 @@ def run_real_images(options: argparse.Namespace, rules: "GenEvalOptions") -> int
         return 0
     _show(result, rules, str(options.folder), out)
     if sampled is not None:
-        sampled.record_geneval(result, result.prompt_set)
+        say_recorded(sampled.record_geneval(result, result.prompt_set))
     return 0
 
 

@@ -4,9 +4,9 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rf_repro.commands.options import Commands, add_command, progress_bars, share, writable_folder
-from rf_repro.commands.recording import SampledRun
+from rf_repro.commands.options import Commands, add_command, progress_bars, say_recorded, share, writable_folder
 from rf_repro.commands.vlm_options import add_vlm, check_vlm, judge_name, load_vlm, vlm_batch_size
+from rf_repro.evaluations.recording import SampledRun
 
 if TYPE_CHECKING:
     from evaluators.geneval2.options import ImageOptions
@@ -116,7 +116,7 @@ def _run(options: argparse.Namespace, benchmark: Any, settings: "ImageOptions", 
         return 0
     _print(result, options.out)
     if sampled is not None:
-        sampled.record_judged(result)
+        say_recorded(sampled.record_judged(result))
     return 0
 
 

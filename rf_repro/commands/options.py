@@ -186,6 +186,11 @@ def grid_plan(options: argparse.Namespace) -> "Plan":
     )  # fmt: skip
 
 
+def say_recorded(path: Path) -> None:
+    """Where a run's record of a score is."""
+    print(f"recorded in the run: {path}")
+
+
 @contextmanager
 def progress_bar(label: str) -> Iterator[Callable[[int, int], None]]:
     """A function of (done, total) that draws a bar on a terminal, on stderr, and nothing elsewhere."""

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from evaluators.problems import SHOWN
-from rf_repro.commands.options import Commands, add_command, at_least_one, progress_bars, share, writable_folder
-from rf_repro.commands.recording import open_run, record
+from rf_repro.commands.options import Commands, add_command, at_least_one, progress_bars, say_recorded, share, writable_folder
 from rf_repro.commands.vlm_options import add_vlm, check_vlm, load_vlm, vlm_batch_size
 from rf_repro.core.errors import UserError
 from rf_repro.core.records import EvalResult
 from rf_repro.core.run_dir import RunDir
+from rf_repro.evaluations.recording import open_run, record
 
 if TYPE_CHECKING:
     from evaluators.understanding import BenchmarkEvaluation
@@ -99,7 +99,7 @@ def run_understanding(options: argparse.Namespace) -> int:
         results.append(result)
         _tell(one.benchmark.title, result, out)
         if run is not None:
-            record(run, benchmark_evaluation(name), result, step=run.record().steps, weights="ema")
+            say_recorded(record(run, benchmark_evaluation(name), result, step=run.record().steps, weights="ema"))
     if len(results) > 1:
         _summary(results)
     return 0

@@ -37,7 +37,7 @@ def attempt(
     revision, dirty = code_revision()
     number = len(run.record().attempts)
     begun = Attempt(
-        utc_now(), socket.gethostname(), os.getpid(), _device_name(device), threads, _slurm_job_id(),
+        utc_now(), socket.gethostname(), os.getpid(), device_name(device), threads, slurm_job_id(),
         from_step=max((step_of(path) for path in list_checkpoints(run.checkpoints)), default=0), action=action, ranks=ranks.size,
         arithmetic=used,
     )  # fmt: skip
@@ -99,11 +99,11 @@ def progress_writer(run: RunDir, stop: Callable[[], bool]) -> Progress:
     return write
 
 
-def _slurm_job_id() -> str | None:
+def slurm_job_id() -> str | None:
     """As SLURM's commands take it: `123`, or `123_4` for an element of an array, whose raw id names it alone nowhere else."""
     array, element = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
     return f"{array}_{element}" if array else os.environ.get("SLURM_JOB_ID")
 
 
-def _device_name(device: torch.device) -> str:
+def device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type

@@ -16,10 +16,9 @@ from rf_repro.core.run_dir import RunDir
 from rf_repro.worlds import world_of
 
 
-def record(run: RunDir, name: str, result: Evaluation, *, step: int, weights: str) -> None:
-    """Writes the result and its items into the run's evaluations, and says where."""
-    path = run.write_eval(name, replace(result, step=step, weights=weights), result.rows)
-    print(f"recorded in the run: {path}")
+def record(run: RunDir, name: str, result: Evaluation, *, step: int, weights: str) -> Path:
+    """Writes the result and its items into the run's evaluations; the record's path."""
+    return run.write_eval(name, replace(result, step=step, weights=weights), result.rows)
 
 
 def open_run(path: Path, own: str) -> tuple[RunDir, ExperimentConfig]:
@@ -75,8 +74,8 @@ class SampledRun:
         """(prompt id, sample) -> SHA-256 of the image that was sampled."""
         return {(entry.prompt_id, entry.sample): entry.sha256 for entry in self.folder.entries()}
 
-    def record_geneval(self, result: Evaluation, prompt_set: str) -> None:
-        """Records GenEval's result and, for the tables' own, sheets of some images.
+    def record_geneval(self, result: Evaluation, prompt_set: str) -> Path:
+        """Records GenEval's result and, for the tables' own, sheets of some images; the record's path, as all below return it.
 
         The protocol then names the images' size: results of other sizes are never put in one column.
         """
@@ -92,23 +91,56 @@ class SampledRun:
                     (self.run.path / file).unlink(missing_ok=True)
                 else:
                     sheet.save(self.run.path / file)
-        self._record(name, self._sized(result))
+        return self._record(name, self._sized(result))
 
-    def record_dpg(self, result: Evaluation, judge: str | None) -> None:
+    def record_dpg(self, result: Evaluation, judge: str | None) -> Path:
         """Records DPG-Bench's result. `judge`: its name; None: mPLUG."""
-        self._record(dpg_name(self.origin.height, self.origin.width, judge), result)
+        return self._record(dpg_name(self.origin.height, self.origin.width, judge), result)
 
-    def record_judged(self, result: Evaluation) -> None:
+    def record_judged(self, result: Evaluation) -> Path:
         """Records a result of any other benchmark that a model judges.
 
         The name holds 8 hex digits of protocol, images' size and judge: a run keeps the results of several judges.
         """
         result = self._sized(result)
-        judge = {name: value for name, value in result.evaluator.items() if name != "batch_size"}
-        self._record(f"{result.benchmark}-{content_hash([result.protocol, judge])[:8]}", result)
+        return self._record(judged_name(result), result)
 
     def _sized(self, result: Evaluation) -> Evaluation:
         return replace(result, protocol=f"{result.protocol}, {self.origin.height}x{self.origin.width} px")
 
-    def _record(self, name: str, result: Evaluation) -> None:
-        record(self.run, name, result, step=self.origin.step, weights=self.origin.weights)
+    def _record(self, name: str, result: Evaluation) -> Path:
+        return record(self.run, name, result, step=self.origin.step, weights=self.origin.weights)
+
+
+@dataclass(frozen=True)
+class SystemImages:
+    """Another system, and images of its own that are taken to be of a table's size: each model draws its own.
+
+    Attributes:
+        run: where its scores are kept.
+        size: pixels a side of the table's images.
+        largest: that the scale's model draws.
+    """
+
+    run: RunDir
+    size: int
+    largest: int
+
+    def digests(self) -> None:
+        """Nobody has said which images they must be."""
+        return
+
+    def record_geneval(self, result: Evaluation, prompt_set: str) -> Path:
+        return self.run.write_eval(geneval_name(self.size, self.size, self.largest, prompt_set), result, result.rows)
+
+    def record_dpg(self, result: Evaluation, judge: str | None) -> Path:
+        return self.run.write_eval(dpg_name(self.size, self.size, judge), result, result.rows)
+
+    def record_judged(self, result: Evaluation) -> Path:
+        return self.run.write_eval(judged_name(result), result, result.rows)
+
+
+def judged_name(result: Evaluation) -> str:
+    """With 8 hex digits of protocol and judge."""
+    judge = {name: value for name, value in result.evaluator.items() if name != "batch_size"}
+    return f"{result.benchmark}-{content_hash([result.protocol, judge])[:8]}"

@@ -1,0 +1,120 @@
+"""What is kept of an evaluation of a run: `RUN/actions/<action>/`, with a folder for each share of the work.
+
+record.json            ActionRecord: with it the action is done
+3-of-8/share.json      ShareRecord: attempts at a share of the work; beside it its lock and progress.json
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rf_repro.core.errors import UserError
+from rf_repro.core.file_lock import lock_holder
+from rf_repro.core.files import read_json, write_json
+from rf_repro.core.records import Attempt, strict
+from rf_repro.core.run_dir import RunDir
+
+Share = tuple[int, int]  # (index from 0, count) of the shares of an action's work
+
+
+@dataclass(frozen=True)
+class ActionRecord:
+    """`record.json`: what was done, by which settings, and under which names the run keeps the results."""
+
+    name: str
+    digest: str
+    settings: dict[str, Any]
+    results: list[str]
+    finished: str
+
+
+@dataclass(frozen=True)
+class ShareRecord:
+    """`share.json`. `done`: this share's work is, by the settings of `digest`."""
+
+    digest: str
+    done: bool = False
+    failed: bool = False
+    attempts: list[Attempt] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class ShareDir:
+    """One share of an action."""
+
+    path: Path
+
+    @property
+    def progress_path(self) -> Path:
+        return self.path / "progress.json"
+
+    def holder(self) -> int | None:
+        """The pid of the process that works on it; None: nobody does."""
+        return lock_holder(self.path / ".lock")
+
+    def record(self) -> ShareRecord | None:
+        """None before the first attempt. Raises UserError when it is not of this version."""
+        path = self.path / "share.json"
+        if not path.exists():
+            return None
+        raw = read_json(path)
+        attempts = [strict(Attempt, item, f"{path}: attempts") for item in raw.get("attempts", [])]
+        return strict(ShareRecord, {**raw, "attempts": attempts}, str(path))
+
+    def write(self, record: ShareRecord) -> None:
+        write_json(self.path / "share.json", asdict(record))
+
+
+@dataclass(frozen=True)
+class ActionDir:
+    """An action of a run on disk."""
+
+    path: Path
+
+    @classmethod
+    def of(cls, run: RunDir, name: str) -> "ActionDir":
+        return cls(run.path / "actions" / name)
+
+    def share(self, share: Share) -> ShareDir:
+        index, count = share
+        return ShareDir(self.path / f"{index + 1}-of-{count}")
+
+    def shares(self, count: int) -> list[ShareDir]:
+        return [self.share((index, count)) for index in range(count)]
+
+    def record(self) -> ActionRecord | None:
+        """None until the action is done. Raises UserError when it is not of this version."""
+        path = self.path / "record.json"
+        return strict(ActionRecord, read_json(path), str(path)) if path.exists() else None
+
+    def finish(self, record: ActionRecord) -> None:
+        write_json(self.path / "record.json", asdict(record))
+
+    def has_done(self, digest: str) -> bool:
+        """Whether it was done by the settings of `digest`."""
+        record = self.record()
+        return record is not None and record.digest == digest
+
+
+def all_attempts(run: RunDir) -> list[Attempt]:
+    """At the run itself and at every evaluation of it."""
+    found = list(run.record().attempts)
+    for path in sorted(run.path.glob("actions/*/*-of-*/share.json")):
+        record = ShareDir(path.parent).record()
+        found += record.attempts if record else []
+    return found
+
+
+def results_of(run: RunDir, names: Sequence[str]) -> list[str]:
+    """Names of the results of some actions that are done."""
+    records = [ActionDir.of(run, name).record() for name in names]
+    return [result for record in records if record is not None for result in record.results]
+
+
+def require_share(share: Share) -> Share:
+    """Raises UserError where there is no such share."""
+    index, count = share
+    if not 0 <= index < count:
+        raise UserError(f"share {index + 1} of {count}: there is none")
+    return share

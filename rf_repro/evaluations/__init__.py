@@ -1,0 +1,1 @@
+"""What runs on photographs are sampled and scored by once they are trained: the evaluation plan, and its actions carried out."""

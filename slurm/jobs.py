@@ -12,6 +12,7 @@ from rf_repro.core.errors import Stopped, TrainingDiverged, UserError
 from rf_repro.core.run_dir import RunDir
 from rf_repro.core.run_lock import run_lock
 from rf_repro.launch.jobs import RunJob, StopSignals
+from rf_repro.launch.plan import TRAIN
 from slurm import requeue
 from slurm.snapshot import assert_running_from
 
@@ -42,7 +43,7 @@ class SlurmJob:
         environment = submitit.JobEnvironment()
         # Its MASTER_PORT is drawn from the job id and may be taken: ranks meet at RF_RENDEZVOUS, which the batch script names.
         submitit.helpers.TorchDistributedEnvironment().export(set_cuda_visible_devices=False, overwrite=True)
-        job, actions = self.run_job.job, ", ".join(self.run_job.actions)
+        job, actions = self.run_job.job, self.run_job.describe()
         print(
             f"{job.name}: {actions} on rank {environment.global_rank} of {environment.num_tasks}, in {job.run.path}", flush=True
         )
@@ -57,15 +58,13 @@ class SlurmJob:
         """The rank that keeps the lock, and the file about starting again."""
         run = self.run_job.job.run
         before = _last_step(run)
-        with run_lock(run.path, LOCK_SECONDS):
+        with run_lock(self.run_job.place, LOCK_SECONDS):
             try:
                 self._check_turn()
                 self.run_job.work(signals)
             except Stopped as reason:
                 print(f"stopped: {reason}", flush=True)
-                fate = requeue.stopped(
-                    self.again, self.max_crashes, "train" not in self.run_job.actions or _last_step(run) > before
-                )
+                fate = requeue.stopped(self.again, self.max_crashes, TRAIN not in self.run_job.todo or _last_step(run) > before)
                 if not fate.again:
                     raise UserError(
                         f"{run.path}: {fate.crashes} starts got nowhere; raise `time` or `signal_seconds`"

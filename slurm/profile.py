@@ -1,25 +1,28 @@
 """Cluster profiles: a small YAML file that says how jobs are asked for on one cluster, read strictly.
 
-    resources: what every job asks for          actions: what differs for train, sample, evaluate, report
-    the rest: how jobs start and how they are stopped
+    resources: what every job asks for          actions: what differs for train, sample, evaluate, answer, report
+    shares: jobs that share out one action      the rest: how jobs start and how they are stopped
 
 Only training runs as several tasks. The other actions take from `resources` what names the cluster's parts, with one task
-on one node: a GPU where training has any, none for the report, and a task's share of the memory.
+on one node: a GPU where training has any, none for the report, and a task's share of the memory. `answer`, questions to the run
+itself, is as `evaluate` where the profile does not say otherwise.
 """
 
 import difflib
 import re
 import shlex
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from rf_repro.core.errors import UserError
 from rf_repro.core.strict_yaml import Place, choice, integer, parse_boolean, parse_text, parse_texts, read_strict_yaml
+from rf_repro.estimate.gpus import GPUS
 from slurm.resources import Resources, gres_gpus, parse_gres, parse_memory, parse_time, scale_gres
 
-Action = Literal["train", "sample", "evaluate", "report"]
+Action = Literal["train", "sample", "evaluate", "answer", "report"]
+Shared = Literal["sample", "evaluate", "answer"]
 Device = Literal["auto", "cpu", "cuda"]
 ACTIONS: tuple[Action, ...] = get_args(Action)
 BUNDLED = Path(__file__).parent / "profiles"
@@ -61,6 +64,8 @@ class Profile:
         environment: exported to the job.
         python: the command that starts Python in jobs; None is the interpreter that submits.
         threads: of torch in each task; None is its `cpus_per_task`.
+        shares: into how many jobs a drawing, a scoring or a benchmark's questions are shared out.
+        gpu: which one a job gets, as `rf-repro estimate --gpu` names them: what jobs need and how long they take is told by it.
     """
 
     source: str
@@ -75,6 +80,12 @@ class Profile:
     python: str | None = None
     threads: int | None = None
     device: Device = "auto"
+    shares: Mapping[str, int] = field(default_factory=dict)
+    gpu: str | None = None
+
+    def shares_of(self, action: Action) -> int:
+        """Jobs that share out one action of this kind."""
+        return self.shares.get(action, 1)
 
     def resources(self, action: Action, single: bool = False) -> Resources:
         """Of one job. `single`: of a training that runs as one task whatever the profile says, with a GPU at most."""
@@ -199,6 +210,7 @@ _KEYS: dict[str, Callable[[Any], Any]] = {
     "python": parse_text,
     "threads": integer(1),
     "device": choice(*get_args(Device)),
+    "gpu": choice(*GPUS),
 }
 
 
@@ -210,6 +222,9 @@ def _profile(raw: Any, place: Place, source: str) -> Profile:
         given["setup"] = parse_texts(raw["setup"], place.at("setup"), _setup_line)
     if raw.get("environment") is not None:
         given["environment"] = _environment(raw["environment"], place.at("environment"))
+    if raw.get("shares") is not None:
+        kinds = place.at("shares").mapping(raw["shares"], get_args(Shared))
+        given["shares"] = {key: place.at("shares").at(key).parse(integer(1), value) for key, value in kinds.items()}
     if raw.get("container") is not None:
         given["container"] = _container(raw["container"], place.at("container"))
     common = _values(raw.get("resources"), place.at("resources"), one_task=False)
@@ -250,9 +265,9 @@ def _flags(raw: Any, place: Place) -> tuple[tuple[str, str | int | bool], ...]:
         for flag in FLAGS_OF_SUBMISSION:
             if flag.startswith(name):
                 raise place.at(key).error(f"--{flag} is set by the submission itself; remove it")
-        for flag, field in FLAGS_OF_FIELDS.items():
+        for flag, key_of_ours in FLAGS_OF_FIELDS.items():
             if flag.startswith(name):
-                raise place.at(key).error(f"--{flag} has a key of its own; use {field}")
+                raise place.at(key).error(f"--{flag} has a key of its own; use {key_of_ours}")
         flags[name] = place.at(key).parse(_flag_value, value)
     return tuple(sorted(flags.items()))
 
@@ -281,7 +296,8 @@ def _actions(common: dict[str, Any], values: dict[Action, dict[str, Any]]) -> di
     actions: dict[Action, Resources] = {"train": train}
     for name in ACTIONS[1:]:
         base = shared.one_task(0 if name == "report" else min(1, train.node_gpus))
-        actions[name] = _resources(_merged(vars(base), values[name]))
+        own = {**values["evaluate"], **values["answer"]} if name == "answer" else values[name]
+        actions[name] = _resources(_merged(vars(base), own))
     return actions
 
 

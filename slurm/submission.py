@@ -9,19 +9,20 @@ jobs/TOKEN/submission.json    one sbatch call: an array of one action; beside it
 
 import hashlib
 import secrets
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from ablations.registry import get_claims
 from ablations.user_grids import file_of, in_file, is_of_file
+from rf_repro.core.action_dir import Share
 from rf_repro.core.files import atomic_path, read_json, write_json
 from rf_repro.core.hashing import content_hash
 from rf_repro.core.provenance import utc_now
-from rf_repro.core.records import strict
+from rf_repro.core.records import LATER, strict
+from rf_repro.evaluations.plan import load_plan, plan_of
 from rf_repro.launch.plan import Plan, make_plan
-from slurm.profile import Action
 from slurm.queue import QueuedJob
 
 
@@ -42,6 +43,7 @@ class Request:
     out: str
     profile: str | None
     max_parallel: int | None
+    evaluations: dict[str, Any] = field(default_factory=dict, metadata=LATER)  # `EvaluationPlan.raw`; {}: the bundled plan's
 
     @property
     def digest(self) -> str:
@@ -49,8 +51,9 @@ class Request:
 
     def plan(self, runs: Path) -> Plan:
         return make_plan(
-            self.scale, self.tables, self.seeds, runs, self.overrides, reseed_first_stage=self.reseed_first_stage, only=self.only
-        )
+            self.scale, self.tables, self.seeds, runs, self.overrides, reseed_first_stage=self.reseed_first_stage, only=self.only,
+            evaluations=plan_of(self.evaluations) if self.evaluations else load_plan(None),
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -58,18 +61,20 @@ class Submission:
     """One sbatch call.
 
     Attributes:
-        action: train, sample, evaluate or report.
+        action: train, sample, evaluate, the name of an evaluation, or report.
         runs: run directories relative to the folder of all runs, by array index; those of a report job are none.
         job_id: SLURM's; None until sbatch has answered, and for ever if the submitter was killed just then.
+        shares: (index, count) of the share of its action that each element does; none: all of it.
     """
 
     token: str
-    action: Action
+    action: str
     runs: list[str]
     request: str
     snapshot: str
     submitted: str
     job_id: str | None = None
+    shares: list[list[int]] = field(default_factory=list, metadata=LATER)
 
     def element(self, index: int) -> str | None:
         """The id of one element as SLURM's commands take it. Submitit submits a single one without an array."""
@@ -86,6 +91,12 @@ class Element:
     @property
     def id(self) -> str | None:
         return self.submission.element(self.index)
+
+    @property
+    def share(self) -> Share:
+        """(index, count) of the share of its action that it does."""
+        shares = self.submission.shares
+        return (shares[self.index][0], shares[self.index][1]) if shares else (0, 1)
 
 
 class Ledger:
@@ -132,12 +143,17 @@ class Ledger:
         paths = sorted(self.folder.glob("jobs/*/submission.json"))  # tokens begin with the time
         return [strict(Submission, read_json(path), str(path)) for path in paths]
 
-    def new(self, action: Action, runs: Iterable[Path], request: Request, snapshot: Path) -> Submission:
+    def new(
+        self, action: str, runs: Iterable[Path], request: Request, snapshot: Path, shares: Sequence[Share] = ()
+    ) -> Submission:
         """Written before sbatch is called, so that a job whose submitter died can be told by the token in its comment."""
         now = utc_now()
         stamp = now[:19].replace("-", "").replace(":", "").replace("T", "-")
         names = [str(path.absolute().relative_to(self.runs)) for path in runs]
-        submission = Submission(f"{stamp}-{action}-{secrets.token_hex(3)}", action, names, request.digest, str(snapshot), now)
+        submission = Submission(
+            f"{stamp}-{action}-{secrets.token_hex(3)}", action, names, request.digest, str(snapshot), now,
+            shares=[list(share) for share in shares],
+        )  # fmt: skip
         self.write(submission)
         return submission
 

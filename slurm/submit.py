@@ -10,101 +10,119 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import submitit
 from submitit.slurm.slurm import _make_sbatch_string
 
+from rf_repro.core.action_dir import Share
 from rf_repro.core.errors import UserError
-from rf_repro.core.records import Action
 from rf_repro.launch.jobs import RunJob
-from rf_repro.launch.plan import Job
+from rf_repro.launch.plan import TRAIN, Job
 from slurm import requeue
 from slurm.jobs import ReportJob, SlurmJob
-from slurm.profile import Profile
+from slurm.profile import Action, Profile
 from slurm.resources import Resources
 from slurm.state import Row
 from slurm.submission import Ledger, Request, Submission
 
 OPEN = ("missing", "resumable")
-Elements = Mapping[tuple[Path, str], str]  # (run directory, action) -> job id of what has to end before
+UNDER_WAY = ("done", "running", "queued")
+Key = tuple[Path, str]  # (run directory, action)
+Elements = Mapping[Key, Sequence[str]]  # ids of the jobs that have to end before what comes after the action
 MAX_TIMEOUTS = 10**6  # Submitit's own limit; ours is on starts that get nowhere
 
 
 @dataclass(frozen=True)
 class Group:
-    """Rows of one shape: one array for each action.
+    """Rows of one shape, with an array for each action; or one row whose actions are shared out, with an array for the shares.
 
     Attributes:
-        after: for every row, the actions of other runs that are still to be done.
+        after: for every row, what is still to be done of other runs before it can be trained.
+        shares: of each action, the (index, count) of the shares to submit; of rows of one shape, the whole: ((0, 1),).
+        resources: of each action.
     """
 
     jobs: tuple[Job, ...]
-    actions: tuple[Action, ...]
-    after: tuple[tuple[tuple[Path, str], ...], ...]
-    resources: tuple[Resources, ...]  # of each action
+    actions: tuple[str, ...]
+    after: tuple[tuple[Key, ...], ...]
+    shares: tuple[tuple[Share, ...], ...]
+    resources: tuple[Resources, ...]
+
+    @property
+    def num_jobs(self) -> int:
+        return len(self.jobs) * sum(map(len, self.shares))
 
 
-def _open_actions(row: Row, reach: Mapping[tuple[Path, str], bool], again: bool) -> tuple[Action, ...]:
+def _open_actions(row: Row, reach: Mapping[Key, bool], again: bool) -> tuple[str, ...]:
     """The actions of a row to submit now: what is missing and can be reached.
 
     Args:
         reach: whether an action of another run is done, under way or about to be.
         again: failed actions count as missing.
     """
-    wanted: list[Action] = []
-    if not all(reach[path, "train"] for path in row.job.after):
+    wanted: list[str] = []
+    if not all(reach[path, TRAIN] for path in row.job.after):
         return ()
     for action, one in row.actions.items():
-        if one.state in OPEN or (again and one.state in ("failed", "blocked")) or (one.state == "blocked" and wanted):
+        before = row.job.before(action)
+        if not all(name in wanted or row.actions[name].state in UNDER_WAY for name in before):
+            continue
+        comes_again = one.state == "blocked" and any(name in wanted for name in before)
+        if one.state in OPEN or (again and one.state in ("failed", "blocked")) or comes_again:
             wanted.append(action)
-        elif one.state in ("failed", "blocked", "stale"):
-            break
     return tuple(wanted)
 
 
 def group_rows(rows: Sequence[Row], profile: Profile, max_array: int, again: bool = False) -> list[Group]:
     """What to submit, in an order in which everything comes after what it needs."""
-    reach: dict[tuple[Path, str], bool] = {}
-    grouped: dict[tuple[object, ...], list[tuple[Job, tuple[tuple[Path, str], ...]]]] = {}
-    unfinished = {row.job.run.path for row in rows if row.state != "done"}
-    own = {row.job.run.path for row in rows if row.job.kind == "own stage"}
+    reach: dict[Key, bool] = {}
+    grouped: dict[tuple[object, ...], list[tuple[Row, tuple[Key, ...]]]] = {}
+    untrained = {row.job.run.path for row in rows if row.trained.state != "done"}
+    own = {row.job.run.path for row in rows if row.job.kind in ("own stage", "variant")}  # where another run starts from it
     for row in rows:
         job, wanted = row.job, _open_actions(row, reach, again)
         for action, one in row.actions.items():
-            reach[job.run.path, action] = action in wanted or one.state == "done" or one.job is not None
+            reach[job.run.path, action] = action in wanted or one.state in UNDER_WAY
         if not wanted:
             continue
-        after = tuple((path, "train") for path in job.after if path in unfinished)
-        first = job.actions.index(wanted[0])
-        if first and row.actions[job.actions[first - 1]].job is not None:
-            after = (*after, (job.run.path, job.actions[first - 1]))
-        resources = tuple(profile.resources(action, single=job.single) for action in wanted)
-        depth = 10**6 if job.kind == "variant" else len(job.after)  # a stage comes after all that it names
+        after = tuple((path, TRAIN) for path in job.after if path in untrained)
+        resources = tuple(profile.resources(job.kind_of(action), single=job.single) for action in wanted)
+        shares = tuple(_shares(row, action) for action in wanted)
+        # A stage comes after all that it names; so does a variant that goes on from another.
+        depth = len(job.after) if job.kind != "variant" else 10**6 + sum(path in own for path in job.after)
         # Without its seed: the arrays of a stage hold all seeds, and those of what follows too. A variant's own stages differ
         # from row to row, and stand in their array as the rows do in theirs.
-        shape = tuple((action, path.parent.name, "" if path in own else path.name.rpartition("-s")[0]) for path, action in after)
-        grouped.setdefault((depth, wanted, shape, resources), []).append((job, after))
+        shape = [(action, path.parent.name, "" if path in own else path.name.rpartition("-s")[0]) for path, action in after]
+        waits = [name for action in wanted for name in job.before(action) if row.actions[name].jobs]
+        alone = job.run.path if any(one != ((0, 1),) for one in shares) else None
+        grouped.setdefault((depth, wanted, tuple(shape), tuple(waits), resources, shares, alone), []).append((row, after))
     return [
-        Group(tuple(job for job, _ in chunk), key[1], tuple(after for _, after in chunk), key[3])  # type: ignore[arg-type]
+        Group(tuple(row.job for row, _ in chunk), key[1], tuple(after for _, after in chunk), key[5], key[4])  # type: ignore[arg-type]
         for key, members in sorted(grouped.items(), key=lambda item: item[0][0])  # type: ignore[arg-type, return-value]
         for chunk in (members[begin : begin + max_array] for begin in range(0, len(members), max_array))
     ]
 
 
-def dependency(after: Sequence[Sequence[tuple[Path, str]]], known: Elements) -> str | None:
+def _shares(row: Row, action: str) -> tuple[Share, ...]:
+    """The shares of an action that are neither done nor under way."""
+    states = row.actions[action].shares
+    return tuple((index, len(states)) for index, state in enumerate(states) if state not in UNDER_WAY)
+
+
+def dependency(after: Sequence[Sequence[Key]], known: Elements) -> str | None:
     """SLURM's expression for an array whose element i comes after `after[i]`.
 
-    One job for all elements: `afterok`. Element i after element i of another array: `aftercorr`, so that rows fail alone.
+    The same jobs for all elements: `afterok`. Element i after element i of another array: `aftercorr`, so that rows fail alone.
     Anything else: `afterany` on whole arrays, and a job that starts before its turn says so.
     """
     terms = []
     for slot in zip(*after, strict=True):
-        ids = [known[one] for one in slot]
-        arrays = list(dict.fromkeys(one.split("_")[0] for one in ids))
+        ids = [tuple(known[one]) for one in slot]
+        arrays = list(dict.fromkeys(one.split("_")[0] for some in ids for one in some))
         if len(set(ids)) == 1:
-            terms.append(f"afterok:{ids[0]}")
-        elif len(arrays) == 1 and all(one == f"{arrays[0]}_{index}" for index, one in enumerate(ids)):
+            terms.append(f"afterok:{':'.join(ids[0])}")
+        elif len(arrays) == 1 and all(some == (f"{arrays[0]}_{index}",) for index, some in enumerate(ids)):
             terms.append(f"aftercorr:{arrays[0]}")
         else:
             terms.append(f"afterany:{':'.join(arrays)}")
@@ -129,50 +147,62 @@ class Submitter:
         dry: Callable[[str], None] | None,
     ) -> None:
         self.ledger, self.request, self.profile, self.snapshot = ledger, request, profile, snapshot
-        self.known, self.dry = dict(known), dry
+        self.known: dict[Key, Sequence[str]] = dict(known)
+        self.dry = dry
         self.submitted: list[Submission] = []
 
     def submit_group(self, group: Group) -> None:
         """One sbatch call for each action of the group."""
-        after = group.after
-        for action, resources in zip(group.actions, group.resources, strict=True):
-            paths = [job.run.path.absolute() for job in group.jobs]
-            submission = self._sbatch(action, paths, resources, dependency(after, self.known), group.jobs)
-            for index, job in enumerate(group.jobs):
-                self.known[job.run.path, action] = str(submission.element(index))
-            after = tuple(((job.run.path, action),) for job in group.jobs)
+        for action, shares, resources in zip(group.actions, group.shares, group.resources, strict=True):
+            after = [self._after(job, action, outer) for job, outer in zip(group.jobs, group.after, strict=True)]
+            elements = [(job, share) for job in group.jobs for share in shares]
+            waits = [keys for keys in after for _ in shares]
+            kind = group.jobs[0].kind_of(action)
+            submission = self._sbatch(action, kind, elements, resources, dependency(waits, self.known))
+            ids: dict[Path, list[str]] = {}
+            for index, (job, _) in enumerate(elements):
+                ids.setdefault(job.run.path, []).append(str(submission.element(index)))
+            for path, found in ids.items():
+                self.known[path, action] = [*self.known.get((path, action), ()), *found]
+
+    def _after(self, job: Job, action: str, outer: tuple[Key, ...]) -> tuple[Key, ...]:
+        """What an action of a run waits for: of the run itself what is under way, and before training what other runs lack."""
+        before = job.before(action)
+        return tuple((job.run.path, name) for name in before if (job.run.path, name) in self.known) if before else outer
 
     def submit_report(self) -> None:
         """One job after all jobs of the grid, however they end."""
-        arrays = list(dict.fromkeys(one.split("_")[0] for one in self.known.values()))
+        arrays = list(dict.fromkeys(one.split("_")[0] for ids in self.known.values() for one in ids))
         after = f"afterany:{':'.join(arrays)}" if arrays else None
-        self._sbatch("report", [], self.profile.resources("report"), after, ())
+        self._sbatch("report", "report", [], self.profile.resources("report"), after)
 
     def _sbatch(
         self,
-        action: Action | Literal["report"],
-        paths: Sequence[Path],
+        action: str,
+        kind: Action,
+        elements: Sequence[tuple[Job, Share]],
         resources: Resources,
         after: str | None,
-        jobs: Sequence[Job],
     ) -> Submission:
         ledger, profile = self.ledger, self.profile
+        paths = [job.run.path.absolute() for job, _ in elements]
+        shares = [share for _, share in elements]
         if self.dry is not None:
             submission = Submission(f"dry-run-{action}", action, [str(path) for path in paths], "", "", "")
             submission = replace(submission, job_id=f"<{len(self.submitted) + 1}:{action}>")
         else:
-            submission = ledger.new(action, paths, self.request, self.snapshot)
+            submission = ledger.new(action, paths, self.request, self.snapshot, shares)
         folder = ledger.job_folder(submission)
         parameters = self._parameters(submission, folder, resources, after)
         if self.dry is not None:
-            count = len(jobs) if len(jobs) > 1 else None
+            count = len(elements) if len(elements) > 1 else None
             python = profile.python or "python"
             command = f"{python} -u -m submitit.core._submit {folder}"
             self.dry(_make_sbatch_string(command=command, folder=folder, map_count=count, **parameters))
         else:
             executor = submitit.SlurmExecutor(folder, max_num_timeout=MAX_TIMEOUTS, python=profile.python)
             executor.update_parameters(**parameters)
-            calls = self._calls(submission, jobs)
+            calls = self._calls(submission, kind, elements)
             try:
                 with _outside_any_job(), executor.batch() if len(calls) > 1 else nullcontext():
                     handles = [executor.submit(call) for call in calls]
@@ -212,18 +242,17 @@ class Submitter:
             },
         }
 
-    def _calls(self, submission: Submission, jobs: Sequence[Job]) -> list[Callable[[], object]]:
+    def _calls(self, submission: Submission, kind: Action, elements: Sequence[tuple[Job, Share]]) -> list[Callable[[], object]]:
         runs, folder, profile = self.ledger.runs, self.ledger.job_folder(submission), self.profile
-        action = submission.action
-        if action == "report":
+        if kind == "report":
             asked = self.request
             return [ReportJob(runs, Path(asked.out), asked.scale, asked.overrides, asked.tables, self.snapshot)]
         return [
             SlurmJob(
-                RunJob(job, runs, profile.device, profile.threads_of(action), (action,)),
+                RunJob(job, runs, profile.device, profile.threads_of(kind), (submission.action,), share),
                 self.snapshot, folder / f"requeue-{index}", profile.max_crashes,
             )
-            for index, job in enumerate(jobs)
+            for index, (job, share) in enumerate(elements)
         ]  # fmt: skip
 
 

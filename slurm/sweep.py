@@ -61,7 +61,7 @@ def look(ledger: Ledger, request: Request, need_queue: bool = False) -> Sweep:
     profile = load_profile(request.profile)
     queue = read_queue() if need_queue or shutil.which("squeue") else None
     ledger.adopt(queue or {})
-    return Sweep(ledger, request, profile, read_rows(request.plan(ledger.runs), ledger, queue or {}), queue)
+    return Sweep(ledger, request, profile, read_rows(request.plan(ledger.runs), ledger, queue or {}, profile), queue)
 
 
 def submit(
@@ -119,10 +119,13 @@ def run_here(sweep: Sweep) -> tuple[bool, Path]:
     return done, build_report([ledger.runs], Path(request.out), request.scale, request.overrides, request.tables)
 
 
-def _queued(sweep: Sweep) -> dict[tuple[Path, str], str]:
-    """(run directory, action) -> job id of what is in the queue."""
+def _queued(sweep: Sweep) -> dict[tuple[Path, str], list[str]]:
+    """(run directory, action) -> ids of its jobs in the queue."""
     return {
-        (row.job.run.path, action): one.job.id for row in sweep.rows for action, one in row.actions.items() if one.job is not None
+        (row.job.run.path, action): [job.id for job in one.jobs]
+        for row in sweep.rows
+        for action, one in row.actions.items()
+        if one.jobs
     }
 
 

@@ -8,10 +8,11 @@ from datetime import UTC, datetime
 from rich.console import Console
 from rich.table import Table
 
-from rf_repro.core.records import ACTIONS, Action
+from rf_repro.core.action_dir import all_attempts
+from rf_repro.core.records import ACTIONS
 from rf_repro.launch.progress import clock, read_progress
 from rf_repro.launch.state import hours, last_attempt
-from slurm.state import JobState, Row
+from slurm.state import JobState, Row, foremost
 
 PLAIN_WIDTH = 200  # columns where nobody's terminal says how many
 STYLES = {"done": "green", "running": "cyan", "queued": "blue", "resumable": "yellow", "failed": "bold red", "blocked": "red",
@@ -23,20 +24,35 @@ def make_console() -> Console:
 
 
 def plan_table(rows: Sequence[Row]) -> Table:
-    """Run, the state of each action, and hours: measured, or `~` those of the same variant's other runs."""
-    table, expected = _table("run", *ACTIONS, "hours"), expected_hours(rows)
+    """Run, the state of its actions by kind, and hours: measured, or `~` those of the same variant's other runs."""
+    kinds, expected = _kinds(rows), expected_hours(rows)
+    table = _table("run", *kinds, "hours")
     for row in rows:
-        table.add_row(row.job.slug, *_actions(row), _hours(row, expected))
+        table.add_row(row.job.slug, *_actions(row, kinds), _hours(row, expected))
     return table
 
 
 def status_table(rows: Sequence[Row]) -> Table:
-    """Run, the state of each action, how far the present one is, its job, and the reason where it does not run."""
-    table = _table("run", *ACTIONS, "progress", "left", "starts", "job", "where or why")
+    """Run, the state of its actions by kind, how far the present one is, its job, and the reason where it does not run."""
+    kinds = _kinds(rows)
+    table = _table("run", *kinds, "progress", "left", "starts", "job", "where or why")
     for row in rows:
-        action, now = next(((action, one) for action, one in row.actions.items() if one.state != "done"), (None, None))
-        starts = str(len(row.record.attempts)) if row.record and row.record.attempts else "-"
-        table.add_row(row.job.slug, *_actions(row), *_progress(row, action, now), starts, _job(now), _why(now))
+        state = row.state
+        action, now = next(((name, one) for name, one in row.actions.items() if one.state == state != "done"), (None, None))
+        starts = len(all_attempts(row.job.run)) if row.record is not None else 0
+        cells = _actions(row, kinds)
+        table.add_row(row.job.slug, *cells, *_progress(row, action, now), str(starts or "-"), _job(now), _why(now))
+    return table
+
+
+def actions_table(rows: Sequence[Row]) -> Table:
+    """Every action of some runs: its state, its shares that are done, how far it is, its jobs, and why it does not run."""
+    table = _table("run", "action", "state", "shares", "progress", "left", "job", "where or why")
+    for row in rows:
+        for action, one in row.actions.items():
+            progress = _progress(row, action, one) if one.state != "done" else ("-", "-")
+            shares = f"{one.shares.count('done')}/{len(one.shares)}" if len(one.shares) > 1 else "-"
+            table.add_row(row.job.slug, action, _cell(one), shares, *progress, _job(one), _why(one))
     return table
 
 
@@ -47,7 +63,7 @@ def summary(rows: Sequence[Row]) -> str:
         f"{count} {state}" for state, count in sorted(states.items(), key=lambda item: list(STYLES).index(item[0]))
     )
     actions = [one.state for row in rows for one in row.actions.values()]
-    used = sum(hours(row.record) or 0.0 for row in rows)
+    used = sum(hours(row.job) or 0.0 for row in rows)
     expected = expected_hours(rows)
     guesses = [expected[row.job.variant] for row in rows if row.state != "done" and row.job.variant in expected]
     text = f"{len(rows)} runs: {counts or 'none'}; {actions.count('done')} of {len(actions)} actions done, {used:.3g} hours used"
@@ -60,7 +76,7 @@ def expected_hours(rows: Sequence[Row]) -> dict[str, float]:
     known: dict[str, list[float]] = {}
     for row in rows:
         if row.state == "done":
-            known.setdefault(row.job.variant, []).append(hours(row.record) or 0.0)
+            known.setdefault(row.job.variant, []).append(hours(row.job) or 0.0)
     return {variant: sum(values) / len(values) for variant, values in known.items()}
 
 
@@ -71,8 +87,24 @@ def _table(*columns: str) -> Table:
     return table
 
 
-def _actions(row: Row) -> list[str]:
-    return [_cell(row.actions[action]) if action in row.actions else "-" for action in ACTIONS]
+def _kinds(rows: Sequence[Row]) -> list[str]:
+    """The kinds of actions that there are a column for."""
+    there = {row.job.kind_of(action) for row in rows for action in row.actions}
+    return [*ACTIONS, *(["answer"] if "answer" in there else [])]
+
+
+def _actions(row: Row, kinds: Sequence[str]) -> list[str]:
+    return [_of_kind([one for action, one in row.actions.items() if row.job.kind_of(action) == kind]) for kind in kinds]
+
+
+def _of_kind(found: Sequence[JobState]) -> str:
+    """One state for all actions of a kind, and how many of them are done."""
+    if len(found) == 1:
+        return _cell(found[0])
+    if not found:
+        return "-"
+    state, done = foremost(one.state for one in found), sum(one.state == "done" for one in found)
+    return f"[{STYLES[state]}]{state}[/]" + (f" {done}/{len(found)}" if state != "done" else "")
 
 
 def _cell(one: JobState) -> str:
@@ -81,14 +113,19 @@ def _cell(one: JobState) -> str:
 
 def _hours(row: Row, expected: Mapping[str, float]) -> str:
     if row.state == "done":
-        return f"{hours(row.record) or 0.0:.3g}"
+        return f"{hours(row.job) or 0.0:.3g}"
     return f"~{expected[row.job.variant]:.3g}" if row.job.variant in expected else "?"
 
 
-def _progress(row: Row, action: Action | None, now: JobState | None) -> tuple[str, str]:
+def _progress(row: Row, action: str | None, now: JobState | None) -> tuple[str, str]:
     """(`train 120/3000, loss 1.2`, time left at this start's speed)."""
-    attempt, left = last_attempt(row.record, action) if action else None, None
-    if now is None or attempt is None:
+    if now is None or action is None:
+        return "-", "-"
+    if row.job.evaluation(action) is not None:
+        progress = read_progress(row.job, action)
+        return ("-" if progress.phase == "start" else f"{action} {progress.done}/{progress.total}"), "-"
+    attempt, left = last_attempt(row.record, action), None
+    if attempt is None:
         return "-", "-"
     progress = read_progress(row.job)
     loss = "" if progress.loss is None else f", loss {progress.loss:.3g}"
@@ -99,7 +136,9 @@ def _progress(row: Row, action: Action | None, now: JobState | None) -> tuple[st
 
 
 def _job(now: JobState | None) -> str:
-    return now.job.id if now is not None and now.job is not None else "-"
+    if now is None or now.job is None:
+        return "-"
+    return now.job.id + (f" and {len(now.jobs) - 1} more" if len(now.jobs) > 1 else "")
 
 
 def _why(now: JobState | None) -> str:

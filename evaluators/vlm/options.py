@@ -70,6 +70,28 @@ class ModelOptions:
         return default_batch_size(self.model, self.device) if isinstance(self.model, str) else 1
 
 
+def check_vlm(spec: str) -> None:
+    """What can be told of a model without loading it, or asking an endpoint that may be reached from elsewhere alone.
+
+    Raises:
+        UserError: as `load_vlm`.
+    """
+    if spec.startswith(ENDPOINT):
+        endpoint_of(spec)
+        return
+    from evaluators.vlm.transformers_model import check_transformers_vlm
+
+    check_transformers_vlm(spec)
+
+
+def endpoint_of(spec: str) -> tuple[str, str]:
+    """(name of the model, address) of an endpoint's specification. Raises UserError where it is none."""
+    name, _, rest = spec.removeprefix(ENDPOINT).partition("@http")
+    if not name or not rest.startswith(("://", "s://")):
+        raise UserError(f"model={spec!r}: must be openai:NAME@http://HOST:PORT/v1, the model's name and the API's address")
+    return name, f"http{rest}"
+
+
 def load_vlm(spec: str, device: str = "auto", *, concurrency: int = 8, reply_cache: Path | None = None) -> VisionLanguageModel:
     """A model by its specification.
 
@@ -82,10 +104,8 @@ def load_vlm(spec: str, device: str = "auto", *, concurrency: int = 8, reply_cac
     if spec.startswith(ENDPOINT):
         from evaluators.vlm.endpoint import Endpoint
 
-        name, _, rest = spec.removeprefix(ENDPOINT).partition("@http")
-        if not name or not rest.startswith(("://", "s://")):
-            raise UserError(f"model={spec!r}: must be openai:NAME@http://HOST:PORT/v1, the model's name and the API's address")
-        return Endpoint(name, f"http{rest}", concurrency=concurrency, cache=reply_cache)
+        name, address = endpoint_of(spec)
+        return Endpoint(name, address, concurrency=concurrency, cache=reply_cache)
     from evaluators.vlm.transformers_model import load_transformers_vlm
 
     return load_transformers_vlm(spec, device_of(device))

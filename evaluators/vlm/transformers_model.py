@@ -172,6 +172,24 @@ class TransformersVLM:
         return self._tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
 
 
+def check_transformers_vlm(name: str) -> None:
+    """Reads the configuration of a model and none of its weights.
+
+    Raises:
+        UserError: transformers is not installed, there is no such model, or it answers no questions about images.
+    """
+    try:
+        from transformers import AutoConfig, AutoModelForImageTextToText
+    except ImportError as error:
+        raise _lacking(name, error) from None
+    try:
+        config = AutoConfig.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        raise _unloadable(name, error) from None
+    if type(config) not in AutoModelForImageTextToText._model_mapping:
+        raise UserError(f"model={name!r}: a {config.model_type} answers no questions about images; name one that does")
+
+
 def load_transformers_vlm(name: str, device: "torch.device") -> TransformersVLM:
     """A model from a folder or the Hugging Face hub, in the precision in which it was saved.
 
@@ -179,27 +197,20 @@ def load_transformers_vlm(name: str, device: "torch.device") -> TransformersVLM:
         UserError: transformers or torchvision is not installed, the model cannot be loaded, or it takes no images.
     """
     try:
-        from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+        from transformers import AutoModelForImageTextToText, AutoProcessor
         from transformers.utils import logging
     except ImportError as error:
-        raise UserError(
-            f"model={name!r}: needs transformers ({_first_line(error)}); install it with: {extra_hint('vlm')}"
-        ) from None
+        raise _lacking(name, error) from None
     if not sys.stderr.isatty():
         logging.disable_progress_bar()
+    check_transformers_vlm(name)
     try:
-        config = AutoConfig.from_pretrained(name)
-        if type(config) not in AutoModelForImageTextToText._model_mapping:
-            raise UserError(f"model={name!r}: a {config.model_type} answers no questions about images; name one that does")
         processor = AutoProcessor.from_pretrained(name)
-        model: Any = AutoModelForImageTextToText.from_pretrained(name, config=config, dtype="auto")
-    except UserError:
-        raise
+        model: Any = AutoModelForImageTextToText.from_pretrained(name, dtype="auto")
     except ImportError as error:  # image and video processors need torchvision
         raise UserError(f"model={name!r}: lacks a package ({_first_line(error)}); install with: {extra_hint('vlm')}") from None
     except (OSError, ValueError) as error:
-        reason = _first_line(error)
-        raise UserError(f"model={name!r}: cannot be loaded ({reason}); name a run, a folder or a model of the hub") from None
+        raise _unloadable(name, error) from None
     if not hasattr(processor, "tokenizer") or not hasattr(processor, "image_processor"):
         raise UserError(f"model={name!r}: its processor is a {type(processor).__name__}, without a tokenizer and images")
     revision = f"files {_folder_hash(Path(name))}" if Path(name).is_dir() else f"{name}@{model.config._commit_hash}"
@@ -209,6 +220,14 @@ def load_transformers_vlm(name: str, device: "torch.device") -> TransformersVLM:
 def _folder_hash(folder: Path) -> str:
     """Of every file's name and bytes: weights, tokenizer, processor and chat template alike decide what is said."""
     return content_hash({path.name: file_sha256(path) for path in sorted(folder.iterdir()) if path.is_file()})
+
+
+def _lacking(name: str, error: ImportError) -> UserError:
+    return UserError(f"model={name!r}: needs transformers ({_first_line(error)}); install it with: {extra_hint('vlm')}")
+
+
+def _unloadable(name: str, error: Exception) -> UserError:
+    return UserError(f"model={name!r}: cannot be loaded ({_first_line(error)}); name a run, a folder or a model of the hub")
 
 
 def _first_line(error: BaseException) -> str:

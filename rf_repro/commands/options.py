@@ -3,7 +3,7 @@
 import argparse
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +13,7 @@ from rf_repro.core.errors import UserError
 from rf_repro.core.strict_yaml import read_strict_yaml
 
 if TYPE_CHECKING:
+    from rf_repro.evaluations.plan import EvaluationPlan
     from rf_repro.launch.plan import Plan
 
 Commands = Any  # argparse's subparsers action, whose type is private
@@ -39,6 +40,7 @@ def add_grid(parser: argparse.ArgumentParser) -> None:
     add_runs(parser)
     add_set(parser)
     add_data(parser)
+    add_evaluations(parser)
     add_reseed(parser)
 
 
@@ -87,6 +89,22 @@ def add_data(parser: argparse.ArgumentParser) -> None:
         "--data", type=Path, metavar="FILE",
         help="YAML list of the data's sources: name, path, format, task, weight and columns of each (default: the scale's own)",
     )  # fmt: skip
+
+
+def add_evaluations(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--evaluations", metavar="FILE",
+        help="YAML file of what trained runs are sampled and scored by, as `rf-repro sweep evaluations` prints one, or none; "
+        "runs on scenes score themselves (default: the paper's)",
+    )  # fmt: skip
+
+
+def evaluation_plan(name: str | None, tables: Sequence[str]) -> "EvaluationPlan":
+    """That of `--evaluations`, for these tables."""
+    from ablations.user_grids import is_of_file, load_grid
+    from rf_repro.evaluations.plan import load_plan
+
+    return load_plan(name, [load_grid(table).name for table in tables if is_of_file(table)])
 
 
 def data_overrides(options: argparse.Namespace) -> dict[str, Any]:
@@ -182,7 +200,7 @@ def grid_plan(options: argparse.Namespace) -> "Plan":
 
     return make_plan(
         options.scale, options.tables, numbers(options.seeds, "--seeds") if options.seeds else None, options.runs,
-        all_overrides(options), options.reseed_first_stage,
+        all_overrides(options), options.reseed_first_stage, evaluations=evaluation_plan(options.evaluations, options.tables),
     )  # fmt: skip
 
 

@@ -4,6 +4,7 @@ import argparse
 import subprocess
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ from rf_repro.commands.options import (
     Names,
     add_command,
     add_data,
+    add_evaluations,
     add_report_folder,
     add_reseed,
     add_runs,
@@ -20,10 +22,14 @@ from rf_repro.commands.options import (
     all_overrides,
     at_least_one,
     by_comma,
+    evaluation_plan,
     numbers,
     writable_folder,
 )
+from rf_repro.config.overrides import apply_overrides
+from rf_repro.config.scales import get_scale
 from rf_repro.core.errors import UserError
+from rf_repro.worlds import world_of
 
 if TYPE_CHECKING:
     from slurm.profile import Profile
@@ -53,6 +59,9 @@ def add_parser(commands: Commands) -> None:
                           "rf-repro sweep profile gpu-cluster")  # fmt: skip
     profile.add_argument("name", nargs="?", metavar="NAME", help="of the profile (default: list all)")
     profile.set_defaults(run=run_profile)
+    evaluations = add_command(actions, "evaluations", "print the bundled evaluation plan, to copy and edit",
+                              "rf-repro sweep evaluations > my-evals.yaml")  # fmt: skip
+    evaluations.set_defaults(run=run_evaluations)
 
 
 def _add_names(parser: argparse.ArgumentParser, text: str) -> None:
@@ -75,6 +84,7 @@ def _add_grid(parser: argparse.ArgumentParser) -> None:
     add_runs(parser)
     add_set(parser)
     add_data(parser)
+    add_evaluations(parser)
     add_reseed(parser)
     parser.add_argument(
         "--profile", metavar="PROFILE", help="cluster profile: a YAML file, or the name of a bundled one (default: gpu-cluster)"
@@ -113,7 +123,7 @@ def _add_status(actions: Commands) -> None:
 def _add_logs(actions: Commands) -> None:
     logs = add_command(actions, "logs", "print the end of a run's newest logs", "rf-repro sweep logs pixel_rf-s0 --follow")
     logs.add_argument("name", metavar="RUN", help="a run directory, or pixel_rf-s0")
-    logs.add_argument("--action", choices=("train", "sample", "evaluate"), help="whose log (default: the newest)")
+    logs.add_argument("--action", metavar="NAME", help="whose log: train, sample, evaluate, mmmu, ... (default: the newest)")
     logs.add_argument("--rank", type=int, default=0, metavar="N", help="of a job with several ranks (default: 0)")
     logs.add_argument("--lines", type=int, default=LOG_LINES, metavar="N", help=f"of each file (default: {LOG_LINES})")
     logs.add_argument("--follow", action="store_true", help="go on printing what is added, until Ctrl-C")
@@ -122,6 +132,7 @@ def _add_logs(actions: Commands) -> None:
 
 
 def run_plan(options: argparse.Namespace) -> int:
+    from slurm.profile import ACTIONS
     from slurm.sweep import look
     from slurm.table import make_console, plan_table, summary
 
@@ -129,8 +140,11 @@ def run_plan(options: argparse.Namespace) -> int:
     sweep = look(ledger, request)
     console = make_console()
     _say_profile(sweep.profile, options.profile)
-    for action in ("train", "sample", "evaluate", "report"):
-        print(f"  {action:<10}{sweep.profile.resources(action).describe()}")
+    kinds = {row.job.kind_of(action) for row in sweep.rows for action in row.actions}
+    for action in (kind for kind in ACTIONS if kind != "answer" or kind in kinds):
+        count = sweep.profile.shares_of(action)
+        shared = f", {count} jobs share out one" if count > 1 and action in kinds - {"train"} else ""
+        print(f"  {action:<10}{sweep.profile.resources(action).describe()}{shared}")
     alone = list(dict.fromkeys(row.job.variant for row in sweep.rows if row.job.single))
     if alone and sweep.profile.resources("train").tasks > 1:
         print(f"  {', '.join(alone)}: {sweep.profile.resources('train', single=True).describe()}")
@@ -139,7 +153,7 @@ def run_plan(options: argparse.Namespace) -> int:
     console.print(plan_table(sweep.rows))
     print(summary(sweep.rows))
     groups = sweep.groups()
-    jobs = sum(len(group.jobs) * len(group.actions) for group in groups)
+    jobs = sum(group.num_jobs for group in groups)
     calls = sum(len(group.actions) for group in groups)
     print(f"to submit: {jobs} jobs in {calls} arrays" + (", then the report" if jobs else ""))
     return 0
@@ -165,7 +179,10 @@ def run_submit(options: argparse.Namespace) -> int:
         return 0 if done else 1
     sweep, submissions = submit(ledger, request)
     for one in submissions:
-        what = f"{len(one.runs)} run{'s' * (len(one.runs) != 1)}" if one.runs else "of everything above"
+        runs = list(dict.fromkeys(one.runs))
+        what = f"{len(runs)} run{'s' * (len(runs) != 1)}" if runs else "of everything above"
+        if len(one.runs) > len(runs):
+            what = f"{len(one.runs)} shares of {runs[0]}"
         print(f"job {one.job_id}: {one.action}, {what}")
     print(summary(sweep.rows) if submissions else f"nothing to submit: {summary(sweep.rows)}")
     failed = [row.job.slug for row in sweep.rows if row.state == "failed"]
@@ -176,7 +193,7 @@ def run_submit(options: argparse.Namespace) -> int:
 
 def run_status(options: argparse.Namespace) -> int:
     from slurm.sweep import all_sweeps, select
-    from slurm.table import make_console, status_table, summary
+    from slurm.table import actions_table, make_console, status_table, summary
 
     ledger, console = _ledger(options), make_console()
 
@@ -191,7 +208,8 @@ def run_status(options: argparse.Namespace) -> int:
         reports = [one for sweep in sweeps for one in sweep.report_jobs()]
         if reports:
             text += f"; report: job {', '.join(reports)}"
-        return status_table(rows), text, any(row.state in ("queued", "running") for row in rows) or bool(reports)
+        table = (actions_table if options.names else status_table)(rows)
+        return table, text, any(row.state in ("queued", "running") for row in rows) or bool(reports)
 
     if options.watch is None:
         table, text, _ = render()
@@ -241,7 +259,7 @@ def run_cancel(options: argparse.Namespace) -> int:
     if any(sweep.queue is None for sweep in sweeps):
         raise UserError("sweep cancel: no SLURM on this machine; go to a login node of the cluster")
     rows = [row for sweep in sweeps for row in sweep.rows] if options.all else [row for _, row in select(sweeps, options.names)]
-    ids = [one.job.id for row in rows for one in row.actions.values() if one.job is not None]
+    ids = [job.id for row in rows for one in row.actions.values() for job in one.jobs]
     if options.all:
         ids += [one for sweep in sweeps for one in sweep.report_jobs()]
     if not ids:
@@ -278,6 +296,13 @@ def run_profile(options: argparse.Namespace) -> int:
     return 0
 
 
+def run_evaluations(options: argparse.Namespace) -> int:
+    from rf_repro.evaluations.plan import BUNDLED
+
+    print(BUNDLED.read_text(encoding="utf-8"), end="")
+    return 0
+
+
 def _ledger(options: argparse.Namespace) -> "Ledger":
     from slurm.submission import Ledger
 
@@ -290,9 +315,10 @@ def _request(options: argparse.Namespace) -> "tuple[Ledger, Request]":
     profile = options.profile
     if profile is not None and Path(profile).suffix:
         profile = str(Path(profile).absolute())
+    tables = options.grid or options.named
     request = Request(
         scale=options.scale,
-        tables=options.grid or options.named,
+        tables=tables,
         seeds=list(_seeds(options.seeds)) if options.seeds else None,
         only=options.only.split(",") if options.only else [],
         overrides=all_overrides(options),
@@ -301,6 +327,10 @@ def _request(options: argparse.Namespace) -> "tuple[Ledger, Request]":
         profile=profile,
         max_parallel=None if options.max_parallel is None else at_least_one(options.max_parallel, "--max-parallel"),
     )
+    if not world_of(apply_overrides(get_scale(options.scale), request.overrides)).scores_itself:
+        request = replace(request, evaluations=dict(evaluation_plan(options.evaluations, tables).raw))
+    elif options.evaluations is not None:
+        raise UserError(f"--evaluations {options.evaluations}: drawn scenes score themselves; leave it out")
     return _ledger(options), request
 
 

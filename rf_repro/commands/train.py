@@ -9,12 +9,14 @@ from rf_repro.commands.options import (
     add_command,
     add_data,
     add_device,
+    add_evaluations,
     add_runs,
     add_scale,
     add_set,
     all_overrides,
     at_least_one,
     by_comma,
+    evaluation_plan,
     numbers,
     writable_folder,
 )
@@ -35,6 +37,7 @@ def add_parser(commands: Commands) -> None:
     add_runs(parser)
     add_set(parser)
     add_data(parser)
+    add_evaluations(parser)
     parser.add_argument(
         "--init-from", type=Path, metavar="RUN",
         help="start the last stage from this run's averaged weights instead of the stages before it (default: none)",
@@ -52,7 +55,7 @@ def run(options: argparse.Namespace) -> int:
         raise UserError(f"--table {','.join(options.table)}: must be one table, that of --variant; name it once")
     plan = make_plan(
         options.scale, options.table, seeds, options.runs, all_overrides(options), only=[options.variant],
-        init_from=options.init_from,
+        init_from=options.init_from, evaluations=evaluation_plan(options.evaluations, options.table),
     )  # fmt: skip
     writable_folder(options.runs, "--runs")
     threads = at_least_one(options.threads, "--threads")

@@ -1,5 +1,6 @@
 """Which device computes, and what happens where it cannot."""
 
+import gc
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -55,6 +56,13 @@ def on_device(name: str, work: Callable[[torch.device], T], may_fall_back: bool 
             raise
         print(f"{str(error).removesuffix(REMEDY)}: going on with the CPU", file=sys.stderr, flush=True)
         return work(torch.device("cpu"))
+
+
+def release() -> None:
+    """Gives back the device memory of what nothing holds any more, for what comes next in this process."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def seconds(device: torch.device, work: Callable[[], object]) -> float:

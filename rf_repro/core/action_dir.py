@@ -4,12 +4,10 @@ record.json            ActionRecord: with it the action is done
 3-of-8/share.json      ShareRecord: attempts at a share of the work; beside it its lock and progress.json
 """
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rf_repro.core.errors import UserError
 from rf_repro.core.file_lock import lock_holder
 from rf_repro.core.files import read_json, write_json
 from rf_repro.core.records import Attempt, strict
@@ -83,6 +81,10 @@ class ActionDir:
     def shares(self, count: int) -> list[ShareDir]:
         return [self.share((index, count)) for index in range(count)]
 
+    def begun(self) -> list[ShareDir]:
+        """Every share that was worked on, however the action was shared out then."""
+        return [ShareDir(path.parent) for path in sorted(self.path.glob("*-of-*/share.json"))]
+
     def record(self) -> ActionRecord | None:
         """None until the action is done. Raises UserError when it is not of this version."""
         path = self.path / "record.json"
@@ -104,17 +106,3 @@ def all_attempts(run: RunDir) -> list[Attempt]:
         record = ShareDir(path.parent).record()
         found += record.attempts if record else []
     return found
-
-
-def results_of(run: RunDir, names: Sequence[str]) -> list[str]:
-    """Names of the results of some actions that are done."""
-    records = [ActionDir.of(run, name).record() for name in names]
-    return [result for record in records if record is not None for result in record.results]
-
-
-def require_share(share: Share) -> Share:
-    """Raises UserError where there is no such share."""
-    index, count = share
-    if not 0 <= index < count:
-        raise UserError(f"share {index + 1} of {count}: there is none")
-    return share

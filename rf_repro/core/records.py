@@ -6,7 +6,7 @@ from typing import Any, Literal, TypeVar
 from rf_repro.core.errors import UserError
 
 R = TypeVar("R")
-_LATER = {"later": True}  # of a field that published records may lack: it has its default there
+LATER = {"later": True}  # of a field that published records may lack: it has its default there
 Status = Literal["planned", "running", "done", "failed"]
 Action = Literal["train", "sample", "evaluate"]
 ACTIONS: tuple[Action, ...] = ("train", "sample", "evaluate")  # of a variant, in order; a shared stage is one `train`
@@ -25,9 +25,9 @@ class Attempt:
     from_step: int = 0
     seconds: float | None = None  # None: it was killed before it could say
     error: str | None = None
-    action: str = field(default="all", metadata=_LATER)  # train, sample, evaluate, or all of them
-    ranks: int = field(default=1, metadata=_LATER)
-    arithmetic: str | None = field(default=None, metadata=_LATER)  # bf16 or fp32, as the machine has it; None: before it was kept
+    action: str = field(default="all", metadata=LATER)  # train, sample, evaluate, or all of them
+    ranks: int = field(default=1, metadata=LATER)
+    arithmetic: str | None = field(default=None, metadata=LATER)  # bf16 or fp32, as the machine has it; None: before it was kept
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from typing import Any
 from rf_repro.core.errors import UserError
 from rf_repro.core.files import read_json, read_jsonl, remove_leftovers, write_json
 from rf_repro.core.image_folder import ImageFolder
-from rf_repro.core.records import Action, EvalResult, RunRecord
+from rf_repro.core.records import EvalResult, RunRecord
 from rf_repro.core.results import write_result
 
 SCRATCH = ".scratch-"
@@ -138,7 +138,7 @@ class RunDir:
     def write_record(self, record: RunRecord) -> None:
         write_json(self.record_path, record.to_dict())
 
-    def has_done(self, action: Action, steps: int) -> bool:
+    def has_done(self, action: str, steps: int) -> bool:
         """Whether the action left its record.
 
         Args:

@@ -165,7 +165,7 @@ _profile = choice("geneval-2023", "unpinned-2025")
 _protocol = choice("lmms-eval", "vlmevalkit", "bagel")
 _SETTINGS: dict[str, dict[str, Callable[[Any], Any]]] = {
     "geneval": {"detector": _detector, "weights": parse_text, "clip": parse_text, "profile": _profile, "reference": parse_text},
-    "dpg": {"judge": _required_text},
+    "dpg": {"judge": _required_text, "python": parse_text},
     "geneval2": {"judge": _required_text},
     "geneval-vlm": {"judge": _required_text},
     "understanding": {"data": _required_text, "protocol": _protocol, "limit": integer(1)},

@@ -1,15 +1,19 @@
 """One scoring of an evaluation plan: a share of the looking or asking, and the score when all shares are there."""
 
+import shlex
+import subprocess
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from evaluators.results import Share
+from evaluators.results import Evaluation, Share
 from rf_repro.config.schema import ExperimentConfig
 from rf_repro.core.devices import resolve_device
 from rf_repro.core.errors import UserError
+from rf_repro.core.files import read_json, read_jsonl
 from rf_repro.core.image_folder import ImageFolder
+from rf_repro.core.records import EvalResult
 from rf_repro.core.run_dir import RunDir
 from rf_repro.evaluations.actions import Drawing, Scoring
 from rf_repro.evaluations.prompts import own_file
@@ -61,8 +65,10 @@ class Scorer:
 
             understanding.evaluate_share(self.scoring.benchmark, self._questions, share, progress=self.progress)
             return
-        module, options = self._module, self._options()
-        module.evaluate_share(self._images, options, share, progress=self.progress)
+        if self._is_elsewhere:
+            self._run_elsewhere(share)
+            return
+        self._module.evaluate_share(self._images, self._options(), share, progress=self.progress)
 
     def finish(self) -> Path:
         """Scores what all shares have left, and records it in the run; the record's path.
@@ -82,6 +88,11 @@ class Scorer:
                 folder, self.config.data.scenes, GenEvalOptions(), lambda done, total: self.progress("evaluate", done, total)
             )
             return source.record_geneval(scored, SCENES)
+        if self._is_elsewhere:
+            self._run_elsewhere((0, 1))
+            path = self.work / "dpg.json"
+            said = EvalResult.from_dict(read_json(path), str(path))
+            return source.record_dpg(Evaluation.of(said, read_jsonl(self.work / "dpg.items.jsonl")), None)
         result = self._module.evaluate(self._images, self._options(), progress=self.progress)
         match self.scoring.benchmark:
             case "geneval":
@@ -97,6 +108,24 @@ class Scorer:
     def _is_exact(self) -> bool:
         """Whether scenes are scored by rules alone, which takes no shares."""
         return self.scoring.benchmark == "geneval" and self.scoring.get("detector") == SCENES
+
+    @property
+    def _is_elsewhere(self) -> bool:
+        """Whether mPLUG looks, whose libraries need an environment of their own."""
+        return self.scoring.benchmark == "dpg" and self.scoring.get("judge").partition(":")[0] == "mplug"
+
+    def _run_elsewhere(self, share: Share) -> None:
+        """The command line's `evaluate dpg` in the environment of mPLUG."""
+        drawing, csv = self._drawing, own_file(self._drawing)
+        command = [
+            self.scoring.get("python"), "-m", "rf_repro.cli", "evaluate", "dpg", str(self._images), "--model",
+            self.scoring.get("judge"), "--device", self.device, "--pic-num", str(drawing.num), "--out", str(self.work),
+            "--shard", f"{share[0] + 1}/{share[1]}", *(["--csv", str(csv)] if csv else []),
+        ]  # fmt: skip
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+        if done.returncode:
+            said = (done.stdout.strip().splitlines() or ["no reason given"])[-1]
+            raise UserError(f"{shlex.join(command)}: exit status {done.returncode}: {said}")
 
     @property
     def _drawing(self) -> Drawing:
@@ -135,10 +164,9 @@ class Scorer:
         common = {"model": judge, "device": self.device, "digests": digests, "out": self.work}
         match self.scoring.benchmark:
             case "dpg":
-                by_name = judge.partition(":")[0] == "mplug"
                 return dpg.Options(
-                    **common, name=None if by_name else Path(model_name(judge)).name, csv=own_file(drawing),
-                    pic_num=4 if drawing.num == 4 else 1, batch_size=1 if by_name else default_batch_size(judge, self.device),
+                    **common, name=Path(model_name(judge)).name, csv=own_file(drawing), pic_num=4 if drawing.num == 4 else 1,
+                    batch_size=default_batch_size(judge, self.device),
                 )  # fmt: skip
             case "geneval2":
                 return geneval2.Options(**common, name=model_name(judge), data=drawing.prompts)

@@ -4,7 +4,7 @@ anywhere loses at most the steps since the last checkpoint, stopping it (`stop`)
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal, assert_never
+from typing import assert_never
 
 import torch
 
@@ -13,7 +13,7 @@ from rf_repro.compute.ranks import ALONE, Ranks
 from rf_repro.config.prerequisites import Prerequisite, prerequisites
 from rf_repro.config.schema import ExperimentConfig
 from rf_repro.core.errors import UserError
-from rf_repro.core.records import ACTIONS, Action
+from rf_repro.core.records import ACTIONS
 from rf_repro.core.run_dir import RunDir
 from rf_repro.core.run_lock import run_lock
 from rf_repro.experiment.attempt import attempt, progress_writer, record_training
@@ -134,7 +134,7 @@ def run_variant(
     device: str = "auto",
     threads: int = 1,
     stage_seed: int = 0,
-    actions: Sequence[Action] = ACTIONS,
+    actions: Sequence[str] = ACTIONS,
     init_from: RunDir | None = None,
     ranks: Ranks = ALONE,
     stop: Callable[[], bool] = never,
@@ -167,7 +167,7 @@ def run_variant(
     earlier = run.record().started_from
     if earlier not in ([], names):
         raise UserError(f"{run.path}: started from {', '.join(earlier)}, not {', '.join(names)}; choose another --runs")
-    action: Action | Literal["all"] = "all" if len(actions) > 1 else actions[0]
+    action = "all" if len(actions) > 1 else actions[0]
     with attempt(run, config, torch_device, threads, ranks, action, config.actions[-1] in actions):
         space = image_space(config, by_kind(before, done), torch_device)
         trainer, report = make_trainer(config, seed, torch_device, start, None, space, ranks), progress_writer(run, stop)

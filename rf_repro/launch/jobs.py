@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 
 import submitit
 
-from rf_repro.core.records import ACTIONS, Action
+from rf_repro.core.action_dir import ActionDir, Share
 from rf_repro.core.run_dir import RunDir
 from rf_repro.core.run_lock import run_lock
+from rf_repro.evaluations.actions import Evaluation, Scoring
 from rf_repro.launch.plan import Job
 
 if TYPE_CHECKING:
@@ -28,13 +29,34 @@ class RunJob:
     Attributes:
         device: auto, cpu, cuda or mps.
         threads: CPU threads that a process may use.
+        actions: names of those to do, in order; None: all.
+        share: (index, count) of the share to do of each evaluation among them.
     """
 
     job: Job
     runs: Path
     device: str
     threads: int
-    actions: tuple[Action, ...] = ACTIONS
+    actions: tuple[str, ...] | None = None
+    share: Share = (0, 1)
+
+    @property
+    def todo(self) -> tuple[str, ...]:
+        """The actions to do."""
+        return self.job.actions if self.actions is None else self.actions
+
+    @property
+    def place(self) -> Path:
+        """The folder whose lock says that somebody works: the run's, or that of a share of an evaluation: several of those may go
+        on side by side."""
+        if any(self.job.evaluation(action) is None for action in self.todo):
+            return self.job.run.path
+        return ActionDir.of(self.job.run, self.todo[0]).share(self.share).path
+
+    def describe(self) -> str:
+        """`train, sample`, or `mmmu, share 2 of 8`."""
+        index, count = self.share
+        return ", ".join(self.todo) + (f", share {index + 1} of {count}" if count > 1 else "")
 
     def work(self, stop: Callable[[], bool] = lambda: False) -> None:
         """Imports torch, joins the other ranks where the environment names some, and works.
@@ -48,13 +70,20 @@ class RunJob:
             self.work_with(ranks, stop)
 
     def work_with(self, ranks: "Ranks", stop: Callable[[], bool]) -> None:
-        """The same, with ranks that have joined."""
+        """The same, with ranks that have joined: they train together, and share out each evaluation."""
         from rf_repro.compute.devices import on_device
 
+        own = [action for action in self.todo if self.job.evaluation(action) is None]
         is_small = self.job.config.parallel.sharding == "none"  # a model that is sharded is none for a CPU
-        on_device(self.device, lambda device: self._work_on(device.type, ranks, stop), is_small and ranks.size == 1)
+        if own:
+            on_device(self.device, lambda device: self._make(own, device.type, ranks, stop), is_small and ranks.size == 1)
+        for action in self.todo:
+            if (evaluation := self.job.evaluation(action)) is not None:
+                self._evaluate(evaluation, self.share if ranks.size == 1 else (ranks.rank, ranks.size), stop)
+                ranks.barrier()
 
-    def _work_on(self, device: str, ranks: "Ranks", stop: Callable[[], bool]) -> None:
+    def _make(self, actions: Sequence[str], device: str, ranks: "Ranks", stop: Callable[[], bool]) -> None:
+        """What the run's world makes of it."""
         from rf_repro.experiment.run import run_prerequisite, run_variant
 
         job = self.job
@@ -66,9 +95,17 @@ class RunJob:
         else:
             run_variant(
                 job.config, variant=job.variant, seed=job.seed, runs=self.runs, device=device, threads=self.threads,
-                stage_seed=job.stage_seed, actions=self.actions, ranks=ranks, stop=stop,
+                stage_seed=job.stage_seed, actions=actions, ranks=ranks, stop=stop,
                 init_from=None if job.init_from is None else RunDir(job.init_from),
             )  # fmt: skip
+
+    def _evaluate(self, evaluation: Evaluation, share: Share, stop: Callable[[], bool]) -> None:
+        from rf_repro.compute.devices import release
+        from rf_repro.evaluations.perform import Work, perform
+
+        judged_by = [one for one in self.job.evaluations if isinstance(one, Scoring) and one.images == evaluation]
+        release()  # what an action before it has left on the device
+        perform(Work(self.job.run, self.job.config, evaluation, share, self.device, self.threads, judged_by, stop))
 
 
 # On this machine
@@ -108,7 +145,7 @@ class LocalJob:
         stop_on_sigterm()
         set_visible_devices(self.devices)
         submitit.JobEnvironment().paths.submitted_pickle.unlink(missing_ok=True)  # it is loaded; if killed, we leave none
-        with run_lock(self.run_job.job.run.path):
+        with run_lock(self.run_job.place):
             self.run_job.work()
 
 

@@ -11,13 +11,18 @@ from rf_repro.config.overrides import apply_overrides
 from rf_repro.config.prerequisites import Prerequisite, PrerequisiteKind, prerequisites
 from rf_repro.config.scales import get_scale
 from rf_repro.config.schema import ExperimentConfig
+from rf_repro.core.action_dir import ActionDir
 from rf_repro.core.errors import UserError
 from rf_repro.core.records import Action
 from rf_repro.core.run_dir import RunDir
 from rf_repro.core.run_lock import lock_holder
+from rf_repro.evaluations.actions import Evaluation
+from rf_repro.evaluations.plan import EMPTY, EvaluationPlan
 from rf_repro.worlds import world_of
 
 State = Literal["done", "resumable", "missing", "failed", "running"]
+Kind = Literal["train", "sample", "evaluate", "answer"]  # of an action: what it asks of a machine
+TRAIN: Action = "train"
 
 
 @dataclass(frozen=True)
@@ -31,6 +36,7 @@ class Job:
         after: run directories that must be done first.
         init_from: the one of them whose averaged weights the variant's last stage starts from, instead of its stages.
         prerequisite: what the run is, where it is no variant.
+        evaluations: what it is sampled and scored by once it is trained, each after what it needs.
     """
 
     run: RunDir
@@ -41,6 +47,7 @@ class Job:
     after: tuple[Path, ...] = ()
     init_from: Path | None = None
     prerequisite: Prerequisite | None = None
+    evaluations: tuple[Evaluation, ...] = ()
 
     @property
     def kind(self) -> PrerequisiteKind | Literal["variant"]:
@@ -57,9 +64,31 @@ class Job:
         return f"{self.variant}-s{self.seed}"
 
     @property
-    def actions(self) -> tuple[Action, ...]:
-        """What it takes to complete the run, in order. A stage scores itself; without generation there is nothing to sample."""
-        return self.config.actions if self.prerequisite is None else ("train",)
+    def own_actions(self) -> tuple[Action, ...]:
+        """What its world makes of the run, in order. A stage scores itself; without generation there is nothing to sample."""
+        return self.config.actions if self.prerequisite is None else (TRAIN,)
+
+    @property
+    def actions(self) -> tuple[str, ...]:
+        """What it takes to complete the run, each after what it needs."""
+        return (*self.own_actions, *(one.name for one in self.evaluations))
+
+    def evaluation(self, action: str) -> Evaluation | None:
+        """The evaluation of that name; None: the action is one of the run's own."""
+        return next((one for one in self.evaluations if one.name == action), None)
+
+    def kind_of(self, action: str) -> Kind:
+        """What kind of work an action is."""
+        one = self.evaluation(action)
+        return one.kind if one is not None else action  # type: ignore[return-value]
+
+    def before(self, action: str) -> tuple[str, ...]:
+        """The actions of this run that must be done before one of them."""
+        one = self.evaluation(action)
+        if one is not None:
+            return one.after
+        own = self.own_actions
+        return own[: own.index(action)][-1:]
 
     @property
     def single(self) -> bool:
@@ -84,9 +113,21 @@ class Job:
         if not self.run.record_path.exists():
             return "missing"
         record = self.run.record()
-        if record.status in ("done", "failed"):
-            return "done" if record.status == "done" else "failed"
-        return "resumable" if record.attempts else "missing"
+        if record.status != "done":
+            return "failed" if record.status == "failed" else "resumable" if record.attempts else "missing"
+        return self._evaluated
+
+    @property
+    def _evaluated(self) -> State:
+        """How far the evaluations of a trained run are."""
+        folders = [ActionDir.of(self.run, one.name) for one in self.evaluations]
+        open_ones = [folder for folder, one in zip(folders, self.evaluations, strict=True) if not folder.has_done(one.digest)]
+        shares = [share for folder in open_ones for share in folder.begun()]
+        if any(share.holder() is not None for share in shares):
+            return "running"
+        if any(record.failed for share in shares if (record := share.record()) is not None):
+            return "failed"
+        return "resumable" if open_ones else "done"
 
 
 @dataclass(frozen=True)
@@ -115,6 +156,7 @@ def make_plan(
     reseed_first_stage: bool = False,
     only: Sequence[str] = (),
     init_from: Path | None = None,
+    evaluations: EvaluationPlan = EMPTY,
 ) -> Plan:
     """The jobs behind one or more tables. Nothing is written; a run that several tables share appears once.
 
@@ -127,6 +169,7 @@ def make_plan(
         reseed_first_stage: shared stages vary with the seed; otherwise all seeds start from the stage of seed 0.
         only: keys of the only rows wanted; none: all.
         init_from: a run whose averaged weights variants start from, instead of the stages before their last.
+        evaluations: what trained runs are sampled and scored by, where their world does not do so itself.
 
     Raises:
         UserError: unknown scale, table, variant or override; a world that cannot be run here; or an existing run that

@@ -8,7 +8,7 @@ from typing import Any
 
 from rf_repro.core.files import read_json
 from rf_repro.launch.forecast import Speed, seconds_left
-from rf_repro.launch.plan import Job
+from rf_repro.launch.plan import TRAIN, Job
 
 TAIL_BYTES = 8192
 SETTLED = 15.0  # forecast seconds of work before a run's own pace counts
@@ -25,16 +25,27 @@ class Progress:
     step: int = 0
 
 
-def read_progress(job: Job) -> Progress:
-    """The newer of progress.json and the last row of metrics.jsonl; `start` before either exists."""
-    metrics, other = job.run.metrics_path, job.run.path / "progress.json"
+def read_progress(job: Job, action: str | None = None) -> Progress:
+    """The newer of progress.json, of the run or of a share of its evaluations, and the last row of metrics.jsonl; `start` before
+    any of them exists.
+
+    Args:
+        action: an evaluation whose progress alone is wanted, that of its slowest share; None: the newest of all.
+    """
+    metrics, run = job.run.metrics_path, job.run.path
     row = _last_row(metrics)
-    if other.exists() and (not metrics.exists() or other.stat().st_mtime_ns >= metrics.stat().st_mtime_ns):
+    if action is not None:
+        shares = [read_json(path) for path in run.glob(f"actions/{action}/*-of-*/progress.json")]
+        slowest = min(shares, key=lambda state: state["done"] / max(1, state["total"]), default=None)
+        return Progress(slowest["phase"], slowest["done"], slowest["total"]) if slowest else Progress("start", 0, 1)
+    written = [path for path in (run / "progress.json", *run.glob("actions/*/*-of-*/progress.json")) if path.exists()]
+    other = max(written, key=lambda path: path.stat().st_mtime_ns, default=None)
+    if other is not None and (not metrics.exists() or other.stat().st_mtime_ns >= metrics.stat().st_mtime_ns):
         state = read_json(other)
-        loss = row.get("loss") if state["phase"] == "train" else None
+        loss = row.get("loss") if state["phase"] == TRAIN else None
         return Progress(state["phase"], state["done"], state["total"], loss, row.get("step", 0))
     if "step" in row:
-        return Progress("train", row["step"], job.steps, row.get("loss"), row["step"])
+        return Progress(TRAIN, row["step"], job.steps, row.get("loss"), row["step"])
     return Progress("start", 0, job.steps)
 
 

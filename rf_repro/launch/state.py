@@ -5,8 +5,10 @@ from functools import cache
 from typing import Literal
 
 from rf_repro.config.schema import ExperimentConfig
-from rf_repro.core.records import Action, Attempt, RunRecord
+from rf_repro.core.action_dir import ActionDir, Share, ShareDir, all_attempts
+from rf_repro.core.records import Attempt, RunRecord
 from rf_repro.core.run_lock import lock_holder
+from rf_repro.evaluations.actions import Drawing, Evaluation
 from rf_repro.launch.plan import Job
 from rf_repro.worlds import world_of
 
@@ -22,14 +24,20 @@ class ActionState:
     reason: str = ""
 
 
-def action_state(job: Job, action: Action, record: RunRecord | None, is_next: bool, obstacle: str) -> ActionState:
-    """Of one action.
+def action_state(
+    job: Job, action: str, record: RunRecord | None, is_next: bool, obstacle: str, share: Share = (0, 1)
+) -> ActionState:
+    """Of one action, or of a share of it.
 
     Args:
         record: the run's; None before it was created.
         is_next: whether all actions before it are done: only then can the files say that it was begun.
         obstacle: what keeps the run from going on, e.g. `stage-vae s0 failed`; empty where nothing does.
+        share: (index, count); what is no evaluation is done whole.
     """
+    evaluation = job.evaluation(action)
+    if evaluation is not None:
+        return _evaluation_state(job, evaluation, is_next, obstacle, share)
     if job.run.has_done(action, job.steps):
         stale = staleness(job, record)
         return ActionState("stale" if stale else "done", stale)
@@ -44,7 +52,41 @@ def action_state(job: Job, action: Action, record: RunRecord | None, is_next: bo
     return ActionState("resumable" if attempt is not None else "missing")
 
 
-def last_attempt(record: RunRecord | None, action: Action) -> Attempt | None:
+def _evaluation_state(job: Job, evaluation: Evaluation, is_next: bool, obstacle: str, share: Share) -> ActionState:
+    folder = ActionDir.of(job.run, evaluation.name)
+    done = folder.record()
+    if done is not None:
+        if done.digest == evaluation.digest:
+            return ActionState("done")
+        return ActionState("stale", f"made by other settings; move {_made(job, evaluation)} away to have it made again")
+    part = folder.share(share)
+    if part.holder() is not None:
+        return ActionState("running", "outside the queue")
+    record = part.record()
+    own = record if record is not None and record.digest == evaluation.digest else None
+    if own is not None and own.done and not all(_is_whole(one, evaluation) for one in folder.shares(share[1])):
+        return ActionState("done")  # this share; where all are, the last one puts them together
+    if is_next and own is not None and own.failed:
+        return ActionState("failed", own.attempts[-1].error or "")
+    if obstacle:
+        return ActionState("blocked", obstacle)
+    return ActionState("missing" if own is None else "resumable")
+
+
+def _is_whole(part: ShareDir, evaluation: Evaluation) -> bool:
+    record = part.record()
+    return record is not None and record.done and record.digest == evaluation.digest
+
+
+def _made(job: Job, evaluation: Evaluation) -> str:
+    """The folders that hold what an action made."""
+    folders = [ActionDir.of(job.run, evaluation.name).path]
+    if isinstance(evaluation, Drawing):
+        folders.append(job.run.path / "images" / evaluation.set_name)
+    return " and ".join(map(str, folders))
+
+
+def last_attempt(record: RunRecord | None, action: str) -> Attempt | None:
     """The last attempt, if it was one of this action."""
     if record is None or not record.attempts or record.attempts[-1].action not in (action, "all"):
         return None
@@ -63,8 +105,8 @@ def _fingerprint(config: ExperimentConfig) -> str:
     return world_of(config).fingerprint(config)
 
 
-def hours(record: RunRecord | None) -> float | None:
-    """Hours that a run took so far: GPU hours where it ran on GPUs, else hours of its processes; None before it began."""
-    if record is None or not record.attempts:
-        return None
-    return sum((attempt.seconds or 0.0) * attempt.ranks for attempt in record.attempts) / 3600
+def hours(job: Job) -> float | None:
+    """Hours that a run and its evaluations took so far: GPU hours where it ran on GPUs, else hours of its processes; None before
+    it began."""
+    attempts = all_attempts(job.run) if job.run.record_path.exists() else []
+    return sum((attempt.seconds or 0.0) * attempt.ranks for attempt in attempts) / 3600 if attempts else None

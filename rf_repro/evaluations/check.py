@@ -9,7 +9,7 @@ from pathlib import Path
 from rf_repro.config.schema import ExperimentConfig
 from rf_repro.core.errors import UserError
 from rf_repro.evaluations.actions import Drawing, Evaluation, Scoring
-from rf_repro.evaluations.prompts import own_file, prompt_rows
+from rf_repro.evaluations.prompts import own_file, prompt_rows, questions
 from rf_repro.evaluations.scenes import SCENES
 from rf_repro.worlds import world_of
 
@@ -52,10 +52,7 @@ def _check_drawing(drawing: Drawing, config: ExperimentConfig) -> None:
 
 def _check_scoring(scoring: Scoring, config: ExperimentConfig) -> None:
     if scoring.images is None:
-        from evaluators.understanding import Options, read_benchmarks
-
-        settings = {name: scoring.get(name) for name in ("data", "protocol", "limit")}
-        read_benchmarks(scoring.benchmark, Options(model="", **settings))
+        questions(scoring)
         return
     prompt_rows(scoring.images)
     if scoring.benchmark == "geneval":

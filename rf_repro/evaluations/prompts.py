@@ -1,10 +1,13 @@
-"""The prompts that a drawing of an evaluation plan draws."""
+"""The prompts that an action of an evaluation plan draws, and the questions that it asks."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rf_repro.core.errors import UserError
-from rf_repro.evaluations.actions import Drawing
+from rf_repro.evaluations.actions import Drawing, Scoring
+
+if TYPE_CHECKING:
+    from evaluators.understanding.run import Asked
 
 
 def prompt_rows(drawing: Drawing) -> list[dict[str, Any]]:
@@ -35,3 +38,19 @@ def prompt_rows(drawing: Drawing) -> list[dict[str, Any]]:
 def own_file(drawing: Drawing) -> Path | None:
     """The file of prompts of the user's; None: the published set."""
     return None if drawing.prompts == drawing.benchmark else Path(drawing.prompts)
+
+
+def questions(scoring: Scoring) -> "Asked":
+    """A benchmark's questions. The plan names a folder for all benchmarks, in which each has its own.
+
+    Raises:
+        UserError: there are none, or the plan's protocol cannot ask them.
+    """
+    from evaluators.understanding.benchmarks import BENCHMARKS
+    from evaluators.understanding.data import load_questions
+    from evaluators.understanding.run import Asked, template_of
+
+    benchmark = BENCHMARKS[scoring.benchmark]
+    found = load_questions(benchmark, scoring.get("data"), alone=False, limit=scoring.get("limit"))
+    template_of(benchmark, scoring.get("protocol"), found.rows[0])
+    return Asked(benchmark, found)

@@ -16,7 +16,7 @@ from rf_repro.core.image_folder import ImageFolder
 from rf_repro.core.records import EvalResult
 from rf_repro.core.run_dir import RunDir
 from rf_repro.evaluations.actions import Drawing, Scoring
-from rf_repro.evaluations.prompts import own_file
+from rf_repro.evaluations.prompts import own_file, questions
 from rf_repro.evaluations.recording import SampledRun, SystemImages, record
 from rf_repro.evaluations.scenes import SCENES
 
@@ -63,7 +63,7 @@ class Scorer:
         if self.scoring.images is None:
             from evaluators import understanding
 
-            understanding.evaluate_share(self.scoring.benchmark, self._questions, share, progress=self.progress)
+            understanding.evaluate_share(questions(self.scoring), self._asking, share, progress=self.progress)
             return
         if self._is_elsewhere:
             self._run_elsewhere(share)
@@ -173,7 +173,7 @@ class Scorer:
         return geneval_vlm.Options(**common, name=model_name(judge), prompts=drawing.prompts, images_per_prompt=drawing.num)
 
     @cached_property
-    def _questions(self) -> Any:
+    def _asking(self) -> Any:
         """Options of questions to the run itself, whose model is loaded once."""
         from evaluators.understanding import Options
         from rf_repro.experiment.vlm import load_rf_vlm
@@ -188,5 +188,5 @@ class Scorer:
         from ablations.questions import benchmark_evaluation
         from evaluators import understanding
 
-        result = understanding.evaluate(self.scoring.benchmark, self._questions, progress=self.progress)
+        result = understanding.evaluate(questions(self.scoring), self._asking, progress=self.progress)
         return record(self.run, benchmark_evaluation(self.scoring.benchmark), result, step=self.run.record().steps, weights="ema")

@@ -126,7 +126,10 @@ def test_other_systems_are_scored_where_folders_of_theirs_are_named(tmp_path: Pa
         ("tables: {table2: [{size: 256}]}", "tables.table2.0: benchmark is missing"),
         ("tables: {table2: [{benchmark: mmmu, size: 256}]}", "tables.table2.0.size: mmmu asks the run itself"),
         ("tables: {table1: [{benchmark: geneval, size: 0.5}]}", "tables.table1.0.size=0.5: must be an integer >= 1"),
-        ("tables: {table1: [{benchmark: geneval, prompts: nowhere.jsonl}]}", "prompts='nowhere.jsonl': no such file; name one, or"),
+        (
+            "tables: {table1: [{benchmark: geneval, prompts: nowhere.jsonl}]}",
+            "prompts='nowhere.jsonl': no such file; name one",
+        ),
         ("tables: {table1: [{benchmark: dpg, num: 3}]}", "tables.table1.0.num=3: must be 1 or 4"),
         ("tables: {table3a: [{benchmark: geneval, num: 2}]}", "sample-official-256 means other images than elsewhere"),
         ("systems: {sora: {}}", "systems: unknown key 'sora'"),
@@ -145,5 +148,5 @@ def test_a_mistake_is_one_line_with_its_place(tmp_path: Path, text: str, said: s
 
 
 def test_a_plan_that_is_not_there_says_how_to_get_one(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no such file; `rf-repro sweep evaluations > evals.yaml` prints one"):
+    with pytest.raises(UserError, match=r"no such file; `rf-repro sweep evaluations > evals.yaml` prints one"):
         load_plan(str(tmp_path / "evals.yaml"))

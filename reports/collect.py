@@ -9,6 +9,7 @@ from typing import Any
 
 from ablations.grid import GENEVAL, AblationGrid, Column, Variant
 from reports.statistics import Interval, interval
+from rf_repro.core.action_dir import all_attempts, failed_shares
 from rf_repro.core.dpg_names import is_dpg
 from rf_repro.core.errors import UserError
 from rf_repro.core.records import Attempt, EvalResult, RunRecord
@@ -34,6 +35,11 @@ class Run:
     def metrics(self) -> list[dict[str, Any]]:
         """Rows of metrics.jsonl, one a step in order: where a resumed run logged a step twice, the later row stands."""
         return [row for _, row in sorted({row["step"]: row for row in self.dir.metrics()}.items())]
+
+    @cached_property
+    def attempts(self) -> list[Attempt]:
+        """At the run and at its evaluations."""
+        return all_attempts(self.dir)
 
     @cached_property
     def results(self) -> dict[str, EvalResult]:
@@ -247,6 +253,8 @@ def _progress(run: Run, evaluation: str, world: World) -> str:
     if run.record.status == "done":
         if world.scores_itself:
             return "not evaluated"
+        if stopped := _failure(run, evaluation):
+            return f"not scored ({stopped})"
         if evaluation.startswith(GENEVAL.evaluation):
             return "not scored (`rf-repro sample`, then `rf-repro evaluate geneval --run`)"
         if is_dpg(evaluation):
@@ -257,6 +265,15 @@ def _progress(run: Run, evaluation: str, world: World) -> str:
     step = f" at step {rows[-1]['step']}" if rows else ""
     error = run.record.attempts[-1].error if run.record.attempts else None
     return f"{state}{step}" + (f" ({error})" if error else "")
+
+
+def _failure(run: Run, evaluation: str) -> str:
+    """What stopped the action of an evaluation plan that would have given a result; empty where nothing did."""
+    benchmark = evaluation.removeprefix("understanding-").partition("-")[0]
+    for share in failed_shares(run.dir):
+        if (action := share.path.parent.name).startswith(benchmark) and (record := share.record()) is not None:
+            return f"{action} failed: {record.attempts[-1].error}"
+    return ""
 
 
 def _check_items(run: Run, column: Column, result: EvalResult, items: Sequence[dict[str, Any]]) -> None:

@@ -33,7 +33,7 @@ def runs_table(tables: Sequence[GridRuns], beyond: Iterable[Run]) -> Table:
         stage = run.name in stages
         difference = {} if stage else config_difference(base, {**base, **run.dir.config()})
         diff = "; ".join(f"{path}: {json.dumps(old)} → {json.dumps(new)}" for path, (old, new) in difference.items())
-        wall = [attempt.seconds for attempt in record.attempts]
+        wall = [attempt.seconds for attempt in run.attempts]
         entry = {
             "Run": str(run.dir.path),
             "Tables": ", ".join(used_in.get(run.name, ["levels"])),
@@ -46,7 +46,7 @@ def runs_table(tables: Sequence[GridRuns], beyond: Iterable[Run]) -> Table:
             "Tokens": f"{record.tokens:,}",
             "Training s": f"{record.compute_seconds:,.0f}",
             "Wall s": f"{sum(s for s in wall if s is not None):,.0f}" + (" + a killed attempt" if None in wall else ""),
-            "Device": "; ".join(sorted({machine(attempt) for attempt in record.attempts})) or "unknown",
+            "Device": "; ".join(sorted({machine(attempt) for attempt in run.attempts})) or "unknown",
             "Code": _code(run),
             "Data": (record.data_fingerprint or "unknown")[:12],
             "Versions": ", ".join(f"{name} {version}" for name, version in record.versions.items()) or "unknown",
@@ -62,7 +62,8 @@ def runs_table(tables: Sequence[GridRuns], beyond: Iterable[Run]) -> Table:
     return Table(
         name="runs",
         title="Runs",
-        caption="Training s is CPU time on a CPU and wall-clock time on an accelerator; Wall s covers the whole process.",
+        caption="Training s is CPU time on a CPU and wall-clock time on an accelerator; Wall s is of all processes, "
+        "those that sample and score among them.",
         header=header,
         rows=tuple(rows),
         records=tuple(records),

@@ -90,8 +90,8 @@ def _copy(run: Run, staged: RunDir, read: Container[str]) -> None:
             staged.write_eval(name, replace(result, items=items))
         else:
             staged.write_eval(name, replace(result, items=None))
-    # Last: what was killed half-way is not a run. Whose machine it ran on is left out.
-    staged.write_record(replace(run.record, attempts=[replace(attempt, host="", pid=0) for attempt in run.record.attempts]))
+    # Last: what was killed half-way is not a run. Whose machine it ran on is left out; evaluations are attempts of the run here.
+    staged.write_record(replace(run.record, attempts=[replace(attempt, host="", pid=0) for attempt in run.attempts]))
 
 
 def _ship_sheets(run: Run, staged: RunDir) -> frozenset[tuple[int, int]]:

@@ -99,6 +99,12 @@ class ActionDir:
         return record is not None and record.digest == digest
 
 
+def failed_shares(run: RunDir) -> list[ShareDir]:
+    """Of all evaluations of a run, those whose last attempt failed."""
+    shares = [ShareDir(path.parent) for path in sorted(run.path.glob("actions/*/*-of-*/share.json"))]
+    return [share for share in shares if (record := share.record()) is not None and record.failed]
+
+
 def all_attempts(run: RunDir) -> list[Attempt]:
     """At the run itself and at every evaluation of it."""
     found = list(run.record().attempts)

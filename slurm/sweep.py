@@ -7,8 +7,8 @@ from pathlib import Path
 
 from rf_repro.core.errors import UserError
 from rf_repro.core.run_lock import run_lock
-from rf_repro.launch.here import complete
-from rf_repro.launch.plan import Job
+from rf_repro.launch.here import check_plan, complete
+from rf_repro.launch.plan import Job, Plan
 from slurm.profile import Profile, load_profile
 from slurm.queue import DEFAULT_MAX_ARRAY, QueuedJob, cancel, max_array_size, read_queue
 from slurm.snapshot import make_snapshot
@@ -84,6 +84,7 @@ def submit(
         reports = sweep.report_jobs()
         if not groups and (reports or sweep.report_is_new):
             return sweep, []
+        check_plan(Plan(ledger.runs, tuple(job for group in groups for job in group.jobs)))
         ledger.write_request(request)
         for row in sweep.rows:
             row.job.create(ledger.runs)
@@ -130,15 +131,18 @@ def _queued(sweep: Sweep) -> dict[tuple[Path, str], list[str]]:
 
 
 def all_sweeps(ledger: Ledger) -> list[Sweep]:
-    """Every request submitted from this folder of runs, newest first; a run shared by several is in the newest alone."""
+    """Every request submitted from this folder of runs, newest first; a run shared by several is in the newest alone, but for
+    one that is a row only in older ones: the newest may need no more than its training."""
     requests = ledger.requests()
     if not requests:
         raise UserError(f"{ledger.runs}: nothing was submitted from here; name the folder with --runs, or see `sweep submit`")
+    looks = [look(ledger, request) for request in reversed(requests)]
+    whole = {row.job.run.path for sweep in looks for row in sweep.rows if row.job.kind == "variant"}
     seen: set[Path] = set()
     sweeps = []
-    for request in reversed(requests):
-        sweep = look(ledger, request)
-        fresh = [row for row in sweep.rows if row.job.run.path not in seen]
+    for sweep in looks:
+        fresh = [row for row in sweep.rows
+                 if row.job.run.path not in seen and (row.job.kind == "variant" or row.job.run.path not in whole)]  # fmt: skip
         seen |= {row.job.run.path for row in fresh}
         sweeps.append(replace(sweep, rows=fresh))
     return sweeps

@@ -15,7 +15,7 @@ import torch
 from ablations.registry import GRIDS
 from rf_repro.config import prerequisites as prerequisites_module
 from rf_repro.config.overrides import apply_overrides, from_dict
-from rf_repro.config.prerequisites import prerequisites
+from rf_repro.config.prerequisites import shared_runs
 from rf_repro.config.scales import smoke
 from rf_repro.config.schema import EvalConfig
 from rf_repro.core.errors import Stopped, TrainingDiverged, UserError
@@ -219,7 +219,7 @@ def test_every_variant_of_every_table_is_trained_sampled_and_scored(key: str, ru
     assert run.record().status == "done"
     assert set(run.eval_names()) == expected
     shared = {Path(name).parent.name: RunDir(runs / "smoke" / name) for name in run.record().started_from}
-    assert list(shared) == [one.name for one in prerequisites(config)]
+    assert list(shared) == [one.name for one in shared_runs(config)]
     gates = {
         "stage-vae": "geneval-vae-reconstruction",
         "stage-encoder": "encoder-probe",

@@ -21,6 +21,7 @@ def complete(plan: Plan, device: str, jobs: int | None, threads: int = 1) -> boo
         jobs: runs at once; None: as many as suit the machine.
         threads: CPU threads of each.
     """
+    check_plan(plan)
     left = [job for job in plan.jobs if job.state != "done" and world_of(job.config).scores_itself]
     at_once, machine = jobs or default_jobs(), None
     if sum(job.steps for job in left) > SHORT:
@@ -40,6 +41,15 @@ def complete(plan: Plan, device: str, jobs: int | None, threads: int = 1) -> boo
     return not run_plan(plan, make_call, make_display(), at_once, threads, machine.speed if machine else None)
 
 
+def check_plan(plan: Plan) -> None:
+    """Raises UserError where something that the evaluations still to be done need is not there: before training, not after."""
+    left = [(job.config, found) for job in plan.jobs if (found := job.open_evaluations)]
+    if left:
+        from rf_repro.evaluations.check import check_evaluations
+
+        check_evaluations(left)
+
+
 def is_rank() -> bool:
     """Whether torchrun started this process beside others: a run is then theirs together."""
     return os.environ.get("WORLD_SIZE", "1") != "1"
@@ -51,6 +61,7 @@ def complete_as_rank(plan: Plan, device: str, threads: int) -> None:
     Raises:
         Stopped: torchrun ends its ranks; everything is saved.
     """
+    check_plan(plan)
     run_as_rank([RunJob(job, plan.runs, device, threads) for job in plan.jobs])
 
 

@@ -21,7 +21,7 @@ from rf_repro.core.files import atomic_path, read_json, write_json
 from rf_repro.core.hashing import content_hash
 from rf_repro.core.provenance import utc_now
 from rf_repro.core.records import LATER, strict
-from rf_repro.evaluations.plan import load_plan, plan_of
+from rf_repro.evaluations.plan import EMPTY, plan_of
 from rf_repro.launch.plan import Plan, make_plan
 from slurm.queue import QueuedJob
 
@@ -43,7 +43,7 @@ class Request:
     out: str
     profile: str | None
     max_parallel: int | None
-    evaluations: dict[str, Any] = field(default_factory=dict, metadata=LATER)  # `EvaluationPlan.raw`; {}: the bundled plan's
+    evaluations: dict[str, Any] = field(default_factory=dict, metadata=LATER)  # `EvaluationPlan.raw`; {}: none
 
     @property
     def digest(self) -> str:
@@ -52,7 +52,7 @@ class Request:
     def plan(self, runs: Path) -> Plan:
         return make_plan(
             self.scale, self.tables, self.seeds, runs, self.overrides, reseed_first_stage=self.reseed_first_stage, only=self.only,
-            evaluations=plan_of(self.evaluations) if self.evaluations else load_plan(None),
+            evaluations=plan_of(self.evaluations) if self.evaluations else EMPTY,
         )  # fmt: skip
 
 

@@ -66,5 +66,7 @@ def test_attempts(job: Job) -> None:
     record = replace(job.run.record(), attempts=[ATTEMPT, replace(ATTEMPT, action="sample", ranks=1)])
     assert last_attempt(record, "sample") is record.attempts[1]
     assert last_attempt(record, "train") is last_attempt(None, "train") is None
-    assert hours(record) == 1.5
-    assert hours(None) is None
+    job.run.write_record(record)
+    assert hours(job) == 1.5
+    job.run.write_record(replace(record, attempts=[]))
+    assert hours(job) is None

@@ -88,7 +88,8 @@ def test_submitit_takes_every_bundled_profile(name: str) -> None:
             resources = profile.resources(action, single)
             assert set(profile.slurm_parameters(resources)) <= set(_get_default_parameters())
             found = flags(sbatch(profile, resources))
-            wanted = raw["resources"] | raw.get("actions", {}).get(action, {})
+            own = raw.get("actions", {})
+            wanted = raw["resources"] | (own.get("evaluate", {}) if action == "answer" else {}) | own.get(action, {})
             assert found.get("partition") == wanted.get("partition")
             assert found.get("constraint") == wanted.get("constraint")
             assert found["cpus-per-task"] == str(wanted["cpus_per_task"])
@@ -143,11 +144,12 @@ actions:
   report: {constraint: null, time: 30}
 """
     profile = load(tmp_path, text)
-    train, sample, evaluate, report = (profile.resources(action) for action in ACTIONS)
+    train, sample, evaluate, answer, report = (profile.resources(action) for action in ACTIONS)
     assert (train.tasks, train.gpus, train.memory, train.partition) == (16, 16, 0, "gpu")  # ranks follow the GPUs
     assert flags(sbatch(profile, train))["mem"] == "0"  # SLURM's word for all
     assert (sample.partition, sample.memory, sample.gpus, sample.tasks, sample.exclusive) == ("small", 10240, 2, 1, True)
     assert (evaluate.memory, evaluate.exclusive, evaluate.gpus) == (None, False, 1)  # a whole node is not inherited
+    assert answer == evaluate  # where the profile says nothing else
     assert (report.constraint, report.time, report.gpus, evaluate.constraint) == (None, 30, 0, "h100")
     assert hash(train) == hash(dataclasses.replace(train))
 
@@ -199,9 +201,9 @@ def test_containers_are_srun_s(tmp_path: Path) -> None:
 
 def test_threads_follow_the_cpus_of_a_task(tmp_path: Path) -> None:
     profile = load(tmp_path, "resources: {time: 1h, cpus_per_task: 6}\nactions: {sample: {cpus_per_task: 2}}")
-    assert [profile.threads_of(action) for action in ACTIONS] == [6, 2, 6, 6]
+    assert [profile.threads_of(action) for action in ACTIONS] == [6, 2, 6, 6, 6]
     fixed = load(tmp_path, "resources: {time: 1h, cpus_per_task: 6}\nthreads: 4")
-    assert [fixed.threads_of(action) for action in ACTIONS] == [4] * 4
+    assert [fixed.threads_of(action) for action in ACTIONS] == [4] * len(ACTIONS)
 
 
 @pytest.mark.parametrize(
@@ -237,3 +239,17 @@ def test_memory() -> None:
 def test_bad_gres(value: object) -> None:
     with pytest.raises(UserError, match="for example gpu:h100:8"):
         parse_gres(value)
+
+
+def test_shares_and_the_gpu_are_read_strictly(tmp_path: Path) -> None:
+    profile = load(tmp_path, "resources: {time: 1h}\nshares: {sample: 8, answer: 2}\ngpu: h100\n")
+    assert [profile.shares_of(action) for action in ACTIONS] == [1, 8, 1, 2, 1]
+    assert profile.gpu == "h100"
+    for text, said in [
+        ("shares: {train: 2}", "shares: unknown key 'train'"),
+        ("shares: {sample: 0}", "shares.sample=0: must be an integer >= 1"),
+        ("gpu: voodoo", "gpu='voodoo': must be one of"),
+    ]:
+        with pytest.raises(UserError) as caught:
+            load(tmp_path, f"resources: {{time: 1h}}\n{text}\n")
+        assert said in str(caught.value)

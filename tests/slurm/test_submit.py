@@ -29,7 +29,7 @@ def request(tables: str = "table3a", seeds: list[int] | None = None, **changes: 
 
 
 def look(ledger: Ledger, asked: Request, queue: dict[str, QueuedJob] | None = None) -> Sweep:
-    return Sweep(ledger, asked, PROFILE, read_rows(asked.plan(ledger.runs), ledger, queue or {}), None)
+    return Sweep(ledger, asked, PROFILE, read_rows(asked.plan(ledger.runs), ledger, queue or {}, PROFILE), None)
 
 
 def job(name: str, state: str = "PENDING") -> QueuedJob:
@@ -139,6 +139,7 @@ def test_a_row_of_an_older_request_is_shown_whole(tmp_path: Path, monkeypatch: p
     ledger = Ledger(tmp_path)
     for tables in ("table3a", "table1"):
         ledger.write_request(request(tables, only=["pixel_rf"]))
+    monkeypatch.setenv("PATH", "/nowhere")  # a queue that is there would be asked
     rows = [row for sweep in all_sweeps(ledger) for row in sweep.rows]
     shown = {row.job.slug: list(row.actions) for row in rows}
     assert len(rows) == len(shown)
@@ -178,7 +179,7 @@ def test_seeds_with_stages_of_their_own_wait_for_those_alone(tmp_path: Path) -> 
     ],
 )
 def test_dependencies(ids: list[list[str]], expression: str | None) -> None:
-    known = {(Path(one), "train"): one for element in ids for one in element}
+    known = {(Path(one), "train"): [one] for element in ids for one in element}
     assert dependency([[(Path(one), "train") for one in element] for element in ids], known) == expression
 
 

@@ -93,7 +93,7 @@ def group_rows(rows: Sequence[Row], profile: Profile, max_array: int, again: boo
         depth = len(job.after) if job.kind != "variant" else 10**6 + sum(path in own for path in job.after)
         # Without its seed: the arrays of a stage hold all seeds, and those of what follows too. A variant's own stages differ
         # from row to row, and stand in their array as the rows do in theirs.
-        shape = [(action, path.parent.name, "" if path in own else path.name.rpartition("-s")[0]) for path, action in after]
+        shape = ["own" if path in own else (path.parent.name, path.name.rpartition("-s")[0]) for path, _ in after]
         waits = [name for action in wanted for name in job.before(action) if row.actions[name].jobs]
         alone = job.run.path if any(one != ((0, 1),) for one in shares) else None
         grouped.setdefault((depth, wanted, tuple(shape), tuple(waits), resources, shares, alone), []).append((row, after))

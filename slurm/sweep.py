@@ -52,14 +52,16 @@ class Sweep:
         return built.exists() and built.stat().st_mtime_ns >= max((one.stat().st_mtime_ns for one in records), default=0)
 
 
-def look(ledger: Ledger, request: Request, need_queue: bool = False) -> Sweep:
+def look(ledger: Ledger, request: Request, need_queue: bool = False, here: bool = False) -> Sweep:
     """Plans the request again and reads how far it is.
 
     Args:
         need_queue: without SLURM raise UserError; else go by the files.
+        here: the jobs run on this machine, and no queue is asked.
     """
     profile = load_profile(request.profile)
-    queue = read_queue() if need_queue or shutil.which("squeue") else None
+    asks = not here and profile.cluster == "slurm" and shutil.which("squeue")
+    queue = read_queue() if need_queue or asks else None
     ledger.adopt(queue or {})
     return Sweep(ledger, request, profile, read_rows(request.plan(ledger.runs), ledger, queue or {}, profile), queue)
 

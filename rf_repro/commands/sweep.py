@@ -148,7 +148,7 @@ def run_plan(options: argparse.Namespace) -> int:
     alone = list(dict.fromkeys(row.job.variant for row in sweep.rows if row.job.single))
     if alone and sweep.profile.resources("train").tasks > 1:
         print(f"  {', '.join(alone)}: {sweep.profile.resources('train', single=True).describe()}")
-    if sweep.queue is None:
+    if sweep.queue is None and sweep.profile.cluster == "slurm":
         print("no SLURM on this machine: states are those of the files")
     console.print(plan_table(sweep.rows))
     print(summary(sweep.rows))
@@ -169,7 +169,7 @@ def run_submit(options: argparse.Namespace) -> int:
         for number, text in enumerate(dry_run(look(ledger, request)), start=1):
             print(f"\n--- sbatch call {number}\n{text}")
         return 0
-    sweep = look(ledger, request)
+    sweep = look(ledger, request, here=options.cluster == "local")
     _say_profile(sweep.profile, options.profile)
     writable_folder(options.runs, "--runs")
     writable_folder(options.out, "--out")

@@ -26,6 +26,7 @@ class Drawing:
         size: pixels a side.
         num: images of each prompt.
         seed: of the sampling.
+        rewritten: whether a language model has rewritten the prompts (Table 1's † rows).
     """
 
     benchmark: str
@@ -33,6 +34,7 @@ class Drawing:
     size: int
     num: int
     seed: int
+    rewritten: bool = False
 
     kind: Kind = "sample"
 

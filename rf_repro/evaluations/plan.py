@@ -11,7 +11,8 @@ from ablations.registry import GRIDS
 from reports.paper_values import PAPER_TABLES
 from rf_repro.config.schema import ExperimentConfig
 from rf_repro.core.errors import UserError
-from rf_repro.core.strict_yaml import Place, choice, integer, parse_text, read_strict_yaml
+from rf_repro.core.geneval_names import REWRITTEN
+from rf_repro.core.strict_yaml import Place, choice, integer, parse_boolean, parse_text, read_strict_yaml
 from rf_repro.evaluations.actions import IMAGES, OWN_NUM, OWN_PROMPTS, Drawing, Evaluation, Scoring
 from rf_repro.evaluations.scenes import SCENES
 from rf_repro.model.spaces import space_of
@@ -32,6 +33,7 @@ class Wanted:
     prompts: str = ""
     size: int = 256
     num: int = 0
+    rewritten: bool = False
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,7 @@ class EvaluationPlan:
 
     def _of_images(self, one: Wanted, size: int, folder: str | None = None) -> Scoring:
         whose = "geneval" if one.benchmark == "geneval-vlm" else one.benchmark
-        drawing = Drawing(whose, one.prompts, size, one.num, self.seed)
+        drawing = Drawing(whose, one.prompts, size, one.num, self.seed, one.rewritten)
         return Scoring(one.benchmark, drawing, self.settings[one.benchmark], folder)
 
 
@@ -188,12 +190,12 @@ def _wanted(raw: Any, place: Place, folder: Path) -> tuple[Wanted, ...]:
 
 
 def _one(raw: Any, place: Place, folder: Path) -> Wanted:
-    given = {"benchmark": raw} if isinstance(raw, str) else place.mapping(raw, ["benchmark", "prompts", "size", "num"])
+    given = {"benchmark": raw} if isinstance(raw, str) else place.mapping(raw, ["benchmark", "prompts", "size", "num", "rewritten"])
     if "benchmark" not in given:
         raise place.error(f"benchmark is missing; name one of {', '.join((*IMAGES, *NAMES))}")
     benchmark = place.at("benchmark").parse(choice(*IMAGES, *NAMES), given["benchmark"])
     if benchmark in NAMES:
-        if extra := [key for key in ("prompts", "size", "num") if given.get(key)]:
+        if extra := [key for key in ("prompts", "size", "num", "rewritten") if given.get(key)]:
             raise place.at(extra[0]).error(f"{benchmark} asks the run itself and draws nothing; remove this key")
         return Wanted(benchmark)
     prompts = given.get("prompts") or OWN_PROMPTS[benchmark]
@@ -206,7 +208,9 @@ def _one(raw: Any, place: Place, folder: Path) -> Wanted:
     num = place.at("num").parse(integer(1), given.get("num") or OWN_NUM[benchmark])
     if benchmark == "dpg" and num not in (1, 4):
         raise place.at("num").refuse(num, "must be 1 or 4 where the benchmark is dpg")
-    return Wanted(benchmark, prompts, place.at("size").parse(integer(1), given.get("size") or Wanted.size), num)
+    size = place.at("size").parse(integer(1), given.get("size") or Wanted.size)
+    rewritten = place.at("rewritten").parse(parse_boolean, given.get("rewritten", prompts == REWRITTEN))
+    return Wanted(benchmark, prompts, size, num, rewritten)
 
 
 def _folders(raw: Any, place: Place, folder: Path) -> dict[str, str]:

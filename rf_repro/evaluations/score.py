@@ -12,6 +12,7 @@ from rf_repro.config.schema import ExperimentConfig
 from rf_repro.core.devices import resolve_device
 from rf_repro.core.errors import UserError
 from rf_repro.core.files import read_json, read_jsonl
+from rf_repro.core.geneval_names import REWRITTEN
 from rf_repro.core.image_folder import ImageFolder
 from rf_repro.core.records import EvalResult
 from rf_repro.core.run_dir import RunDir
@@ -87,7 +88,7 @@ class Scorer:
             scored = score_scenes(
                 folder, self.config.data.scenes, GenEvalOptions(), lambda done, total: self.progress("evaluate", done, total)
             )
-            return source.record_geneval(scored, SCENES)
+            return source.record_geneval(scored, self._prompt_set(SCENES))
         if self._is_elsewhere:
             self._run_elsewhere((0, 1))
             path = self.work / "dpg.json"
@@ -96,13 +97,16 @@ class Scorer:
         result = self._module.evaluate(self._images, self._options(), progress=self.progress)
         match self.scoring.benchmark:
             case "geneval":
-                return source.record_geneval(result, result.prompt_set)
+                return source.record_geneval(result, self._prompt_set(result.prompt_set))
             case "dpg":
                 if result.unscored:
                     name, reason = next(iter(result.unscored.items()))
                     raise UserError(f"{self._images}: {len(result.unscored)} files have no score, first {name}: {reason}")
                 return source.record_dpg(result, None if result.judge.is_mplug else result.judge.name)
         return source.record_judged(result)
+
+    def _prompt_set(self, known_as: str) -> str:
+        return REWRITTEN if self._drawing.rewritten else known_as
 
     @property
     def _is_exact(self) -> bool:

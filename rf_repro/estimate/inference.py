@@ -23,7 +23,7 @@ from rf_repro.model.encoders import encoder_of
 from rf_repro.model.layout import POOL_OF, Pool, SampleLayout, Span, SpanKind
 from rf_repro.model.spaces import space_of
 from rf_repro.model.workload import GENERATION, SampleShape, Workload
-from rf_repro.sample.footprint import Tokens, answering_bytes, kv_bytes, parked_bytes, sampling_bytes, tokens_of
+from rf_repro.sample.footprint import Tokens, answering_bytes, kv_bytes, parked_bytes, peak, sampling_bytes, tokens_of
 from rf_repro.sample.phases import PARKED_AT_ONCE
 
 ActionName = Literal["sample", "answer"]
@@ -143,10 +143,11 @@ class _Costs:
         step = self._pass_seconds(self.denoising_flops(tokens, rows))
         seconds["pixel"] = sampling.steps * step + self._matrix_seconds(decoding)
 
-        working = sampling_bytes(config, size, tokens, batch, self.b)
         beside = CONTEXT_BYTES + FP32 * sum(space_of(config.model).stored(config.model).values())
-        whole, most = sum(self.numbers.values()), max(sum(parts.values()) for parts in working.values())
-        phases = self.b * whole + most + beside > self.gpu.memory
+        whole, working = sum(self.numbers.values()), sampling_bytes(config, size, tokens, batch, self.b, phases=False)
+        phases = self.b * whole + peak(working) + beside > self.gpu.memory
+        if phases:
+            working = sampling_bytes(config, size, tokens, batch, self.b, phases=True)
         parked = parked_bytes(config, tokens, images, self.b) if phases else 0
         groups = max(1, ceil(parked / PARKED_AT_ONCE))
         read = self.numbers[None] + groups * sum(self.numbers[pool] for pool in working) if phases else whole

@@ -158,7 +158,7 @@ def _working_bytes(config: ExperimentConfig, size: Size, batches: Sequence[Batch
     """What the batch that needs most has beside the model, its VAE included."""
     number_bytes = DTYPES[arithmetic(config.optim.precision, device)].itemsize
     shapes = {batch.text_ids.shape for batch in batches}
-    found = (sampling_bytes(config, size, tokens_of(config, size, T), B, number_bytes) for B, T in shapes)
+    found = (sampling_bytes(config, size, tokens_of(config, size, T), B, number_bytes, phases=False) for B, T in shapes)
     return max(map(peak, found)) + FP32 * sum(space_of(config.model).stored(config.model).values())
 
 

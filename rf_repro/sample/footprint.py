@@ -6,7 +6,7 @@ Not counted: the temporaries of small elementwise operations, an allocator's fra
 B samples of a batch, T text tokens, N representation tokens, P generation tokens, D width; b bytes of a number of the model.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from rf_repro.config.model_schema import DecoderConfig
@@ -58,12 +58,16 @@ def parked_bytes(config: ExperimentConfig, tokens: Tokens, samples: int, number_
 
 
 def sampling_bytes(
-    config: ExperimentConfig, size: Size, tokens: Tokens, batch: int, number_bytes: int
+    config: ExperimentConfig, size: Size, tokens: Tokens, batch: int, number_bytes: int, phases: bool
 ) -> dict[Pool, dict[str, int]]:
-    """Pool -> component -> bytes at the peak of the work that it does for one batch. With guidance each sample counts twice."""
+    """Pool -> component -> bytes at the peak of the work that it does for one batch. With guidance each sample counts twice.
+
+    Args:
+        phases: whether texts are read in a pass of their own; else with the start token, by a whole model.
+    """
     b, decoder, sampling = number_bytes, config.model.decoder, config.sampling
     space, kind = space_of(config.model), representation_of(config)
-    phases: dict[Pool, dict[str, int]] = {
+    found: dict[Pool, dict[str, int]] = {
         "understanding": {
             "kv_caches": batch * tokens.text * kv_bytes(decoder, b),
             "activations": block_bytes(decoder, batch * tokens.text, batch, tokens.text, b),
@@ -71,9 +75,8 @@ def sampling_bytes(
     }
     if tokens.representation:
         rows = batch * (1 + (sampling.cfg_representation != 1))
-        # A whole model passes the text and the start token through at once.
-        first = block_bytes(decoder, rows * (tokens.text + 1), rows, tokens.text + 1, b)
-        phases["representation"] = {
+        first = 0 if phases else block_bytes(decoder, rows * (tokens.text + 1), rows, tokens.text + 1, b)
+        found["representation"] = {
             "kv_caches": rows * tokens.prefix * kv_bytes(decoder, b),
             "activations": max(first, block_bytes(decoder, rows, rows, tokens.prefix, b)),
             "logits": 3 * FP32 * rows * kind.cost(config, b).codes,
@@ -91,8 +94,8 @@ def sampling_bytes(
         "images": FP32 * batch * size[0] * size[1] * 3 * 2,
         "vae_activations": round(VAE_MAPS * FP32 * space.widest(config.model) * batch * size[0] * size[1]),
     }
-    phases["pixel"] = max(denoising, decoding, key=lambda parts: sum(parts.values()))
-    return {pool: {name: size for name, size in phases[pool].items() if size} for pool in POOLS if pool in phases}
+    found["pixel"] = max(denoising, decoding, key=lambda parts: sum(parts.values()))
+    return {pool: {name: size for name, size in found[pool].items() if size} for pool in POOLS if pool in found}
 
 
 def answering_bytes(
@@ -140,6 +143,6 @@ def block_bytes(decoder: DecoderConfig, tokens: int, rows: int, keys: int, numbe
     return max(attention, feed_forward)
 
 
-def peak(phases: dict[Pool, dict[str, int]], pools: Sequence[Pool] = POOLS) -> int:
-    """The most of any phase of these pools."""
-    return max(sum(phases[pool].values()) for pool in pools if pool in phases)
+def peak(phases: Mapping[Pool, Mapping[str, int]]) -> int:
+    """The most of any phase."""
+    return max(sum(parts.values()) for parts in phases.values())

@@ -41,7 +41,7 @@ def test_json_holds_whole_numbers(capsys: pytest.CaptureFixture[str]) -> None:
     data = json.loads(capsys.readouterr().out)
     assert isinstance(data["parameters"]["total"], int)
     assert data["parameters"]["total"] == sum(part["total"] for part in data["parameters"]["parts"].values())
-    assert data["gpu"] == {"name": "h200", "memory": 141 * 10**9, "flops": 989 * 10**12}
+    assert data["gpu"] == {"name": "h200", "memory": 141 * 10**9, "flops": 989 * 10**12, "bandwidth": 4800 * 10**9}
     for stage in data["stages"]:
         phases, states = stage["memory"]["phases"], stage["memory"]["states"]
         sizes = [size for part in (states, *phases.values()) for size in part.values()]

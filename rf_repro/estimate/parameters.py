@@ -11,7 +11,8 @@ from rf_repro.config.schema import ExperimentConfig
 from rf_repro.config.training_schema import StageConfig
 from rf_repro.model.encoder import MaskedImageHead
 from rf_repro.model.encoders import encoder_of
-from rf_repro.model.layout import SpanKind
+from rf_repro.model.layout import POOLS, Pool, SpanKind
+from rf_repro.model.pools import owner
 from rf_repro.model.rf_model import RFModel
 from rf_repro.model.spaces import space_of
 from rf_repro.representation.kinds import representation_of
@@ -117,6 +118,23 @@ def count_parameters(config: ExperimentConfig) -> Parameters:
         size = encoder_of(config.model.encoder).size(config.model.encoder)
         parts["encoder"] = Part(size.total, size.total, size.matmul)
     return Parameters({name: part for name, part in parts.items() if part.total}, _beside(config, parts["encoder"].total))
+
+
+def count_by_pool(config: ExperimentConfig) -> dict[Pool | None, int]:
+    """Parameters of the model by the pool whose tokens alone use them; under None, those that all tokens use."""
+    encoder = encoder_of(config.model.encoder)
+    counts: dict[Pool | None, int] = dict.fromkeys((None, *POOLS), 0)
+    for name, parameter in _meta_model(config).named_parameters():
+        is_stand_in = part_of(name) == "encoder" and encoder.is_pretrained
+        counts[owner(name)] += 0 if is_stand_in else parameter.numel()
+    if encoder.is_pretrained:
+        counts["understanding"] += encoder.size(config.model.encoder).total
+    return {pool: count for pool, count in counts.items() if count}
+
+
+def largest_tensor(config: ExperimentConfig) -> int:
+    """Numbers of the model's largest tensor, its encoder's aside."""
+    return max(parameter.numel() for parameter in _meta_model(config).parameters())
 
 
 def _beside(config: ExperimentConfig, encoder: int) -> dict[str, int]:

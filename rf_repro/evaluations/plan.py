@@ -190,7 +190,9 @@ def _wanted(raw: Any, place: Place, folder: Path) -> tuple[Wanted, ...]:
 
 
 def _one(raw: Any, place: Place, folder: Path) -> Wanted:
-    given = {"benchmark": raw} if isinstance(raw, str) else place.mapping(raw, ["benchmark", "prompts", "size", "num", "rewritten"])
+    given = (
+        {"benchmark": raw} if isinstance(raw, str) else place.mapping(raw, ["benchmark", "prompts", "size", "num", "rewritten"])
+    )
     if "benchmark" not in given:
         raise place.error(f"benchmark is missing; name one of {', '.join((*IMAGES, *NAMES))}")
     benchmark = place.at("benchmark").parse(choice(*IMAGES, *NAMES), given["benchmark"])

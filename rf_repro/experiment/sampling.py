@@ -1,7 +1,8 @@
 """`rf-repro sample`: from a trained run and prompts to a folder of images in GenEval's layout.
 
 An image depends on (sampling seed, prompt id, sample index), and in its last bits on the batch it is made in. Batches follow
-from the request alone, so killing and resuming, or sharing the work between processes, gives the same bytes.
+from the request alone, so killing and resuming, or sharing the work between processes, gives the same bytes. A model that does
+not fit its device whole is loaded pool by pool (rf_repro.sample.phases), which changes an image in its last bits too.
 
 B images of a batch, T tokens of a caption.
 """
@@ -13,6 +14,7 @@ from typing import Any
 import torch
 from PIL import Image
 
+from rf_repro.compute.arithmetic import DTYPES, arithmetic
 from rf_repro.compute.devices import on_device, resolve_device, trying
 from rf_repro.config.overrides import config_of
 from rf_repro.config.prerequisites import shared_runs
@@ -22,11 +24,14 @@ from rf_repro.core.hashing import content_hash, derive_seed, file_sha256
 from rf_repro.core.image_folder import ImageFolder, Origin, SampleEntry
 from rf_repro.core.run_dir import RunDir
 from rf_repro.data.packing import Size, to_pixels
-from rf_repro.experiment.load import image_space, last_checkpoint, load_model
+from rf_repro.experiment.load import PooledModel, fits_whole, image_space, last_checkpoint
 from rf_repro.experiment.run import by_kind
+from rf_repro.model.layout import POOLS
 from rf_repro.model.spaces import space_of
+from rf_repro.sample.footprint import FP32, peak, sampling_bytes, tokens_of
+from rf_repro.sample.phases import PhasedSampler
 from rf_repro.sample.prompts import Captions
-from rf_repro.sample.requests import Request
+from rf_repro.sample.requests import Batch, Request
 from rf_repro.sample.sampler import Sampler
 from rf_repro.train.checkpoint import step_of
 from rf_repro.worlds import world_of
@@ -49,6 +54,7 @@ def sample_prompts(
     size: Size | None = None,
     shard: tuple[int, int] = (0, 1),
     batch_size: int | None = None,
+    phases: bool | None = None,
 ) -> ImageFolder:
     """Images from a run's last checkpoint (averaged weights). Batches that are in the folder already are kept.
 
@@ -57,6 +63,7 @@ def sample_prompts(
         size: (H, W) in pixels; None: the world's usual one.
         shard: (index, count) of the share of the batches to make here. Whoever makes the last image completes the folder.
         batch_size: images at once; None: the config's, and at most `TOKENS_AT_ONCE` tokens.
+        phases: whether one pool is on the device at a time; None: where the whole model does not fit.
 
     Raises:
         UserError: no checkpoint, no generation pathway, a size the model does not draw, a prompt it cannot read whole, or a
@@ -91,12 +98,16 @@ def sample_prompts(
             return
         for i, row in enumerate(rows):
             folder.write_prompt(i, row)
+        texts = [
+            Batch(torch.stack([captions.ids[wanted[i].prompt_id] for i in batch]), [wanted[i].seed for i in batch])
+            for batch in missing
+        ]
         with trying(on):
-            sampler = _load_sampler(config, run, checkpoint, captions, on)
+            sampler = _load_sampler(config, run, checkpoint, captions, on, _working_bytes(config, size, texts, on), phases)
+        made = sampler.sample_all(texts, size)
         for batch in missing:
-            ids = torch.stack([captions.ids[wanted[i].prompt_id] for i in batch])
             with trying(on):
-                images, _ = sampler.sample(ids, [wanted[i].seed for i in batch], size=size)
+                images, _ = next(made)
             for i, pixels in zip(batch, to_pixels(images).cpu().numpy(), strict=True):
                 folder.write_image(wanted[i].prompt_id, wanted[i].sample, wanted[i].seed, Image.fromarray(pixels))
             done += len(batch)
@@ -143,12 +154,33 @@ def make_batches(tokens: Sequence[int], most: int, tokens_at_once: int | None) -
     return batches
 
 
-def _load_sampler(config: ExperimentConfig, run: RunDir, checkpoint: Path, captions: Captions, device: torch.device) -> Sampler:
-    model = load_model(config, checkpoint, captions.vocab_size, device)
+def _working_bytes(config: ExperimentConfig, size: Size, batches: Sequence[Batch], device: torch.device) -> int:
+    """What the batch that needs most has beside the model, its VAE included."""
+    number_bytes = DTYPES[arithmetic(config.optim.precision, device)].itemsize
+    shapes = {batch.text_ids.shape for batch in batches}
+    found = (sampling_bytes(config, size, tokens_of(config, size, T), B, number_bytes, phases=False) for B, T in shapes)
+    return max(map(peak, found)) + FP32 * sum(space_of(config.model).stored(config.model).values())
+
+
+def _load_sampler(
+    config: ExperimentConfig,
+    run: RunDir,
+    checkpoint: Path,
+    captions: Captions,
+    device: torch.device,
+    working_bytes: int,
+    phases: bool | None,
+) -> Sampler | PhasedSampler:
+    pooled = PooledModel(config, checkpoint, captions.vocab_size, device)
+    if phases is None:
+        phases = not fits_whole(pooled.bytes_of(*POOLS) + working_bytes, device)
+    if not phases:
+        pooled.use(*POOLS)
     root = run.path.parents[1]  # of the runs of this scale
     started = {name.split("/")[0]: RunDir(root / name) for name in run.record().started_from}
     before = [one for one in shared_runs(config) if one.name in started]
-    return Sampler(model, image_space(config, by_kind(before, started), device), config.sampling, captions.tokens)
+    sampler = Sampler(pooled.model, image_space(config, by_kind(before, started), device), config.sampling, captions.tokens)
+    return PhasedSampler(sampler, pooled.use) if phases else sampler
 
 
 def _path(folder: ImageFolder, request: Request) -> Path:

@@ -11,13 +11,14 @@ from rf_repro.worlds import world_of
 
 
 def load_rf_vlm(run: RunDir, device: torch.device) -> RFVisionLanguageModel:
-    """The averaged weights of a run's last checkpoint, in the device's arithmetic.
+    """The averaged weights of a run's last checkpoint, in the device's arithmetic. Questions and answers are images and text, so
+    the understanding pool alone is loaded.
 
     Raises:
         UserError: the run has no checkpoint, or its tokenizer cannot be read.
     """
     config, record, checkpoint = config_of(run), run.record(), last_checkpoint(run)
     reader = world_of(config).reader(config)
-    model = load_model(config, checkpoint, reader.vocab_size, device)
+    model = load_model(config, checkpoint, reader.vocab_size, device, ("understanding",))
     name = f"{record.scale}/{record.variant}/{record.config_hash[:12]}-s{record.seed}"
     return RFVisionLanguageModel(model, reader, f"run {name} step {step_of(checkpoint)}", step_of(checkpoint))

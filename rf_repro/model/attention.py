@@ -43,6 +43,10 @@ class KVCache:
         """One sample, repeated without a copy."""
         return KVCache(self.keys.expand(count, -1, -1, -1), self.values.expand(count, -1, -1, -1))
 
+    def to(self, device: torch.device) -> "KVCache":
+        """The same there; itself where it is there already."""
+        return KVCache(self.keys.to(device), self.values.to(device))
+
     @staticmethod
     def stack(first: "KVCache", second: "KVCache") -> "KVCache":
         """The samples of both."""

@@ -1,7 +1,10 @@
 """Images to make."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -12,3 +15,11 @@ class Request:
     sample: int
     metadata: dict[str, Any]
     seed: int
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Images to make together: texts of one length, int64 [B, T], and a seed for each."""
+
+    text_ids: Tensor
+    seeds: Sequence[int]

@@ -3,7 +3,7 @@
 B samples, T text tokens, N representation tokens, P pixel patches.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from math import prod
@@ -18,6 +18,7 @@ from rf_repro.maths.schedule import guide, shifted_times, timestep_shift
 from rf_repro.model.attention import KVCache
 from rf_repro.model.rf_model import RFModel
 from rf_repro.model.space import ImageSpace
+from rf_repro.sample.requests import Batch
 
 
 class Sampler:
@@ -27,7 +28,7 @@ class Sampler:
         if model.pixels is None:
             raise ValueError("model.pixel.space=none: a VLM-only model has no generation pathway to sample from")
         self.model, self.space, self.pixels, self.sampling, self.tokens = model, space, model.pixels, sampling, tokens
-        self.device = model.text_embedding.weight.device
+        self.device = next(model.decoder.parameters()).device  # attention's, which is there whatever pool is
 
     @torch.no_grad()
     def sample(
@@ -53,11 +54,24 @@ class Sampler:
             caches = self._prefix(text_ids, representation, None, size)
         return self.sample_pixels(caches, text_ids.shape, seeds, size), representation
 
+    def sample_all(self, batches: Sequence[Batch], size: Size | None) -> Iterator[tuple[Tensor, Tensor | None]]:
+        """What `sample` returns of each batch, in order."""
+        for batch in batches:
+            yield self.sample(batch.text_ids, batch.seeds, size=size)
+
     def sample_representation(
-        self, text_ids: Tensor, seeds: Sequence[int], size: Size | None = None
+        self,
+        text_ids: Tensor,
+        seeds: Sequence[int],
+        size: Size | None = None,
+        read: tuple[list[KVCache], list[KVCache]] | None = None,
     ) -> tuple[Tensor, list[KVCache]]:
         """Stage 1, token by token: codes by top-k with guidance l(no text) + w_rep (l(text) - l(no text)), features by the
         diffusion head with the same guidance.
+
+        Args:
+            read: caches of `read_text`, of the texts and of one dropped text, where they have been read before; the text's
+                pool is then not needed.
 
         Returns:
             Codes int64 [B, N] or features [B, N, F], and the caches of `[text | representation]` that stage 2 continues.
@@ -69,12 +83,18 @@ class Sampler:
         N = prod(grid)
         draws = [representation.randomness(_generator("representation", seed), N) for seed in seeds]
         random = torch.stack(draws).to(self.device)
-        null = self.tokens.dropped(T).to(self.device).expand(B, -1)
-        both = torch.cat([text_ids, null]) if guided else text_ids
-        values = representation.zeros(both.shape[0], 0)
-        caches = self.model.decoder.new_caches(both.shape[0])
-        tokens = torch.cat([self.model.text_embedding(both), representation.embed(values, grid=grid)], 1)
-        num_cached = 0
+        rows = 2 * B if guided else B
+        values = representation.zeros(rows, 0)
+        tokens, num_cached = representation.embed(values, grid=grid), T
+        if read is None:
+            null = self.tokens.dropped(T).to(self.device).expand(B, -1)
+            both = torch.cat([text_ids, null]) if guided else text_ids
+            caches, num_cached = self.model.decoder.new_caches(rows), 0
+            tokens = torch.cat([self.model.text_embedding(both), tokens], 1)
+        elif guided:
+            caches = [KVCache.stack(own, none.expand(B)) for own, none in zip(*read, strict=True)]
+        else:
+            caches = read[0]
         for index in range(N + 1):
             layout = replace(self.model.generation_layout(T, index, with_pixels=False, size=size), num_cached=num_cached)
             hidden = self.model.extend(caches, layout, tokens)
@@ -83,22 +103,32 @@ class Sampler:
                 break
             predicted = representation.predict(hidden[:, -1])
             drawn = representation.draw(predicted[:B], predicted[B:] if guided else None, random[:, index], self.sampling)
-            values = torch.cat([values, torch.cat([drawn] * (both.shape[0] // B))[:, None]], 1)
+            values = torch.cat([values, torch.cat([drawn] * (rows // B))[:, None]], 1)
             tokens = representation.embed(values, grid=grid)[:, -1:]
         return values[:B], [cache.first(B) for cache in caches]
 
     def sample_pixels(
-        self, caches: list[KVCache], text_shape: torch.Size, seeds: Sequence[int], size: Size | None = None
+        self,
+        caches: list[KVCache],
+        text_shape: torch.Size,
+        seeds: Sequence[int],
+        size: Size | None = None,
+        none: list[KVCache] | None = None,
     ) -> Tensor:
-        """Stage 2: Euler steps from noise; guidance x(none) + w_pix (x(text, R) - x(none)). The prefix is computed once."""
+        """Stage 2: Euler steps from noise; guidance x(none) + w_pix (x(text, R) - x(none)). The prefix is computed once.
+
+        Args:
+            caches: of `[text | representation]`; the list is used up, so that no cache is held twice.
+            none: of one sample with both dropped, where it has been computed before; other pools are then not needed.
+        """
         B, T = text_shape
         grid = self.model.pixel_grid(size)
         shape = (prod(grid), self.pixels.patch_in.in_features)
         z = torch.stack([torch.randn(shape, generator=_generator("pixels", seed)) for seed in seeds]).to(self.device)
         scale = self.sampling.cfg_pixel
         if scale != 1:
-            none = [cache.expand(B) for cache in self._unconditional_prefix(T, size)]
-            caches = [KVCache.stack(own, other) for own, other in zip(caches, none, strict=True)]
+            for layer, other in enumerate(none or self._unconditional_prefix(T, size)):
+                caches[layer] = KVCache.stack(caches[layer], other.expand(B))
         layout = self.model.generation_layout(T, size=size)
         layout = replace(layout, num_cached=layout.length - prod(grid))
         times = shifted_times(self.sampling.steps, timestep_shift(prod(grid), self.sampling.shift_base_patches)).tolist()
@@ -112,12 +142,29 @@ class Sampler:
             z = z + (clean - z) * ((t_next - t) / (1 - t))  # no floor: the last step lands on x
         return self.space.decode(z, grid)
 
+    def read_text(self, text_ids: Tensor) -> list[KVCache]:
+        """Caches of texts [B, T] alone."""
+        caches = self.model.decoder.new_caches(text_ids.shape[0])
+        layout = self.model.understanding_layout(text_ids.shape[1], with_image=False)
+        self.model.extend(caches, layout, self.model.text_embedding(text_ids))
+        return caches
+
+    def drop_representation(self, caches: list[KVCache], num_text: int, size: Size | None) -> list[KVCache]:
+        """The caches of one text, now with a dropped representation after it."""
+        assert self.model.representation is not None
+        layout = replace(self.model.generation_layout(num_text, with_pixels=False, size=size), num_cached=num_text)
+        self.model.extend(caches, layout, self.model.representation.embed(*self._dropped(size), self.model.feature_grid(size)))
+        return caches
+
+    def _dropped(self, size: Size | None) -> tuple[Tensor, Tensor]:
+        """Values and flag of one dropped representation."""
+        assert self.model.representation is not None
+        values = self.model.representation.zeros(1, prod(self.model.feature_grid(size)))
+        return values, torch.ones(1, dtype=torch.bool, device=self.device)
+
     def _unconditional_prefix(self, num_text: int, size: Size | None) -> list[KVCache]:
         """Caches of one sample with text and representation dropped: it is the same for all."""
-        values = dropped = None
-        if self.model.representation is not None:
-            values = self.model.representation.zeros(1, prod(self.model.feature_grid(size)))
-            dropped = torch.ones(1, dtype=torch.bool, device=self.device)
+        values, dropped = (None, None) if self.model.representation is None else self._dropped(size)
         return self._prefix(self.tokens.dropped(num_text).to(self.device)[None], values, dropped, size)
 
     def _prefix(

@@ -12,7 +12,7 @@ position and the RNG state.
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -165,9 +165,19 @@ class CheckpointReader:
         """Names of the tensors of a kind."""
         return set(self._parts[kind])
 
-    def whole(self, kind: str) -> Iterator[tuple[str, Tensor]]:
-        """Each tensor of a kind, whole, on the CPU, one by one: no more than one (and its parts) need be held."""
+    def shapes(self, kind: str) -> dict[str, torch.Size]:
+        """Of the whole tensors of a kind; none is read."""
+        return {name: torch.Size(parts[0].whole) for name, parts in self._parts[kind].items()}
+
+    def whole(self, kind: str, wanted: Container[str] | None = None) -> Iterator[tuple[str, Tensor]]:
+        """Each tensor of a kind, whole, on the CPU, one by one: no more than one (and its parts) need be held.
+
+        Args:
+            wanted: names of those to read; None: all. The others are passed over without being read.
+        """
         for name, parts in self._parts[kind].items():
+            if wanted is not None and name not in wanted:
+                continue
             if len(parts) == 1:
                 yield name, parts[0].file.get_tensor(name)
                 continue
@@ -188,8 +198,7 @@ class CheckpointReader:
             UserError: other tensors, or of other shapes, are held.
         """
         for kind, named in tensors.items():
-            held = {name: torch.Size(parts[0].whole) for name, parts in self._parts[kind].items()}
-            if held != {name: tensor.shape for name, tensor in named.items()}:
+            if self.shapes(kind) != {name: tensor.shape for name, tensor in named.items()}:
                 raise UserError(f"{self.path}: holds another model's weights; delete the run directory to start again")
             for name, tensor in named.items():
                 for part in self._parts[kind][name]:

@@ -1,0 +1,148 @@
+"""Bytes that sampling and answering need beside the weights: whether a model goes whole on a device follows from them.
+`rf-repro estimate --inference` shows the same.
+
+Not counted: the temporaries of small elementwise operations, an allocator's fragmentation.
+
+B samples of a batch, T text tokens, N representation tokens, P generation tokens, D width; b bytes of a number of the model.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from rf_repro.config.model_schema import DecoderConfig
+from rf_repro.config.schema import ExperimentConfig
+from rf_repro.data.packing import Size
+from rf_repro.model.encoders import encoder_of
+from rf_repro.model.layout import POOLS, Pool
+from rf_repro.model.spaces import space_of
+from rf_repro.representation.kinds import representation_of
+
+FP32, INT64 = 4, 8
+NOISY_COPIES = 6  # float32 numbers of a batch's generation tokens that are live together: z, twice for both branches, predicted
+VAE_MAPS = 3  # assumed: feature maps at full resolution that are live together while the VAE decodes
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Tokens of an image to make. `representation` counts the start token; 0: the kind has none."""
+
+    text: int
+    representation: int
+    pixel: int
+
+    @property
+    def prefix(self) -> int:
+        """What pixels are given: text and representation."""
+        return self.text + self.representation
+
+    @property
+    def total(self) -> int:
+        return self.prefix + self.pixel
+
+
+def tokens_of(config: ExperimentConfig, size: Size, num_text: int) -> Tokens:
+    """Of an image (H, W) in pixels with a text of so many tokens."""
+    feature, pixel = 2 * config.model.encoder.patch_size, config.model.pixel.patch_size
+    representation = 1 + size[0] * size[1] // feature**2 if representation_of(config).has_tokens else 0
+    return Tokens(num_text, representation, size[0] * size[1] // pixel**2)
+
+
+def kv_bytes(decoder: DecoderConfig, number_bytes: int) -> int:
+    """Keys and values of one token in all layers."""
+    return 2 * decoder.num_layers * decoder.num_kv_heads * decoder.head_dim * number_bytes
+
+
+def parked_bytes(config: ExperimentConfig, tokens: Tokens, samples: int, number_bytes: int) -> int:
+    """Keys and values of samples between two phases (rf_repro.sample.phases)."""
+    return samples * tokens.prefix * kv_bytes(config.model.decoder, number_bytes)
+
+
+def sampling_bytes(
+    config: ExperimentConfig, size: Size, tokens: Tokens, batch: int, number_bytes: int, phases: bool
+) -> dict[Pool, dict[str, int]]:
+    """Pool -> component -> bytes at the peak of the work that it does for one batch. With guidance each sample counts twice.
+
+    Args:
+        phases: whether texts are read in a pass of their own; else with the start token, by a whole model.
+    """
+    b, decoder, sampling = number_bytes, config.model.decoder, config.sampling
+    space, kind = space_of(config.model), representation_of(config)
+    found: dict[Pool, dict[str, int]] = {
+        "understanding": {
+            "kv_caches": batch * tokens.text * kv_bytes(decoder, b),
+            "activations": block_bytes(decoder, batch * tokens.text, batch, tokens.text, b),
+        }
+    }
+    if tokens.representation:
+        rows = batch * (1 + (sampling.cfg_representation != 1))
+        first = 0 if phases else block_bytes(decoder, rows * (tokens.text + 1), rows, tokens.text + 1, b)
+        found["representation"] = {
+            "kv_caches": rows * tokens.prefix * kv_bytes(decoder, b),
+            "activations": max(first, block_bytes(decoder, rows, rows, tokens.prefix, b)),
+            "logits": 3 * FP32 * rows * kind.cost(config, b).codes,
+        }
+    rows = batch * (1 + (sampling.cfg_pixel != 1))
+    numbers = tokens.pixel * space.token_dim(config.model)
+    denoising = {
+        "kv_caches": rows * tokens.prefix * kv_bytes(decoder, b),
+        "activations": block_bytes(decoder, rows * tokens.pixel, rows, tokens.total, b),
+        "noisy_tokens": FP32 * NOISY_COPIES * batch * numbers,
+    }
+    # Caches are still there while images are decoded; a space without a VAE only puts patches in order.
+    decoding = {
+        "kv_caches": denoising["kv_caches"],
+        "images": FP32 * batch * size[0] * size[1] * 3 * 2,
+        "vae_activations": round(VAE_MAPS * FP32 * space.widest(config.model) * batch * size[0] * size[1]),
+    }
+    found["pixel"] = max(denoising, decoding, key=lambda parts: sum(parts.values()))
+    return {pool: {name: size for name, size in found[pool].items() if size} for pool in POOLS if pool in found}
+
+
+def answering_bytes(
+    config: ExperimentConfig, size: Size, num_text: int, batch: int, number_bytes: int
+) -> dict[Pool, dict[str, int]]:
+    """As `sampling_bytes`, of questions about one image each: the encoder and the decoder follow each other."""
+    b, decoder, encoder = number_bytes, config.model.decoder, config.model.encoder
+    patches = size[0] * size[1] // encoder.patch_size**2
+    encoded = patches + encoder_of(encoder).prefix_tokens(encoder)
+    length = patches // 4 + num_text
+    caches = batch * length * kv_bytes(decoder, b)
+    reading = {
+        "kv_caches": caches,
+        "activations": block_bytes(decoder, batch * length, batch, length, b),
+    }
+    seeing = {
+        "images": batch * 3 * size[0] * size[1] * (FP32 + b),
+        "encoder_activations": batch * encoded * b * (6 * encoder.width + 4 * encoder.ffn_width),
+    }
+    return {"understanding": max(reading, seeing, key=lambda parts: sum(parts.values()))}
+
+
+def block_bytes(decoder: DecoderConfig, tokens: int, rows: int, keys: int, number_bytes: int) -> int:
+    """Largest sum of what is live in a decoder block without gradient.
+
+    Args:
+        tokens: fresh ones, of all rows.
+        rows: samples, guidance's other branch included.
+        keys: a row's fresh and cached tokens.
+    """
+    b, d, f = number_bytes, decoder.width, decoder.ffn_width
+    H, K, h = decoder.num_heads, decoder.num_kv_heads, decoder.head_dim
+    # Normalised input, residual; queries, keys and values as computed and rotated; the row's keys and values together.
+    attention = tokens * b * (2 * d + 2 * (H + 2 * K) * h + H * h) + 2 * rows * keys * K * h * b
+    if decoder.distance_bias:  # dense scores: as computed, and their softmax
+        attention += 2 * tokens * keys * H * b
+    if decoder.num_experts:
+        k = decoder.num_active_experts
+        # Of each choice: its row beside gate, up, silu and product, or beside its result and the same in the tokens' order; its
+        # place there and back, and its expert.
+        choice = b * max(d + 4 * f, 2 * d + 2 * f, 3 * d) + 3 * INT64
+        feed_forward = tokens * (b * 3 * d + k * choice + 2 * FP32 * decoder.num_experts)
+    else:
+        feed_forward = tokens * b * (3 * d + 4 * f)
+    return max(attention, feed_forward)
+
+
+def peak(phases: Mapping[Pool, Mapping[str, int]]) -> int:
+    """The most of any phase."""
+    return max(sum(parts.values()) for parts in phases.values())

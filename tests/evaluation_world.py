@@ -1,5 +1,5 @@
-"""All that grids at scale `base` are trained on, sampled and scored by, built on the spot: tiny random models, shards of scenes in
-real data's formats, prompts, questions, a judge, and images of another system."""
+"""All that grids at scale `base` are trained on, sampled and scored by, built on the spot: tiny random models, shards of scenes
+in real data's formats, prompts, questions, a judge, and images of another system."""
 
 import json
 from pathlib import Path
@@ -20,6 +20,7 @@ from tests.evaluators.understanding_files import MINIS, write_parquet
 
 SIDE = 64  # pixels, of every image
 ITEMS = ("partiprompts97", "256")  # DPG-Bench's
+SOURCES = {"gen": ("generation", "webdataset"), "und": ("understanding", "parquet"), "txt": ("text", "jsonl")}
 STAGES = ("alignment", "joint", "continued")
 
 EVALUATIONS = """\
@@ -40,12 +41,11 @@ systems:
 def write_evaluation_world(folder: Path) -> list[str]:
     """Fills the folder: `data.yaml`, `evals.yaml` and what they name; the options that every command on it takes."""
     write_models(folder)
-    for name, task, form in (("gen", "generation", "webdataset"), ("und", "understanding", "parquet"), ("txt", "text", "jsonl")):
+    for name, (task, form) in SOURCES.items():
         size = ["--image-size", "64"] if task != "text" else []
         assert main(["data", "scenes", "--out", str(folder / "scenes" / name), "--num", "60", "--task", task, "--format", form,
                      "--shard-size", "20", *size]) == 0  # fmt: skip
-    rows = [f"- {{name: {n}, path: scenes/{n}, task: {t}, format: {f}}}"
-            for n, t, f in (("gen", "generation", "webdataset"), ("und", "understanding", "parquet"), ("txt", "text", "jsonl"))]  # fmt: skip
+    rows = [f"- {{name: {name}, path: scenes/{name}, task: {task}, format: {form}}}" for name, (task, form) in SOURCES.items()]
     (folder / "data.yaml").write_text("\n".join(rows) + "\n")
     write_evaluations(folder)
     changes = [word for path, value in changes_of(folder).items() for word in ("--set", f"{path}={json.dumps(value)}")]

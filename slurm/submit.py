@@ -20,6 +20,7 @@ from rf_repro.core.errors import UserError
 from rf_repro.launch.jobs import RunJob
 from rf_repro.launch.plan import TRAIN, Job
 from slurm import requeue
+from slurm.cost import sized
 from slurm.jobs import ReportJob, SlurmJob
 from slurm.profile import Action, Profile
 from slurm.resources import Resources
@@ -87,7 +88,7 @@ def group_rows(rows: Sequence[Row], profile: Profile, max_array: int, again: boo
         if not wanted:
             continue
         after = tuple((path, TRAIN) for path in job.after if path in untrained)
-        resources = tuple(profile.resources(job.kind_of(action), single=job.single) for action in wanted)
+        resources = tuple(sized(profile, job, action) for action in wanted)
         shares = tuple(_shares(row, action) for action in wanted)
         # A stage comes after all that it names; so does a variant that goes on from another.
         depth = len(job.after) if job.kind != "variant" else 10**6 + sum(path in own for path in job.after)

@@ -12,6 +12,7 @@ from rf_repro.core.action_dir import all_attempts
 from rf_repro.core.records import ACTIONS
 from rf_repro.launch.progress import clock, read_progress
 from rf_repro.launch.state import hours, last_attempt
+from slurm.cost import CostRow
 from slurm.state import JobState, Row, foremost
 
 PLAIN_WIDTH = 200  # columns where nobody's terminal says how many
@@ -53,6 +54,17 @@ def actions_table(rows: Sequence[Row]) -> Table:
             progress = _progress(row, action, one) if one.state != "done" else ("-", "-")
             shares = f"{one.shares.count('done')}/{len(one.shares)}" if len(one.shares) > 1 else "-"
             table.add_row(row.job.slug, action, _cell(one), shares, *progress, _job(one), _why(one))
+    return table
+
+
+def cost_table(rows: Sequence[CostRow]) -> Table:
+    """Every action of a grid, seeds together: its jobs, the GPUs of each, and GPU hours, by estimate."""
+    table = _table("variant", "action", "runs", "jobs each", "GPUs a job", "GB on a GPU", "GPU hours")
+    for row in rows:
+        cost = row.cost
+        memory = f"{cost.device_bytes / 1e9:.0f}{', in phases' if cost.in_phases else ''}" if cost.device_bytes else "-"
+        hours = f"{row.gpu_hours:,.0f}" if row.gpu_hours >= 10 else f"{row.gpu_hours:.2g}"
+        table.add_row(row.variant, row.action, str(row.runs), str(cost.jobs), str(cost.gpus), memory, hours)
     return table
 
 

@@ -132,12 +132,13 @@ def _add_logs(actions: Commands) -> None:
 
 
 def run_plan(options: argparse.Namespace) -> int:
+    from slurm.cost import cost_rows
     from slurm.profile import ACTIONS
     from slurm.sweep import look
-    from slurm.table import make_console, plan_table, summary
+    from slurm.table import cost_table, make_console, plan_table, summary
 
     ledger, request = _request(options)
-    sweep = look(ledger, request)
+    sweep = look(ledger, request, here=getattr(options, "dry_run", False))
     console = make_console()
     _say_profile(sweep.profile, options.profile)
     kinds = {row.job.kind_of(action) for row in sweep.rows for action in row.actions}
@@ -152,6 +153,11 @@ def run_plan(options: argparse.Namespace) -> int:
         print("no SLURM on this machine: states are those of the files")
     console.print(plan_table(sweep.rows))
     print(summary(sweep.rows))
+    if sweep.profile.gpu is not None:
+        costs = cost_rows([row.job for row in sweep.rows], sweep.profile)
+        console.print(f"\nby estimate, on {sweep.profile.gpu}:")
+        console.print(cost_table(costs))
+        console.print(f"{sum(row.gpu_hours for row in costs):,.0f} GPU hours in all\n")
     groups = sweep.groups()
     jobs = sum(group.num_jobs for group in groups)
     calls = sum(len(group.actions) for group in groups)
@@ -166,7 +172,7 @@ def run_submit(options: argparse.Namespace) -> int:
     ledger, request = _request(options)
     if options.dry_run:
         run_plan(options)
-        for number, text in enumerate(dry_run(look(ledger, request)), start=1):
+        for number, text in enumerate(dry_run(look(ledger, request, here=True)), start=1):
             print(f"\n--- sbatch call {number}\n{text}")
         return 0
     sweep = look(ledger, request, here=options.cluster == "local")

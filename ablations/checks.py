@@ -55,7 +55,8 @@ def _words(hint: Any) -> str:
         return "a mapping of dotted paths to values"
     if origin is Callable:
         return "a function of the scale's config that returns one"
-    return {str: "text of one line", int: "a whole number", float: "a number"}.get(hint) or f"of type {hint.__name__}"
+    known = {str: "text of one line", int: "a whole number", float: "a number", type(None): "None"}
+    return known.get(hint) or f"of type {hint.__name__}"
 
 
 def explain(error: BaseException, file: str) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 from ablations.checks import check_fields, check_word, explain, refuse, repeated
 from rf_repro.config.overrides import apply_overrides
 from rf_repro.config.prerequisites import Prerequisite, prerequisites
-from rf_repro.config.scales import get_scale
+from rf_repro.config.scales import SCALES, get_scale
 from rf_repro.config.schema import ExperimentConfig
 from rf_repro.core.annotations import is_of
 from rf_repro.core.errors import UserError
@@ -97,6 +97,10 @@ class AblationGrid:
 
     `columns` are those of worlds that score a run themselves; `real_columns` those on photographs, where they are others: the
     same number, in the same order.
+
+    `last_stage` is the stage after which its runs end; None: the scale's last. A scale that has no stage of that name keeps all
+    of its own. Paper: Tables 3a to 3d are scored at 256 px, which is the resolution of `joint`, Table 1 alone at 1,024 px; for
+    Tables 2 and 3e it does not say, and ending with `joint` is assumed, so that their rows are the same runs.
     """
 
     name: str
@@ -108,6 +112,7 @@ class AblationGrid:
     columns: tuple[Column, ...]
     seeds: tuple[int, ...]
     real_columns: tuple[Column, ...] = ()
+    last_stage: str | None = "joint"
 
     def __post_init__(self) -> None:
         owner = self.name if self.name and isinstance(self.name, str) else "grid"
@@ -137,15 +142,32 @@ class AblationGrid:
                 return row
         raise UserError(f"variant {key!r}: not in {self.name}; choose one of {', '.join(row.key for row in self.rows)}")
 
+    def config(self, row: Variant, base: ExperimentConfig) -> ExperimentConfig:
+        """What the row's run is trained with: the base up to `last_stage`, with the row's overrides. Raises UserError as of
+        `Variant.config` and `schedule`."""
+        return row.config(self.schedule(base))
+
+    def schedule(self, base: ExperimentConfig) -> ExperimentConfig:
+        """The base up to `last_stage`. Raises UserError where that is the name of no stage at any scale."""
+        own = [stage.name for stage in base.stages if not stage.shared]
+        if self.last_stage in own[:-1]:
+            count = [stage.name for stage in base.stages].index(self.last_stage) + 1
+            return replace(base, stages=base.stages[:count])
+        known = [*own, *(stage.name for make in SCALES.values() for stage in make().stages if not stage.shared)]
+        if self.last_stage not in (None, *known):
+            allowed = f"one of {', '.join(dict.fromkeys(known))}, or None for all stages"
+            refuse(f"grid {self.name!r}", "last_stage", self.last_stage, allowed)
+        return base
+
     def configs(self, scale: str, changes: Overrides | None = None) -> dict[str, ExperimentConfig]:
         """Row key -> config at a scale, in row order; `changes` to the scale come before every row. Raises UserError on an
         unknown scale or a bad change."""
         base = apply_overrides(get_scale(scale), changes or {})
-        return {row.key: row.config(base) for row in self.rows}
+        return {row.key: self.config(row, base) for row in self.rows}
 
     def shared(self, scale: str, changes: Overrides | None = None) -> dict[tuple[str, str], Prerequisite]:
         """(run name, config hash) -> every run that the rows start from, in training order."""
-        runs = (run for config in self.configs(scale, changes).values() for run in prerequisites(config))
+        runs = (run for key, config in self.configs(scale, changes).items() for run in prerequisites(config, key))
         return {(run.name, run.config.result_hash()): run for run in runs}
 
 

@@ -1,12 +1,10 @@
-"""Every table this suite can run, and those in files of the user's. The one place where a table's name gets its meaning.
-
-Table 1 compares other groups' systems: it has claims and published values, no grid.
-"""
+"""Every table this suite can run, and those in files of the user's. The one place where a table's name gets its meaning."""
 
 from collections.abc import Iterable
 
 from ablations.claims import CLAIMS, Claim
 from ablations.grid import AblationGrid, Variant
+from ablations.table1 import TABLE1
 from ablations.table2 import TABLE2
 from ablations.table3a import TABLE3A
 from ablations.table3b import TABLE3B
@@ -14,12 +12,13 @@ from ablations.table3c import TABLE3C
 from ablations.table3d import TABLE3D
 from ablations.table3e import TABLE3E
 from ablations.user_grids import is_of_file, load_claims, load_grid
+from rf_repro.config.prerequisites import own_names
 from rf_repro.config.schema import ExperimentConfig
 from rf_repro.core.errors import UserError
 
-_TABLES = (TABLE3A, TABLE3B, TABLE3C, TABLE3D, TABLE2, TABLE3E)
-GRIDS: dict[str, AblationGrid] = {grid.name: grid for grid in _TABLES}
-RESERVED = ("table1", "all")  # no grids, but they mean something where a table's name is asked for
+ABLATIONS = (TABLE3A, TABLE3B, TABLE3C, TABLE3D, TABLE2, TABLE3E)  # variants under equal conditions (Secs. 4.3 and 4.4)
+GRIDS: dict[str, AblationGrid] = {grid.name: grid for grid in (TABLE1, *ABLATIONS)}
+ALL = "all"  # no grid's name: all of ours
 
 
 def get_grid(name: str) -> AblationGrid:
@@ -33,15 +32,16 @@ def get_grid(name: str) -> AblationGrid:
     if not is_of_file(name):
         raise UserError(f"table {name!r}: unknown; choose one of {', '.join(GRIDS)}")
     grid = load_grid(name)
-    if grid.name.lower() in (*GRIDS, *RESERVED):
+    if grid.name.lower() in (*GRIDS, ALL):
         raise UserError(f"table {name!r}: name={grid.name!r} is that of a table of the paper; give it one of its own")
     return grid
 
 
 def row_config(name: str, row: Variant, base: ExperimentConfig) -> ExperimentConfig:
-    """The base with the overrides of a row of the table of that name. Raises UserError that names both."""
+    """What a row of the table of that name is trained with. Raises UserError that names both."""
+    grid = get_grid(name)
     try:
-        return row.config(base)
+        return grid.config(row, base)
     except UserError as error:
         raise UserError(f"table {name!r}: {error}") from None
 
@@ -59,21 +59,22 @@ def get_grids(names: Iterable[str], base: ExperimentConfig) -> list[AblationGrid
     names = list(names)
     grids: dict[str, AblationGrid] = {}
     for name in names:
-        for grid in GRIDS.values() if name == "all" else [get_grid(name)]:
+        for grid in GRIDS.values() if name == ALL else [get_grid(name)]:
             if grids.setdefault(grid.name.lower(), grid) != grid:
                 raise UserError(f"table {name!r}: another table asked for is called {grid.name!r} too; rename one of them")
             for row in () if grid.name in GRIDS else grid.rows:
                 row_config(name, row, base)
     get_claims(names)
-    known = {row.key: (row, grid) for grid in reversed(GRIDS.values()) for row in grid.rows}
-    for grid in grids.values():
-        for row in () if grid.name in GRIDS else grid.rows:
-            other, where = known.setdefault(row.key.lower(), (row, grid))  # some disks do not tell case apart
-            if row.key != other.key or not _same_run(row, other, base):
-                raise UserError(
-                    f"variant {row.key!r}: means one run in {where.name} and another in {grid.name}; give the row of {grid.name} "
-                    "a key of its own"
-                )
+    known: dict[str, tuple[Variant, AblationGrid]] = {}  # by the name of a run
+    for grid in (*ABLATIONS, TABLE1, *(grid for grid in grids.values() if grid.name not in GRIDS)):
+        for row in grid.rows:
+            for name in own_names(row.key, grid.schedule(base)):
+                other, where = known.setdefault(name.lower(), (row, grid))  # some disks do not tell case apart
+                if row.key != other.key or not _same_run(row, other, base):
+                    raise UserError(
+                        f"variant {row.key!r}: means one run in {where.name} and another in {grid.name}; give the row of "
+                        f"{grid.name} a key of its own"
+                    )
     return list(grids.values())
 
 

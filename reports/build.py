@@ -7,6 +7,7 @@ from typing import Any
 from ablations.claims import Difference
 from ablations.registry import GRIDS
 from reports.browser import make_browser
+from reports.collect import GridRuns
 from reports.dependence import dependence_section
 from reports.document import Document, Figure, Section
 from reports.figures import Colors, variant_colors
@@ -44,8 +45,8 @@ def build_report(
 
 def make_document(findings: Findings) -> Document:
     """The report, laid out: claims, tables in the paper's order, what they depend on, runs, gates, provenance."""
-    rows, gates = all_rows(findings.selected), measure_gates(findings.runs)
-    colors = variant_colors(row.key for table in findings.selected for row in table.grid.rows)
+    rows, gates = all_rows([*findings.selected, findings.systems.runs]), measure_gates(findings.runs)
+    colors = variant_colors([*(row.key for table in findings.selected for row in table.grid.rows), *(row.key for row in rows)])
     beyond = [run for level in findings.levels for run in level.runs]
     return Document(
         title="Representation Forcing, reproduced",
@@ -58,7 +59,7 @@ def make_document(findings: Findings) -> Document:
             *samples_section(findings.tables),
             *_training_sections(rows, findings.label, colors),
             Section("gates", "Gates", (gates_table(gates, findings.label, findings.selected[0].world),)),
-            Section("provenance", "Provenance", (runs_table(findings.selected, beyond), sources_table(findings.tables, gates)),
+            Section("provenance", "Provenance", (runs_table(_shown(findings), beyond), sources_table(findings.tables, gates)),
                     folded=True),
         ),
         browser=make_browser(rows, findings.label),
@@ -82,7 +83,7 @@ def _introduction(findings: Findings) -> str:
 
 def _table_sections(findings: Findings, colors: Colors) -> list[Section]:
     """Table 1, then the grids in the paper's order, then those of the user's."""
-    sections = [Section("table1", "Table 1: systems", (table1(findings.tables),))]
+    sections = [Section("table1", "Table 1: systems", (table1(findings.systems, findings.selected),))]
     done: list[MeasuredTable] = []
     for table in sorted(findings.tables, key=lambda table: (table.runs.grid.name not in GRIDS, table.runs.grid.title)):
         mine = [result.claim.comparison for result in findings.claims if result.claim.table == table.runs.grid.name]
@@ -90,6 +91,13 @@ def _table_sections(findings: Findings, colors: Colors) -> list[Section]:
         sections += grid_sections(table, done, pairs, colors)
         done.append(table)
     return sections
+
+
+def _shown(findings: Findings) -> list[GridRuns]:
+    """The tables whose runs are listed; Table 1 where it has runs that no other one has."""
+    known = {run.name for table in findings.selected for seeds in table.rows.values() for run in seeds.values()}
+    own = {run.name for seeds in findings.systems.runs.rows.values() for run in seeds.values()}
+    return [*findings.selected, *([findings.systems.runs] if own - known else [])]
 
 
 def _training_sections(rows: Sequence[RunRow], label: str, colors: Colors) -> list[Section]:

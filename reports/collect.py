@@ -9,6 +9,7 @@ from typing import Any
 
 from ablations.grid import GENEVAL, AblationGrid, Column, Variant
 from reports.statistics import Interval, interval
+from rf_repro.config.prerequisites import run_name
 from rf_repro.core.dpg_names import is_dpg
 from rf_repro.core.errors import UserError
 from rf_repro.core.records import Attempt, EvalResult, RunRecord
@@ -70,7 +71,8 @@ class LeftOut:
 class GridRuns:
     """The runs of one table at one scale: `rows[variant][seed]`, and in `shared["name/hash12"][seed]` those they start from.
 
-    `configs` are the rows' whole configs, JSON-ready; `changes` were made to the scale before every row.
+    `configs` are the rows' whole configs, JSON-ready, `names` what their runs are called; `changes` were made to the scale before
+    every row.
     """
 
     grid: AblationGrid
@@ -79,6 +81,7 @@ class GridRuns:
     rows: dict[str, dict[int, Run]]
     shared: dict[str, dict[int, Run]]
     left_out: tuple[LeftOut, ...]
+    names: dict[str, str]
     changes: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -131,7 +134,8 @@ def select(grid: AblationGrid, scale: str, runs: Sequence[Run], changes: Mapping
     """
     configs = grid.configs(scale, changes)
     grid = grid.in_world(configs[grid.base].data.world)
-    rows = {key: (key, config.result_hash()) for key, config in configs.items()}
+    names = {key: run_name(key, config) for key, config in configs.items()}
+    rows = {key: (names[key], config.result_hash()) for key, config in configs.items()}
     shared = list(grid.shared(scale, changes))
     chosen: dict[tuple[str, str], dict[int, Run]] = {identity: {} for identity in (*rows.values(), *shared)}
     hashes: dict[str, set[str]] = {}
@@ -157,6 +161,7 @@ def select(grid: AblationGrid, scale: str, runs: Sequence[Run], changes: Mapping
         rows={key: dict(sorted(chosen[identity].items())) for key, identity in rows.items()},
         shared={f"{name}/{digest[:12]}": dict(sorted(chosen[name, digest].items())) for name, digest in shared},
         left_out=tuple(left_out),
+        names=names,
         changes=changes or {},
     )  # fmt: skip
 
@@ -235,8 +240,9 @@ def _row_scores(runs: GridRuns, row: Variant, column: Column, expected_seeds: Se
         known = first.intervals.setdefault((column.evaluation, tuple(results)), {})
         return RowScores(row, results, items, (*notes, *left_out), "", column.cluster, known)
     if not runs.rows[row.key]:
-        others = sum(other.variant == row.key for other in runs.left_out)
-        reason = f"no {row.key} run at scale {runs.scale}" + (f"; {others} with another config left out" if others else "")
+        name = runs.names[row.key]
+        others = sum(other.variant == name for other in runs.left_out)
+        reason = f"no {name} run at scale {runs.scale}" + (f"; {others} with another config left out" if others else "")
     else:
         reason = "; ".join(absent)
     return RowScores(row, {}, {}, (), reason, column.cluster)

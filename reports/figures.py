@@ -6,7 +6,7 @@ from typing import Any
 
 from pandas import DataFrame
 
-from ablations.registry import GRIDS
+from ablations.registry import ABLATIONS
 from rf_repro.core.streams import quiet_stderr
 
 with quiet_stderr():  # where HOME cannot be written, Matplotlib and fontconfig have much to say about their caches
@@ -27,7 +27,7 @@ Colors = Mapping[str, Any]  # variant key -> colour
 
 def variant_colors(keys: Iterable[str]) -> Colors:
     """Of a report's variants, the same in every figure of every table; those of our tables are the same in every report."""
-    ours = list(dict.fromkeys(row.key for grid in GRIDS.values() for row in grid.rows))
+    ours = list(dict.fromkeys(row.key for grid in ABLATIONS for row in grid.rows))
     colors = list(sns.color_palette("colorblind", 10))
     if len(ours) > len(colors):
         colors += sns.husl_palette(len(ours) - len(colors), s=0.6, l=0.45)

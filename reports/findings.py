@@ -8,6 +8,7 @@ from typing import Any
 from ablations.claims import Claim, Difference
 from ablations.grid import AblationGrid
 from ablations.registry import get_claims, get_grids
+from ablations.table1 import TABLE1
 from reports.collect import GridRuns, Run, load_runs, select
 from reports.levels import Level, find_levels
 from reports.measured import MeasuredTable, TableScores, measure
@@ -19,10 +20,12 @@ from rf_repro.config.scales import get_scale
 
 @dataclass(frozen=True)
 class Findings:
-    """What the runs of one scale say. `runs` are those that any table counts, each once; `levels` are in other worlds."""
+    """What the runs of one scale say. `tables` are the ablations and the user's own, `systems` is Table 1; `runs` are those that
+    any table counts, each once; `levels` are in other worlds."""
 
     scale: str
     tables: list[MeasuredTable]
+    systems: MeasuredTable
     runs: list[Run]
     gates: Gates
     claims: list[ClaimResult]
@@ -57,14 +60,18 @@ def find(folders: Sequence[Path], scale: str, changes: Mapping[str, Any] | None 
     """
     grids = get_grids(["all", *tables], apply_overrides(get_scale(scale), changes or {}))
     loaded = load_runs(folders)
-    measured = [measure(select(grid, scale, loaded, changes)) for grid in grids]
+    by_name = {grid.name: measure(select(grid, scale, loaded, changes)) for grid in grids}
+    systems = by_name[TABLE1.name]
+    measured = [table for table in by_name.values() if table is not systems]
     selected = [table.runs for table in measured]
-    runs = _distinct(run for table in selected for seeds in (table.rows | table.shared).values() for run in seeds.values())
+    runs = _distinct(
+        run for table in (*selected, systems.runs) for seeds in (table.rows | table.shared).values() for run in seeds.values()
+    )
     gates = gate_values(runs)
-    scores = {table.runs.grid.name: table.scores for table in measured}
+    scores = {name: table.scores for name, table in by_name.items()}
     results = judge_all(get_claims(tables), grids, scale, scores, gates, changes)
     claims = [_with_compute(result, measured) for result in results]
-    return Findings(scale, measured, runs, gates, claims, find_levels(selected, loaded), changes or {})
+    return Findings(scale, measured, systems, runs, gates, claims, find_levels(selected, loaded), changes or {})
 
 
 def judge_all(

@@ -27,19 +27,19 @@ class Level:
 def find_levels(tables: Sequence[GridRuns], runs: Sequence[Run]) -> list[Level]:
     """The other worlds that any of `runs` was trained in, in order of their description; the scale's own is not among them."""
     by_world: dict[ScenesConfig, dict[tuple[str, str], dict[int, Run]]] = {}
-    hashes = {(key, config.result_hash()): config for table in tables for key, config in _configs(table).items()}
+    hashes = {(table.names[key], config.result_hash()): config for table in tables for key, config in _configs(table).items()}
     for run in runs:
         if run.record.scale != tables[0].scale or (run.record.variant, run.record.config_hash) in hashes:
             continue
-        for (key, digest), config in hashes.items():
-            if key == run.record.variant and (scenes := _world(run, config)) is not None:
-                by_world.setdefault(scenes, {}).setdefault((key, digest), {}).setdefault(run.record.seed, run)
+        for (name, digest), config in hashes.items():
+            if name == run.record.variant and (scenes := _world(run, config)) is not None:
+                by_world.setdefault(scenes, {}).setdefault((name, digest), {}).setdefault(run.record.seed, run)
     levels = []
     for scenes, found in by_world.items():
         chosen = tuple(
             replace(
                 table,
-                rows={key: dict(sorted(found.get((key, config.result_hash()), {}).items()))
+                rows={key: dict(sorted(found.get((table.names[key], config.result_hash()), {}).items()))
                       for key, config in _configs(table).items()},
                 left_out=(),
             )

@@ -1,4 +1,4 @@
-"""The paper's own tables where ours has other columns, and Table 1, which compares systems and has no grid here."""
+"""The paper's own tables where ours has other columns, and Table 1, which compares systems."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -6,7 +6,7 @@ from typing import Any
 
 from ablations.grid import GENEVAL, AblationGrid
 from ablations.questions import MIRRORS
-from reports.collect import RowScores, collect_scores, looked_at
+from reports.collect import GridRuns, RowScores, collect_scores, looked_at
 from reports.dpg_column import DpgCell, dpg_cell
 from reports.measured import MeasuredTable
 from reports.paper_values import PAPER_TABLES, PaperTable, paper_table
@@ -40,11 +40,17 @@ def published_table(grid: AblationGrid) -> Table | None:
     )
 
 
-def table1(tables: Sequence[MeasuredTable]) -> Table:
+def table1(table: MeasuredTable, ablations: Sequence[GridRuns]) -> Table:
     """The paper's comparison of systems, with this suite's own model below it, task by task: on its own world, or on photographs
-    at the largest size it draws, with the official and with rewritten prompts."""
+    at the largest size it draws, with the official and with rewritten prompts.
+
+    Args:
+        table: of `ablations.table1`.
+        ablations: the tables of variants. A run that stands in one of them bears the name that it has there.
+    """
     paper = PAPER_TABLES["table1"]
-    table = next(table for table in tables if OURS in {row.key for row in table.runs.grid.rows} and table.curves)
+    ours = next((runs.grid.variant(OURS) for runs in ablations if runs.names.get(OURS) == table.runs.names[OURS]),
+                table.runs.grid.variant(OURS)).label  # fmt: skip
     scenes = table.runs.world.scores_itself
     label = scale_label(table.runs.scale, table.runs.configs[table.runs.grid.base])
     rows: list[tuple[str, ...]] = [
@@ -61,14 +67,14 @@ def table1(tables: Sequence[MeasuredTable]) -> Table:
                 dpg = _dpg(table, mark, value)
                 cells.append(dpg.text)
                 records += [{"row": OURS + mark, **record} for record in dpg.records]
-                notes += [f"{score.variant.label}{mark}: {note}." for note in dpg.notes]
+                notes += [f"{ours}{mark}: {note}." for note in dpg.notes]
                 continue
             measured = score.interval((column,) if column in GENEVAL.tasks else GENEVAL.tasks) if score.results else None
             cells.append(show(measured, digits=2) if measured else f"not run: {score.reason}")
             records.append({"row": OURS + mark, "column": column, **numbers(measured), "paper": value, "notes": score.reason})
-        rows.append((f"Measured here: {score.variant.label}{mark}", *cells))
+        rows.append((f"Measured here: {ours}{mark}", *cells))
         stated = score.notes if scenes else (*score.notes, *looked_at(score.results.values()))
-        notes += [f"{score.variant.label}{mark}: {note}." for note in stated]
+        notes += [f"{ours}{mark}: {note}." for note in stated]
     comparison = "The last row is no competitor of the others: it draws coloured shapes, they draw photographs."
     if not scenes:
         comparison = (
@@ -76,7 +82,7 @@ def table1(tables: Sequence[MeasuredTable]) -> Table:
         )
     return Table(
         name="table1",
-        title=f"Table 1, published, and {table.scores[GENEVAL.key][OURS].variant.label} at {label}",
+        title=f"Table 1, published, and {ours} at {label}",
         caption="GenEval by task, overall, and DPG. All rows but the last"
         f"{'' if scenes else ' two'} are the paper's, at 1024 px, as fractions.",
         header=("Model", *paper.columns.values()),

@@ -26,13 +26,12 @@ def runs_table(tables: Sequence[GridRuns], beyond: Iterable[Run]) -> Table:
                 found[run.name] = run
                 used_in.setdefault(run.name, []).append(table.grid.title.removeprefix("Table "))
     stages = {run.name for table in tables for seeds in table.shared.values() for run in seeds.values()}
+    stages -= {run.name for table in tables for seeds in table.rows.values() for run in seeds.values()}  # and Table 1's start
     found |= {run.name: run for run in beyond}
     for run in found.values():
         record = run.record
-        base = get_scale(record.scale).to_dict()
         stage = run.name in stages
-        difference = {} if stage else config_difference(base, {**base, **run.dir.config()})
-        diff = "; ".join(f"{path}: {json.dumps(old)} → {json.dumps(new)}" for path, (old, new) in difference.items())
+        diff = "" if stage else _difference(run)
         wall = [attempt.seconds for attempt in record.attempts]
         entry = {
             "Run": str(run.dir.path),
@@ -69,6 +68,16 @@ def runs_table(tables: Sequence[GridRuns], beyond: Iterable[Run]) -> Table:
         notes=tuple(left_out),
         printed=False,
     )
+
+
+def _difference(run: Run) -> str:
+    """What of a run's config is not as its scale has it; of stages that it does not reach, that it ends before them."""
+    config, base = run.dir.config(), get_scale(run.record.scale).to_dict()
+    names = [stage["name"] for stage in config["stages"]]
+    ends = f"ends with {names[-1]}" if names[-1] != base["stages"][-1]["name"] else ""
+    base["stages"] = [stage for stage in base["stages"] if stage["name"] in names]
+    changed = config_difference(base, {**base, **config}).items()
+    return "; ".join(filter(None, (ends, *(f"{path}: {json.dumps(old)} → {json.dumps(new)}" for path, (old, new) in changed))))
 
 
 def sources_table(tables: Sequence[MeasuredTable], gates: Sequence[GateResult]) -> Table:

@@ -20,7 +20,7 @@ PANELS = 3  # a row of a figure
 
 @dataclass(frozen=True)
 class RunRow:
-    """One variant, whichever tables it stands in, with its runs by seed."""
+    """One variant, whichever tables it stands in, with its runs by seed. `key`: the name of its runs."""
 
     key: str
     label: str
@@ -34,7 +34,8 @@ def all_rows(tables: Sequence[GridRuns]) -> list[RunRow]:
         for row in table.grid.rows:
             if table.rows[row.key]:
                 label = row.label if table is tables[0] else f"{row.label} ({table.grid.title})"
-                rows.setdefault(row.key, RunRow(row.key, label, table.rows[row.key]))
+                name = table.names[row.key]
+                rows.setdefault(name, RunRow(name, label, table.rows[row.key]))
     return list(rows.values())
 
 

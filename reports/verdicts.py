@@ -193,8 +193,8 @@ def _measure(claim: Claim, grid: AblationGrid, scores: Mapping[str, Mapping[str,
 def _barred(gate: ClaimGate, grid: AblationGrid, scale: str, gates: Gates, changes: Mapping[str, Any] | None) -> str:
     """Why the gate keeps the claim from being decided; empty when it does not."""
     row = grid.variant(gate.row)
-    config = row.config(apply_overrides(get_scale(scale), changes or {}))
-    started = next((run for run in prerequisites(config) if run.kind == gate.kind), None)
+    config = grid.config(row, apply_overrides(get_scale(scale), changes or {}))
+    started = next((run for run in prerequisites(config, row.key) if run.kind == gate.kind), None)
     if started is None:
         return ""
     what = f"gate of {row.label}, {gate.metric} of {gate.evaluation} in its {started.name}"

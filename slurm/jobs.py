@@ -86,9 +86,8 @@ class SlurmJob:
     def _check_turn(self) -> None:
         """Dependencies of SLURM decide when a job starts; whether it may is decided by the files."""
         for path in self.run_job.job.after:
-            before = RunDir(path)
-            if not before.record_path.exists() or before.record().status != "done":
-                raise UserError(f"{self.run_job.job.name}: needs {path}, which is not done")
+            if not RunDir(path).is_trained():
+                raise UserError(f"{self.run_job.job.name}: needs {path}, which is not trained to its end")
 
 
 def _last_step(run: RunDir) -> int:

@@ -40,8 +40,8 @@ def read_rows(plan: Plan, ledger: Ledger, queue: Mapping[str, QueuedJob]) -> lis
     rows: dict[Path, Row] = {}
     for job in plan.jobs:
         record = job.run.record() if job.run.record_path.exists() else None
-        lost = next((rows[path] for path in job.after if rows[path].state in OBSTACLES), None)
-        obstacle = f"{lost.job.name} {lost.state}" if lost else ""
+        before = [(rows[path].job.name, rows[path].actions["train"].state) for path in job.after]
+        obstacle = next((f"{name} {state}" for name, state in before if state in OBSTACLES), "")
         actions: dict[Action, JobState] = {}
         for action in job.actions:
             is_next = record is not None and all(one.state == "done" for one in actions.values())

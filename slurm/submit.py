@@ -67,23 +67,27 @@ def group_rows(rows: Sequence[Row], profile: Profile, max_array: int, again: boo
     """What to submit, in an order in which everything comes after what it needs."""
     reach: dict[tuple[Path, str], bool] = {}
     grouped: dict[tuple[object, ...], list[tuple[Job, tuple[tuple[Path, str], ...]]]] = {}
-    unfinished = {row.job.run.path for row in rows if row.state != "done"}
-    own = {row.job.run.path for row in rows if row.job.kind == "own stage"}
+    untrained = {row.job.run.path for row in rows if row.actions["train"].state != "done"}
+    own = {row.job.run.path for row in rows if row.job.kind in ("own stage", "variant")}  # where another run starts from it
     for row in rows:
         job, wanted = row.job, _open_actions(row, reach, again)
         for action, one in row.actions.items():
             reach[job.run.path, action] = action in wanted or one.state == "done" or one.job is not None
         if not wanted:
             continue
-        after = tuple((path, "train") for path in job.after if path in unfinished)
+        after = tuple((path, "train") for path in job.after if path in untrained)
         first = job.actions.index(wanted[0])
         if first and row.actions[job.actions[first - 1]].job is not None:
             after = (*after, (job.run.path, job.actions[first - 1]))
         resources = tuple(profile.resources(action, single=job.single) for action in wanted)
-        depth = 10**6 if job.kind == "variant" else len(job.after)  # a stage comes after all that it names
+        # A stage comes after all that it names; so does a variant that goes on from another.
+        depth = len(job.after) if job.kind != "variant" else 10**6 + sum(path in own for path in job.after)
         # Without its seed: the arrays of a stage hold all seeds, and those of what follows too. A variant's own stages differ
         # from row to row, and stand in their array as the rows do in theirs.
-        shape = tuple((action, path.parent.name, "" if path in own else path.name.rpartition("-s")[0]) for path, action in after)
+        shape = tuple(
+            (action, "own" if path in own and path != job.run.path else (path.parent.name, path.name.rpartition("-s")[0]))
+            for path, action in after
+        )
         grouped.setdefault((depth, wanted, shape, resources), []).append((job, after))
     return [
         Group(tuple(job for job, _ in chunk), key[1], tuple(after for _, after in chunk), key[3])  # type: ignore[arg-type]

@@ -127,15 +127,18 @@ def _queued(sweep: Sweep) -> dict[tuple[Path, str], str]:
 
 
 def all_sweeps(ledger: Ledger) -> list[Sweep]:
-    """Every request submitted from this folder of runs, newest first; a run shared by several is in the newest alone."""
+    """Every request submitted from this folder of runs, newest first; a run shared by several is in the newest alone, but for
+    one that is a row only in older ones: the newest may need no more than its training."""
     requests = ledger.requests()
     if not requests:
         raise UserError(f"{ledger.runs}: nothing was submitted from here; name the folder with --runs, or see `sweep submit`")
+    looks = [look(ledger, request) for request in reversed(requests)]
+    whole = {row.job.run.path for sweep in looks for row in sweep.rows if row.job.kind == "variant"}
     seen: set[Path] = set()
     sweeps = []
-    for request in reversed(requests):
-        sweep = look(ledger, request)
-        fresh = [row for row in sweep.rows if row.job.run.path not in seen]
+    for sweep in looks:
+        fresh = [row for row in sweep.rows
+                 if row.job.run.path not in seen and (row.job.kind == "variant" or row.job.run.path not in whole)]  # fmt: skip
         seen |= {row.job.run.path for row in fresh}
         sweeps.append(replace(sweep, rows=fresh))
     return sweeps

@@ -28,14 +28,14 @@ def add_parser(commands: Commands) -> None:
 def run(options: argparse.Namespace) -> int:
     from ablations.registry import get_grids
     from rf_repro.estimate.fits import check_fits
-    from rf_repro.estimate.plan import DEFAULT_MFU, Cluster, RunEstimate, estimate_plan, find_variant, own_stages
+    from rf_repro.estimate.plan import DEFAULT_MFU, Cluster, RunEstimate, estimate_plan, find_grid, own_stages
     from rf_repro.estimate.show import as_json, show
 
     base = apply_overrides(get_scale(options.scale), overrides(options.set))
     cluster = Cluster(get_gpu(options.gpu), options.gpus, DEFAULT_MFU if options.mfu is None else options.mfu)
     tables = options.tables
-    variant = find_variant(options.variant, get_grids([name for name in tables if name not in ("table1", "all")], base))
-    detail = RunEstimate(variant.key, own_stages(variant.config(base), cluster))
+    grid = find_grid(options.variant, get_grids(tables, base))
+    detail = RunEstimate(options.variant, own_stages(grid.config(grid.variant(options.variant), base), cluster))
     plan = estimate_plan(base, tables, cluster)
     check_fits([detail, *plan.runs])
     (as_json if options.json else show)(detail, plan)

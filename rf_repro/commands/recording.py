@@ -83,7 +83,8 @@ class SampledRun:
         from ablations.grid import GENEVAL
         from reports.contact_sheet import SHEETS, make_sheet
 
-        largest = config_of(self.run).max_image_size
+        config = config_of(self.run)
+        largest = world_of(config).drawn_size(config)
         name = geneval_name(self.origin.height, self.origin.width, largest, prompt_set)
         if name == GENEVAL.evaluation:
             for file, choose in SHEETS.items():

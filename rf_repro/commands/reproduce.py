@@ -52,6 +52,6 @@ def run(options: argparse.Namespace) -> int:
     base = apply_overrides(get_scale(options.scale), changes)
     tables = [grid.in_world(base.data.world) for grid in get_grids(names, base)]
     runs = [job.run for job in plan.jobs if job.kind == "variant"]
-    print("\n".join(summary(options.scale, runs, tables, read_json(options.out / "claims.json"))))
+    print("\n".join(summary(base, runs, tables, read_json(options.out / "claims.json"))))
     print(f"report: {index}")
     return 0 if done else 1

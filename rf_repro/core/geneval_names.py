@@ -10,7 +10,7 @@ REWRITTEN = "bagel-long"  # the prompt set of Table 1's starred rows
 
 
 def table_size(largest: int) -> int:
-    """Pixels a side of the images that Tables 3a to 3d are read from, where a model draws up to `largest`."""
+    """Pixels a side of the images that Tables 3a to 3d are read from, where a run learns to draw up to `largest`."""
     return min(TABLE_SIZE, largest)
 
 
@@ -19,7 +19,7 @@ def geneval_name(height: int, width: int, largest: int, prompt_set: str) -> str:
 
     Args:
         height, width: of the images, pixels.
-        largest: pixels of the longest side that the model draws.
+        largest: pixels of the longest side that the run learns to draw.
         prompt_set: as `evaluators.geneval.prompt_sets.identify` names it.
     """
     side = table_size(largest)

@@ -151,6 +151,12 @@ class RunDir:
             return record.steps >= steps
         return action == "sample" and ImageFolder(self.samples).is_complete()
 
+    def is_trained(self) -> bool:
+        """Whether its training left its record, whatever of sampling and scoring is still to be done."""
+        if not self.record_path.exists():
+            return False
+        return self.has_done("train", self.config()["stages"][-1]["steps"])
+
     def metrics(self) -> list[dict[str, Any]]:
         """Rows of metrics.jsonl; empty before the first."""
         return read_jsonl(self.metrics_path) if self.metrics_path.exists() else []

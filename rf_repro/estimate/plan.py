@@ -1,12 +1,11 @@
 """What the runs behind the paper's tables cost on some GPUs: each run once, shared stages once, and whether they fit."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
-from ablations.grid import AblationGrid, Variant
+from ablations.grid import AblationGrid
 from ablations.registry import GRIDS, get_grids
-from ablations.variants import PIXEL_RF
-from rf_repro.config.prerequisites import prerequisites
+from rf_repro.config.prerequisites import own_names, shared_runs
 from rf_repro.config.schema import ExperimentConfig
 from rf_repro.config.training_schema import StageConfig
 from rf_repro.core.errors import UserError
@@ -20,8 +19,6 @@ from rf_repro.worlds import world_of
 # Model FLOPs over the GPUs' peak. Published for mixtures of this kind on H100: BAGEL's own code 0.18, BAGEL in Megatron-Bridge
 # 0.24, Qwen3-30B-A3B in NeMo AutoModel 0.28; a dense Llama 3.1 8B in torchtitan 0.33 to 0.41.
 DEFAULT_MFU = 0.24
-# Table 1 scores images of Pixel+RF beside other groups' systems: it has no grid, and needs that run alone.
-TABLE1: tuple[str, tuple[Variant, ...]] = ("table1", (PIXEL_RF,))
 
 
 @dataclass(frozen=True)
@@ -85,7 +82,7 @@ class StageEstimate:
 
 @dataclass(frozen=True)
 class RunEstimate:
-    """A run: the stages it trains itself. `tables` name it among their rows, or start from it."""
+    """A run: the stages it trains itself. `tables` name it among their rows, or go on from it."""
 
     name: str
     stages: tuple[StageEstimate, ...]
@@ -123,8 +120,7 @@ class Plan:
 
 
 def by_stage(runs: Sequence[RunEstimate]) -> dict[str, float]:
-    """GPU hours of each stage over some runs. The paper scores its ablations at the joint stage's resolution, so they could stop
-    before the last stage; here every row is trained through all of them."""
+    """GPU hours of each stage over some runs."""
     hours: dict[str, float] = {}
     for run in runs:
         for stage in run.stages:
@@ -146,7 +142,8 @@ def estimate_stage(
 def estimate_plan(base: ExperimentConfig, tables: Sequence[str], cluster: Cluster) -> Plan:
     """Every run behind the tables, or behind all with `["all"]`.
 
-    A run that several tables share counts once: rows whose configs differ in nothing that affects results are one run.
+    Each row is trained up to its table's last stage. A run that several tables share counts once: rows whose configs differ in
+    nothing that affects results are one run, and one that goes on from another row's run trains only what is beyond it.
 
     Raises:
         UserError: unknown table, or as of `estimate_stage`.
@@ -154,25 +151,42 @@ def estimate_plan(base: ExperimentConfig, tables: Sequence[str], cluster: Cluste
     shared: dict[tuple[str, str], RunEstimate] = {}
     variants: dict[str, RunEstimate] = {}
     left_out: dict[str, None] = {}
-    grids = {grid.name: grid.rows for grid in get_grids([name for name in tables if name != TABLE1[0]], base)}
-    if {"all", TABLE1[0]} & set(tables):
-        grids = dict([TABLE1]) | grids
-    for table, rows in grids.items():
-        for row in rows:
-            config = row.config(base)
-            for run in (run for run in prerequisites(config) if not run.is_own):  # the variant's own stages come below
+    grids = get_grids(tables, base)
+    for grid in grids:
+        for row in grid.rows:
+            config = grid.config(row, base)
+            for run in shared_runs(config):
                 key = run.name, run.config.result_hash()
                 if not run.is_stage:
                     left_out[run.name] = None
                 elif key not in shared:
                     shared[key] = RunEstimate(run.name, (estimate_stage(run.config, run.config.stages[-1], cluster),))
-                if key in shared and table not in shared[key].tables:
-                    shared[key].tables.append(table)
-            digest = config.result_hash()
-            if digest not in variants:
-                variants[digest] = RunEstimate(row.key, own_stages(config, cluster))
-            variants[digest].tables.append(table)
-    return Plan(tuple(grids), (*shared.values(), *variants.values()), tuple(left_out))
+                if key in shared:
+                    _note(shared[key], grid)
+            for name, digest, stage in _own_runs(row.key, config, cluster, variants):
+                _note(variants.setdefault(digest, RunEstimate(name, (stage,))), grid)
+    return Plan(tuple(grid.name for grid in grids), (*shared.values(), *variants.values()), tuple(left_out))
+
+
+def _note(run: RunEstimate, grid: AblationGrid) -> None:
+    if grid.name not in run.tables:
+        run.tables.append(grid.name)
+
+
+def _own_runs(
+    key: str, config: ExperimentConfig, cluster: Cluster, known: Mapping[str, RunEstimate]
+) -> Iterator[tuple[str, str, StageEstimate]]:
+    """(name, config hash, last stage) of a row's runs, one for each stage that it does not share."""
+    parameters: Parameters | None = None
+    own = [index for index, stage in enumerate(config.stages) if not stage.shared]
+    for index, name in zip(own, own_names(key, config), strict=True):
+        below = replace(config, stages=config.stages[: index + 1])
+        digest = below.result_hash()
+        if digest in known:
+            yield name, digest, known[digest].stages[-1]
+            continue
+        parameters = parameters or count_parameters(config)
+        yield name, digest, estimate_stage(below, below.stages[-1], cluster, parameters)
 
 
 def own_stages(config: ExperimentConfig, cluster: Cluster) -> tuple[StageEstimate, ...]:
@@ -181,9 +195,12 @@ def own_stages(config: ExperimentConfig, cluster: Cluster) -> tuple[StageEstimat
     return tuple(estimate_stage(config, stage, cluster, parameters) for stage in config.stages if not stage.shared)
 
 
-def find_variant(key: str, beside: Iterable[AblationGrid] = ()) -> Variant:
-    """The row of that key in any table, ours first, then those beside them. Raises UserError when there is none."""
-    rows = {row.key: row for grid in (*beside, *GRIDS.values()) for row in grid.rows}
-    if key not in rows:
-        raise UserError(f"--variant {key!r}: unknown; choose one of {', '.join(rows)}")
-    return rows[key]
+def find_grid(key: str, first: Iterable[AblationGrid] = ()) -> AblationGrid:
+    """The first table with a row of that key: of those given, then of ours. Raises UserError when there is none."""
+    grids: dict[str, AblationGrid] = {}
+    for grid in (*first, *GRIDS.values()):
+        for row in grid.rows:
+            grids.setdefault(row.key, grid)
+    if key not in grids:
+        raise UserError(f"--variant {key!r}: unknown; choose one of {', '.join(grids)}")
+    return grids[key]

@@ -20,8 +20,7 @@ ASSUMED = (
     "data.answer_tokens allow, all of it learned but captions; packs are full; shares of the mixture count samples",
     "memory is that of the pack that needs most, which may hold one kind of sample and the shortest texts; a rank assigns its "
     "own features to codes; 2 GB a GPU for CUDA and NCCL",
-    "every row is trained through all stages, though the paper scores its ablations at the joint stage's resolution; training "
-    "alone: no data preparation, sampling, scoring, restarts",
+    "training alone: no data preparation, sampling, scoring, restarts",
 )
 
 

@@ -10,7 +10,7 @@ import torch
 
 from rf_repro.compute.devices import resolve_device, trying
 from rf_repro.compute.ranks import ALONE, Ranks
-from rf_repro.config.prerequisites import Prerequisite, prerequisites
+from rf_repro.config.prerequisites import Prerequisite, prerequisites, run_name, shared_runs
 from rf_repro.config.schema import ExperimentConfig
 from rf_repro.core.errors import UserError
 from rf_repro.core.records import ACTIONS, Action
@@ -39,7 +39,7 @@ def run_prerequisite(
     ranks: Ranks = ALONE,
     stop: Callable[[], bool] = never,
 ) -> RunDir:
-    """Completes one of `prerequisites`, after those it starts from.
+    """Completes one of `prerequisites`, after those it starts from: of an own stage its training, as a variant's is trained.
 
     Args:
         stage_seed: of the shared runs that a variant's own stage starts from; a shared one's is `seed`.
@@ -51,12 +51,16 @@ def run_prerequisite(
         Stopped: `stop` said so; a later call goes on from there.
     """
     config, world = prerequisite.config, world_of(prerequisite.config)
+    if prerequisite.is_own:
+        return run_variant(
+            config, variant=prerequisite.key, seed=seed, runs=runs, device=device, threads=threads, stage_seed=stage_seed,
+            actions=["train"], ranks=ranks, stop=stop,
+        )  # fmt: skip
     run = RunDir.create(runs, config.to_dict(), config.result_hash(), config.scale, prerequisite.name, seed)
     if run.record().status == "done":
         return run
-    before = [one for one in prerequisites(config) if one.name in prerequisite.after]
-    seeds = (seed, stage_seed if prerequisite.is_own else seed)
-    done = complete(before, seeds=seeds, runs=runs, device=device, threads=threads, stop=stop)
+    before = [one for one in shared_runs(config) if one.name in prerequisite.after]
+    done = complete(before, seeds=(seed, seed), runs=runs, device=device, threads=threads, stop=stop)
     torch_device = resolve_device(device)
     with attempt(run, config, torch_device, threads, ranks, "train"):
         space = image_space(config, by_kind(before, done), torch_device) if prerequisite.is_stage else None
@@ -72,8 +76,10 @@ def run_prerequisite(
             case "vae":
                 vae = load_vae(last_checkpoint(run), config.model.vae).to(torch_device)
                 world.check_vae(config, LatentSpace(vae, config.model.vae.downsample), run, report, torch_device)
-            case "stage" | "own stage":
+            case "stage":
                 world.check_stage(config, run, report)
+            case "own stage":
+                raise AssertionError("trained above")
             case _:
                 assert_never(prerequisite.kind)
         record_training(run, trainer, started_from(done))
@@ -101,9 +107,8 @@ def make_training(
             with trying(device, ranks):
                 return VAETrainer(config, seed, device, images, ranks)
         case "stage" | "own stage":
-            pretrained = by_kind(before, done).get("encoder")
-            encoder = None if pretrained is None else load_encoder(last_checkpoint(pretrained))
-            return make_trainer(config, seed, device, start_of(before, done), encoder, space, ranks)
+            start = start_of(before, done)
+            return make_trainer(config, seed, device, start, pretrained_encoder(before, done, start), space, ranks)
     assert_never(prerequisite.kind)
 
 
@@ -142,6 +147,7 @@ def run_variant(
     """Trains, samples and evaluates one variant, after the stages it starts from.
 
     Args:
+        variant: the row's key; the run is called as `run_name` says.
         stage_seed: of the shared stages; a run started from other ones is refused.
         actions: which of those its config has to do now; sampling and evaluation want the training done.
         init_from: a run whose averaged weights its last stage starts from instead of the stages before it.
@@ -152,12 +158,12 @@ def run_variant(
         UserError: among others, an action before its turn.
     """
     stage, world = config.stages[-1], world_of(config)
-    run = RunDir.create(runs, config.to_dict(), config.result_hash(), config.scale, variant, seed)
+    run = RunDir.create(runs, config.to_dict(), config.result_hash(), config.scale, run_name(variant, config), seed)
     actions = [action for action in config.actions if action in actions and not run.has_done(action, stage.steps)]
     if not actions:
         return run
     torch_device = resolve_device(device)
-    before = prerequisites(config)
+    before = prerequisites(config, variant)
     if init_from is not None:
         before = [one for one in before if one.kind == "vae"]
     done = complete(before, seeds=(seed, stage_seed), runs=runs, device=device, threads=threads, stop=stop)
@@ -170,7 +176,8 @@ def run_variant(
     action: Action | Literal["all"] = "all" if len(actions) > 1 else actions[0]
     with attempt(run, config, torch_device, threads, ranks, action, config.actions[-1] in actions):
         space = image_space(config, by_kind(before, done), torch_device)
-        trainer, report = make_trainer(config, seed, torch_device, start, None, space, ranks), progress_writer(run, stop)
+        encoder = pretrained_encoder(before, done, start)
+        trainer, report = make_trainer(config, seed, torch_device, start, encoder, space, ranks), progress_writer(run, stop)
         if "train" in actions:
             if ranks.is_first:
                 run.write_record(replace(run.record(), started_from=names))
@@ -199,12 +206,15 @@ def complete(
     wanted: Sequence[Prerequisite], *, seeds: tuple[int, int], runs: Path, device: str, threads: int,
     stop: Callable[[], bool] = never,
 ) -> dict[str, RunDir]:  # fmt: skip
-    """The runs by name, in order, training what is missing. `seeds`: of a variant's own stages, and of shared ones."""
+    """The runs by name, in order, training what is missing. `seeds`: of a variant's own stages, and of shared ones.
+
+    Of an own stage its training counts: it may be a row of a table too, whose images and scores nothing here waits for.
+    """
     done = {}
     for one in wanted:
         config, seed = one.config, seeds[0] if one.is_own else seeds[1]
         run = RunDir.create(runs, config.to_dict(), config.result_hash(), config.scale, one.name, seed)
-        if run.record().status != "done":
+        if not run.is_trained():
             with run_lock(run.path):
                 run_prerequisite(one, seed=seed, runs=runs, device=device, threads=threads, stage_seed=seeds[1], stop=stop)
         done[one.name] = run
@@ -214,6 +224,14 @@ def complete(
 def by_kind(before: Sequence[Prerequisite], done: Mapping[str, RunDir]) -> dict[str, RunDir]:
     """Of components that are trained alone: kind -> run."""
     return {one.kind: done[one.name] for one in before if not one.is_stage}
+
+
+def pretrained_encoder(
+    before: Sequence[Prerequisite], done: Mapping[str, RunDir], start: Start | None
+) -> dict[str, torch.Tensor] | None:
+    """Weights of the encoder pretrained in-suite, for the first stage after it; a later one has those of its start."""
+    pretrained = by_kind(before, done).get("encoder") if start is None else None
+    return None if pretrained is None else load_encoder(last_checkpoint(pretrained))
 
 
 def start_of(before: Sequence[Prerequisite], done: Mapping[str, RunDir]) -> Start | None:

@@ -15,7 +15,7 @@ from PIL import Image
 
 from rf_repro.compute.devices import on_device, resolve_device, trying
 from rf_repro.config.overrides import config_of
-from rf_repro.config.prerequisites import prerequisites
+from rf_repro.config.prerequisites import shared_runs
 from rf_repro.config.schema import ExperimentConfig
 from rf_repro.core.errors import UserError
 from rf_repro.core.hashing import content_hash, derive_seed, file_sha256
@@ -147,7 +147,7 @@ def _load_sampler(config: ExperimentConfig, run: RunDir, checkpoint: Path, capti
     model = load_model(config, checkpoint, captions.vocab_size, device)
     root = run.path.parents[1]  # of the runs of this scale
     started = {name.split("/")[0]: RunDir(root / name) for name in run.record().started_from}
-    before = [one for one in prerequisites(config) if one.name in started]
+    before = [one for one in shared_runs(config) if one.name in started]
     return Sampler(model, image_space(config, by_kind(before, started), device), config.sampling, captions.tokens)
 
 

@@ -65,7 +65,7 @@ class RunJob:
             )  # fmt: skip
         else:
             run_variant(
-                job.config, variant=job.variant, seed=job.seed, runs=self.runs, device=device, threads=self.threads,
+                job.config, variant=job.key, seed=job.seed, runs=self.runs, device=device, threads=self.threads,
                 stage_seed=job.stage_seed, actions=self.actions, ranks=ranks, stop=stop,
                 init_from=None if job.init_from is None else RunDir(job.init_from),
             )  # fmt: skip

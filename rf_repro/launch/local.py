@@ -18,6 +18,7 @@ from types import FrameType
 import submitit
 
 from rf_repro.core.import_path import job_environment
+from rf_repro.core.run_dir import RunDir
 from rf_repro.core.run_lock import lock_holder
 from rf_repro.launch.display import Display
 from rf_repro.launch.forecast import Speed, seconds_left, time_of_all
@@ -130,6 +131,9 @@ class _Launcher:
         self.active: list[_Active] = []
         self.waiting: list[Job] = []
         self.done: set[Path] = set()
+        before = {path for job in plan.jobs for path in job.after}
+        self.trained = {path for path in before if RunDir(path).is_trained()}  # as what a run starts from must be
+        self.trained |= {job.init_from for job in plan.jobs if job.init_from is not None}  # which is taken as it is
         for job in plan.jobs:
             if job.state == "done":
                 self.done.add(job.run.path)
@@ -141,16 +145,19 @@ class _Launcher:
 
     def advance(self) -> None:
         """Collects what ended, starts what can start, and shows the rest."""
-        for active in [active for active in self.active if self._ended(active)]:
+        ended = [active for active in self.active if self._ended(active)]
+        self.trained |= {active.job.run.path for active in self.active if active.job.run.is_trained()}
+        for active in ended:
             self.active.remove(active)
             self._tell_of_failed_device(active)
             self._collect(active)
         failed = {failure.job.run.path for failure in self.failures}
         for job in list(self.waiting):
-            if lost := [path for path in job.after if path in failed]:
+            missing = [path for path in job.after if path not in self.trained]
+            if lost := [path for path in missing if path in failed]:
                 self.waiting.remove(job)
                 self._fail(job, f"not started: it needs {lost[0].parent.name}, which failed", None)
-            elif len(self.active) < self.jobs and all(path in self.done for path in job.after):
+            elif len(self.active) < self.jobs and not missing:
                 self.waiting.remove(job)
                 self._start(job)
         for active in self.active:

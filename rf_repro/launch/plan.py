@@ -1,6 +1,6 @@
 """What a grid still needs, derived from files alone: planning twice, or after any crash, gives the same answer."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -8,7 +8,7 @@ from typing import Any, Literal
 from ablations.grid import AblationGrid, Variant
 from ablations.registry import get_grids
 from rf_repro.config.overrides import apply_overrides
-from rf_repro.config.prerequisites import Prerequisite, PrerequisiteKind, prerequisites
+from rf_repro.config.prerequisites import Prerequisite, PrerequisiteKind, prerequisites, run_name
 from rf_repro.config.scales import get_scale
 from rf_repro.config.schema import ExperimentConfig
 from rf_repro.core.errors import UserError
@@ -26,11 +26,12 @@ class Job:
 
     Attributes:
         run: the run's directory, which may not exist yet.
-        variant: the variant's key, or the prerequisite's name, e.g. `stage-pretrain`.
+        variant: the run's name: of a variant as `run_name` has it, of a prerequisite its own, e.g. `stage-pretrain`.
         stage_seed: seed of the shared stages that a variant starts from.
-        after: run directories that must be done first.
+        after: run directories that must be trained first.
         init_from: the one of them whose averaged weights the variant's last stage starts from, instead of its stages.
-        prerequisite: what the run is, where it is no variant.
+        prerequisite: what the run is, where it is no variant asked for.
+        key: of the variant's row.
     """
 
     run: RunDir
@@ -41,6 +42,7 @@ class Job:
     after: tuple[Path, ...] = ()
     init_from: Path | None = None
     prerequisite: Prerequisite | None = None
+    key: str = ""
 
     @property
     def kind(self) -> PrerequisiteKind | Literal["variant"]:
@@ -78,7 +80,10 @@ class Job:
 
     @property
     def state(self) -> State:
-        """Read from the run's files at every call. `running`: a live process holds the run's lock."""
+        """Read from the run's files at every call. `running`: a live process holds the run's lock. Of an own stage the training
+        counts alone."""
+        if self.kind == "own stage" and self.run.has_done("train", self.steps):
+            return "done"
         if lock_holder(self.run.path) is not None:
             return "running"
         if not self.run.record_path.exists():
@@ -91,7 +96,8 @@ class Job:
 
 @dataclass(frozen=True)
 class Plan:
-    """Jobs in the order to start them: shared stages, then seed by seed, so that an early stop leaves whole seeds."""
+    """Jobs in the order to start them: shared stages, then seed by seed, so that an early stop leaves whole seeds; each after
+    all that it starts from."""
 
     runs: Path
     jobs: tuple[Job, ...]
@@ -116,7 +122,8 @@ def make_plan(
     only: Sequence[str] = (),
     init_from: Path | None = None,
 ) -> Plan:
-    """The jobs behind one or more tables. Nothing is written; a run that several tables share appears once.
+    """The jobs behind one or more tables. Nothing is written; a run that several tables share appears once, and a row that
+    another one goes on from as that row.
 
     Args:
         scale: name of a scale.
@@ -139,36 +146,57 @@ def make_plan(
     stages: dict[Path, Job] = {}
     variants: dict[Path, Job] = {}
     configs: dict[str, tuple[ExperimentConfig, str, list[tuple[Prerequisite, str]]]] = {}  # with hashes, which take their time
-    for seed, row in _rows(get_grids(tables, base), seeds, only):
+    for seed, grid, row in _rows(get_grids(tables, base), seeds, only):
         stage_seed = seed if reseed_first_stage else 0
-        if row.key not in configs:
-            config = row.config(base)
-            needed = [one for one in prerequisites(config) if init_from is None or one.kind == "vae"]
-            configs[row.key] = config, config.result_hash(), [(one, one.config.result_hash()) for one in needed]
-        config, digest, shared = configs[row.key]
+        name = run_name(row.key, grid.schedule(base))
+        if name not in configs:
+            config = grid.config(row, base)
+            needed = [one for one in prerequisites(config, row.key) if init_from is None or one.kind == "vae"]
+            configs[name] = config, config.result_hash(), [(one, one.config.result_hash()) for one in needed]
+        config, digest, shared = configs[name]
         paths: dict[str, Path] = {}
         for one, its_digest in shared:
-            after = tuple(paths[name] for name in one.after)
+            after = tuple(paths[earlier] for earlier in one.after)
             its_seed = seed if one.is_own else stage_seed
-            stage = replace(_job(runs, one.config, its_digest, one.name, its_seed, stage_seed, after), prerequisite=one)
+            stage = _job(runs, one.config, its_digest, one.name, its_seed, stage_seed, after)
             paths[one.name] = stage.run.path
-            stages.setdefault(stage.run.path, stage)
+            stages.setdefault(stage.run.path, replace(stage, prerequisite=one, key=one.key))
         after = tuple(paths.values()) if init_from is None else (*paths.values(), init_from)
-        job = replace(_job(runs, config, digest, row.key, seed, stage_seed, after), init_from=init_from)
-        _check_start(job)
+        job = replace(_job(runs, config, digest, name, seed, stage_seed, after), init_from=init_from, key=row.key)
         variants.setdefault(job.run.path, job)
-    return Plan(Path(runs), (*stages.values(), *variants.values()))
+    jobs = {path: job for path, job in stages.items() if path not in variants} | variants
+    for job in jobs.values():
+        if job.kind in ("variant", "own stage"):
+            _check_start(job)
+    return Plan(Path(runs), tuple(_in_order(jobs)))
 
 
-def _rows(grids: Sequence[AblationGrid], seeds: Sequence[int] | None, only: Sequence[str]) -> list[tuple[int, Variant]]:
-    """(seed, row) of every table, all rows of a seed before the next seed."""
+def _in_order(jobs: Mapping[Path, Job]) -> list[Job]:
+    """The jobs as they stand, but for those that another one needs: they come right before the first that does."""
+    found: dict[Path, Job] = {}
+
+    def add(job: Job) -> None:
+        for path in job.after:
+            if path in jobs and path not in found:
+                add(jobs[path])
+        found.setdefault(job.run.path, job)
+
+    for job in jobs.values():
+        add(job)
+    return list(found.values())
+
+
+def _rows(
+    grids: Sequence[AblationGrid], seeds: Sequence[int] | None, only: Sequence[str]
+) -> list[tuple[int, AblationGrid, Variant]]:
+    """(seed, table, row) of every table, all rows of a seed before the next seed."""
     keys = dict.fromkeys(row.key for grid in grids for row in grid.rows)
     for key in only:
         if key not in keys:
             where = grids[0].name if len(grids) == 1 else f"{len(grids)} tables"
             raise UserError(f"variant {key!r}: not in {where}; choose of {', '.join(keys)}")
     rows = [
-        (seed, row)
+        (seed, grid, row)
         for grid in grids
         for seed in (grid.seeds if seeds is None else seeds)
         for row in grid.rows
@@ -180,8 +208,7 @@ def _rows(grids: Sequence[AblationGrid], seeds: Sequence[int] | None, only: Sequ
 def _job(
     runs: Path, config: ExperimentConfig, digest: str, variant: str, seed: int, stage_seed: int, after: tuple[Path, ...]
 ) -> Job:
-    run = RunDir.locate(runs, digest, config.scale, variant, seed)
-    return Job(run, config, variant, seed, stage_seed, after)
+    return Job(RunDir.locate(runs, digest, config.scale, variant, seed), config, variant, seed, stage_seed, after)
 
 
 def _check_start(job: Job) -> None:

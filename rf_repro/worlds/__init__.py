@@ -65,6 +65,10 @@ class World(ABC):
     def max_image_size(self, config: ExperimentConfig) -> int:
         """Pixels of the longest side of an image."""
 
+    def drawn_size(self, config: ExperimentConfig) -> int:
+        """Pixels of the longest side of the images that a run learns to draw."""
+        return self.max_image_size(config)
+
     def label(self, config: ExperimentConfig) -> str:
         """What titles of reports say of it."""
         return f"{config.data.world}, {self.max_image_size(config)} px"

@@ -5,7 +5,7 @@ import pytest
 from ablations.claims import CLAIMS, ColumnsWon
 from ablations.registry import GRIDS, get_grid
 from reports.paper_values import PAPER_TABLES
-from rf_repro.config.prerequisites import prerequisites
+from rf_repro.config.prerequisites import shared_runs
 
 each = pytest.mark.parametrize("claim", CLAIMS, ids=[claim.id for claim in CLAIMS])
 
@@ -13,7 +13,7 @@ each = pytest.mark.parametrize("claim", CLAIMS, ids=[claim.id for claim in CLAIM
 def test_ids_are_unique_and_every_table_has_a_claim():
     assert CLAIMS[0].id == "rf_beats_pixel"
     assert len({claim.id for claim in CLAIMS}) == len({claim.statement for claim in CLAIMS}) == len(CLAIMS) == 23
-    assert {claim.table for claim in CLAIMS} == {*GRIDS, "table1"}
+    assert {claim.table for claim in CLAIMS} == set(GRIDS)
 
 
 @each
@@ -42,7 +42,7 @@ def test_gates_lie_in_runs_that_the_claims_rows_start_from(claim):
     for gate in claim.gates:
         assert gate.row in claim.rows
         config = get_grid(claim.table).configs("tiny")[gate.row]
-        assert gate.kind in {run.kind for run in prerequisites(config)}
+        assert gate.kind in {run.kind for run in shared_runs(config)}
         assert 0 < gate.minimum < 1
         assert config.model.pixel.space == "vae" or config.model.encoder.pretraining.kind != "none"
     rows = claim.rows if claim.table in GRIDS else ()

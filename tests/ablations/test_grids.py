@@ -6,10 +6,11 @@ import pytest
 
 from ablations.grid import CLUSTERS, Variant, config_difference
 from ablations.questions import MIRRORS, QUESTIONS
-from ablations.registry import GRIDS, get_grid
+from ablations.registry import ABLATIONS, GRIDS, get_grid
 from reports.paper_values import PAPER_TABLES
 from reports.results_tables import CLUSTERS as DESCRIBED
 from rf_repro.config.overrides import apply_overrides
+from rf_repro.config.prerequisites import run_name
 from rf_repro.config.scales import SCALES, get_scale
 from rf_repro.core.errors import UserError
 from rf_repro.data.scenes.questions import QUESTION_TYPES
@@ -21,6 +22,7 @@ scales = pytest.mark.parametrize("scale", SCALES)
 
 def test_the_tables_and_their_rows():
     assert {name: [row.key for row in grid.rows] for name, grid in GRIDS.items()} == {
+        "table1": ["pixel_rf"],
         "table3a": ["pixel", "pixel_rf", "vae", "vae_rf"],
         "table3b": ["pixel", "repa", "pixel_rf"],
         "table3c": ["pixel", "continuous", "pixel_rf"],
@@ -28,13 +30,13 @@ def test_the_tables_and_their_rows():
         "table2": ["vlm_only", "vae", "vae_rf", "pixel", "pixel_rf"],
         "table3e": ["vlm_siglip", "vlm_dino"],
     }
-    assert next(iter(GRIDS)) == "table3a"
+    assert list(GRIDS) == ["table1", *(grid.name for grid in ABLATIONS)]
 
 
 @scales
 @grids
 def test_a_row_differs_from_the_scale_and_from_the_base_in_its_declared_keys_and_nothing_else(grid, scale):
-    base = get_scale(scale)
+    base = grid.schedule(get_scale(scale))
     plain, configs = base.to_dict(), {key: config.to_dict() for key, config in grid.configs(scale).items()}
     declared = {row.key: dict(row.difference(base)) for row in grid.rows}
     for row in grid.rows:
@@ -45,11 +47,11 @@ def test_a_row_differs_from_the_scale_and_from_the_base_in_its_declared_keys_and
 
 
 @scales
-def test_one_key_is_one_config_in_every_table(scale):
+def test_one_name_of_a_run_is_one_config_in_every_table(scale):
     found = {}
     for grid in GRIDS.values():
         for key, config in grid.configs(scale).items():
-            assert found.setdefault(key, config) == config
+            assert found.setdefault(run_name(key, config), config) == config
     same = {frozenset(key for key in found if found[key] == config) for config in found.values()} - {
         frozenset([key]) for key in found
     }
@@ -73,9 +75,9 @@ def test_a_codebook_row_follows_an_override_of_the_scale_too():
 
 @scales
 def test_a_vlm_generates_nothing_and_reads_as_many_questions(scale):
-    base = get_scale(scale)
     for key in ("vlm_only", "vlm_siglip", "vlm_dino"):
-        config = get_grid("table2" if key == "vlm_only" else "table3e").configs(scale)[key]
+        grid = get_grid("table2" if key == "vlm_only" else "table3e")
+        config, base = grid.configs(scale)[key], grid.schedule(get_scale(scale))
         assert (config.model.pixel.space, config.representation.kind) == ("none", "none")
         for ours, theirs in zip(config.stages, base.stages, strict=True):
             assert ours.mixture.generation == 0
@@ -125,7 +127,7 @@ def test_question_columns_are_the_suites_types_under_their_own_names_beside_the_
         assert [MIRRORS[key] for key in columns] == list(PAPER_TABLES[name].columns)
 
 
-@grids
+@pytest.mark.parametrize("grid", ABLATIONS, ids=[grid.name for grid in ABLATIONS])
 def test_published_values_belong_to_rows_of_the_grid_and_are_whole(grid):
     paper, columns = PAPER_TABLES[grid.name], [column.key for column in grid.columns]
     assert set(paper.values) == set(paper.labels) <= {row.key for row in grid.rows}

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from rf_repro.config.overrides import apply_overrides, from_dict
-from rf_repro.config.prerequisites import prerequisites
+from rf_repro.config.prerequisites import shared_runs
 from rf_repro.config.scales import SCALES, paper, tiny
 from rf_repro.config.schema import EvalConfig, ExperimentConfig
 from rf_repro.config.training_schema import StageConfig
@@ -67,8 +67,8 @@ def test_hashes_differ_between_scales() -> None:
     ],
 )
 def test_a_shared_stage_is_one_run_for_all_that_only_later_stages_see(overrides: dict[str, Any]) -> None:
-    [shared] = prerequisites(tiny())
-    [other] = prerequisites(apply_overrides(tiny(), overrides))
+    [shared] = shared_runs(tiny())
+    [other] = shared_runs(apply_overrides(tiny(), overrides))
     assert shared.name == other.name == "stage-pretrain"
     assert shared.config.result_hash() == other.config.result_hash()
     assert [item.name for item in shared.config.stages] == ["pretrain"]
@@ -76,13 +76,13 @@ def test_a_shared_stage_is_one_run_for_all_that_only_later_stages_see(overrides:
 
 def test_a_vae_and_a_pretrained_encoder_are_shared_runs_of_their_own() -> None:
     plain, vae = tiny(), apply_overrides(tiny(), {"model.pixel.space": "vae"})
-    [stage] = prerequisites(plain)
-    assert [(run.name, run.after) for run in prerequisites(vae)] == [("stage-pretrain", ()), ("stage-vae", ())]
-    assert prerequisites(vae)[0].config == stage.config
-    both = [prerequisites(apply_overrides(plain, {"model.encoder.pretraining.kind": kind})) for kind in ("dino", "siglip")]
+    [stage] = shared_runs(plain)
+    assert [(run.name, run.after) for run in shared_runs(vae)] == [("stage-pretrain", ()), ("stage-vae", ())]
+    assert shared_runs(vae)[0].config == stage.config
+    both = [shared_runs(apply_overrides(plain, {"model.encoder.pretraining.kind": kind})) for kind in ("dino", "siglip")]
     for runs in both:
         assert [(run.name, run.after) for run in runs] == [("stage-encoder", ()), ("stage-pretrain", ("stage-encoder",))]
-        assert prerequisites(runs[1].config)[0].config == runs[0].config  # the stage asks for the same encoder
+        assert shared_runs(runs[1].config)[0].config == runs[0].config  # the stage asks for the same encoder
     assert len({run.config.result_hash() for runs in both for run in runs}) == 4
 
 
@@ -104,8 +104,8 @@ def test_a_field_that_joined_later_leaves_hashes_alone_until_it_is_used() -> Non
     "overrides", [{"stages.pretrain.steps": 5}, {"model.decoder.width": 64}, {"data.scenes.seed": 1}, {"model.encoder.width": 48}]
 )
 def test_a_shared_stage_is_another_run_when_what_it_trains_changes(overrides: dict[str, Any]) -> None:
-    [stage] = prerequisites(tiny())
-    [other] = prerequisites(apply_overrides(tiny(), overrides))
+    [stage] = shared_runs(tiny())
+    [other] = shared_runs(apply_overrides(tiny(), overrides))
     assert stage.config.result_hash() != other.config.result_hash()
 
 

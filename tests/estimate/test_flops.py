@@ -16,7 +16,7 @@ from rf_repro.config.training_schema import StageConfig
 from rf_repro.core.errors import UserError
 from rf_repro.estimate.flops import Cost, step_flops
 from rf_repro.estimate.parameters import count_parameters
-from rf_repro.estimate.plan import find_variant
+from rf_repro.estimate.plan import find_grid
 from rf_repro.model.spaces import space_of
 from rf_repro.model.vae import KLAutoencoder, LatentSpace
 from rf_repro.model.workload import Workload
@@ -164,7 +164,7 @@ def test_ranks_share_the_step() -> None:
 
 
 def test_packs_are_full_and_hold_the_shares() -> None:
-    config = find_variant("pixel_rf").config(paper())
+    config = find_grid("pixel_rf").variant("pixel_rf").config(paper())
     for stage in config.stages[1:]:
         work = workload(config, stage, 32)
         assert work.num_tokens == pytest.approx(32_768)
@@ -178,7 +178,7 @@ def test_packs_are_full_and_hold_the_shares() -> None:
 
 
 def test_passes_multiply_the_cost_and_ranks_share_it() -> None:
-    config = find_variant("pixel_rf").config(paper())
+    config = find_grid("pixel_rf").variant("pixel_rf").config(paper())
     stage, parameters = config.stage("joint"), count_parameters(config)
     few, many = (step_flops(config, stage, parameters, workload(config, stage, ranks)) for ranks in (32, 128))
     assert few.keys() == many.keys()
@@ -188,7 +188,7 @@ def test_passes_multiply_the_cost_and_ranks_share_it() -> None:
 
 def test_sizes_are_drawn_evenly_from_the_stage_s_range() -> None:
     """Means over an image drawn at a time agree with the closed form."""
-    config = find_variant("pixel_rf").config(paper())
+    config = find_grid("pixel_rf").variant("pixel_rf").config(paper())
     stage = config.stage("continued")
     work = workload(config, stage, 128)
     sides = [shape.image_size for shape in work.shapes["generation"]]
@@ -207,7 +207,7 @@ def test_sizes_are_drawn_evenly_from_the_stage_s_range() -> None:
 
 
 def test_extreme_packs_bound_what_any_pack_holds() -> None:
-    config = find_variant("pixel_rf").config(paper())
+    config = find_grid("pixel_rf").variant("pixel_rf").config(paper())
     stage = config.stage("joint")
     packs = world_of(config).extreme_packs(config, stage, 128)
     assert len(packs) == 2 * 2 * 2 + 1
@@ -220,7 +220,7 @@ def test_extreme_packs_bound_what_any_pack_holds() -> None:
 
 def test_one_text_token_of_qwen3_30b_a3b() -> None:
     """5.46 GFLOP of matrices and 0.62 of the head forward, 0.786 MFLOP a key: counted independently, by hand."""
-    config = find_variant("vlm_only").config(paper())
+    config = find_grid("vlm_only").variant("vlm_only").config(paper())
     config = apply_overrides(config, {"stages.joint.mixture.understanding": 0})
     stage = config.stage("joint")
     work = workload(config, stage, 128)

@@ -18,7 +18,7 @@ from rf_repro.data.packing import PackedBatch, SampleGroup, TextTokens
 from rf_repro.estimate.flops import step_flops
 from rf_repro.estimate.memory import pass_memory
 from rf_repro.estimate.parameters import count_parameters
-from rf_repro.estimate.plan import find_variant
+from rf_repro.estimate.plan import find_grid
 from rf_repro.model.encoders import encoder_of
 from rf_repro.model.rf_model import RFModel
 from rf_repro.model.space import PixelSpace
@@ -64,7 +64,7 @@ def make_run(changes: dict[str, Any]) -> tuple[ExperimentConfig, Workload, Packe
     """A config whose joint stage's mean pack is the pack that comes with it."""
     base = apply_overrides(paper(), {**SMALL, **changes})
     batch, codes, tokens = make_pack(base)
-    config = find_variant("pixel_rf").config(apply_overrides(base, {"stages.joint.tokens_per_rank": tokens}))
+    config = find_grid("pixel_rf").variant("pixel_rf").config(apply_overrides(base, {"stages.joint.tokens_per_rank": tokens}))
     work = world_of(config).workload(config, config.stage("joint"), 128)
     assert work.samples == pytest.approx({"generation": 12, "understanding": 12, "text": 6})
     return config, work, batch, codes

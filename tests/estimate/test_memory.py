@@ -15,7 +15,7 @@ from rf_repro.config.scales import paper, tiny
 from rf_repro.config.schema import ExperimentConfig
 from rf_repro.estimate.memory import CONTEXT_BYTES, Memory, _decoder, _encoder, _logits, pass_memory, stage_memory
 from rf_repro.estimate.parameters import count_parameters
-from rf_repro.estimate.plan import find_variant
+from rf_repro.estimate.plan import find_grid
 from rf_repro.model import attention
 from rf_repro.model.encoders import encoder_of
 from rf_repro.model.layout import POOLS, Group, PackedLayout, SampleLayout
@@ -65,7 +65,7 @@ def test_a_step_at_tiny_needs_what_the_model_says(name: str) -> None:
     """States to 0.1%. The step's peak within 5% where activations are kept, measured: 4.3% too little to 1% too much; with
     checkpointing up to 8% too much, as what is kept and all gradients are counted together."""
     key, changes = STEPS[name]
-    config = find_variant(key).config(apply_overrides(tiny(), {"data.scenes.num_train": 512, **changes}))
+    config = find_grid(key).variant(key).config(apply_overrides(tiny(), {"data.scenes.num_train": 512, **changes}))
     trainer = make_trainer(config)
     trainer.train_step()  # which makes the optimiser's moments
     gc.collect()
@@ -115,7 +115,7 @@ def test_logits_of_a_large_vocabulary(rows: int) -> None:
         "model.decoder.vocab_size": 2003, "data.answer_tokens": rows + 1, "stages.joint.mixture.understanding": 0,
         "stages.joint.tokens_per_rank": rows + 1,
     }  # fmt: skip
-    config = apply_overrides(find_variant("vlm_only").config(paper()), changes)
+    config = apply_overrides(find_grid("vlm_only").variant("vlm_only").config(paper()), changes)
     work = world_of(config).workload(config, config.stages[1], 1)
     assert live.peak == pytest.approx(_logits(config, count_parameters(config), work), rel=0.03)
 
@@ -184,7 +184,7 @@ def test_encoders_keep_what_the_model_says(kind: str) -> None:
 
 def test_what_sharding_divides_and_what_it_does_not() -> None:
     """With FSDP2 the float32 weights are the masters; without, there is a bf16 copy, and nothing is divided."""
-    config = find_variant("vae_rf").config(paper())
+    config = find_grid("vae_rf").variant("vae_rf").config(paper())
     alone = memory(apply_overrides(config, {"parallel.sharding": "none"}), 64, stage=1)
     many, total = memory(config, 64, stage=1), count_parameters(config).total
     encoder = count_parameters(config).parts["encoder"].total
@@ -209,13 +209,13 @@ def test_what_sharding_divides_and_what_it_does_not() -> None:
 
 
 def test_one_gpu_shares_with_nobody() -> None:
-    config = find_variant("pixel_rf").config(paper())
+    config = find_grid("pixel_rf").variant("pixel_rf").config(paper())
     unsharded = apply_overrides(config, {"parallel.sharding": "none"})
     assert memory(config, 1, stage=1) == memory(unsharded, 1, stage=1)
 
 
 def test_the_heaviest_pack_counts() -> None:
-    config = find_variant("pixel_rf").config(paper())
+    config = find_grid("pixel_rf").variant("pixel_rf").config(paper())
     stage, parameters = config.stage("joint"), count_parameters(config)
     heaviest, mean = stage_memory(config, stage, parameters, 128), memory(config, 128, stage=1)
     assert heaviest.peak > mean.peak
@@ -226,7 +226,7 @@ def test_the_heaviest_pack_counts() -> None:
 
 
 def test_a_frozen_model_has_no_moments_and_no_gradients() -> None:
-    config = find_variant("vlm_only").config(paper())
+    config = find_grid("vlm_only").variant("vlm_only").config(paper())
     connector = count_parameters(config).parts["connector"].total
     states = memory(config, stage=0).states
     assert states["optimizer_moments"] == 8 * connector
@@ -238,7 +238,7 @@ def test_a_frozen_model_has_no_moments_and_no_gradients() -> None:
 
 
 def test_checkpointing_keeps_inputs_and_one_block() -> None:
-    inputs_only = find_variant("pixel_rf").config(paper())
+    inputs_only = find_grid("pixel_rf").variant("pixel_rf").config(paper())
     everything = apply_overrides(inputs_only, {"parallel.activation_checkpointing": False})
     kept, inputs = memory(everything, 8, stage=1), memory(inputs_only, 8, stage=1)
     assert inputs.phases["forward"]["decoder_activations"] == 48 * 32_768 * 2048 * 2

@@ -15,7 +15,7 @@ from rf_repro.config.overrides import apply_overrides, from_dict
 from rf_repro.config.scales import get_scale, paper, tiny
 from rf_repro.config.schema import ExperimentConfig
 from rf_repro.estimate.parameters import Parameters, count_parameters, part_of
-from rf_repro.estimate.plan import find_variant
+from rf_repro.estimate.plan import find_grid
 from rf_repro.model.encoders import encoder_of
 from rf_repro.model.encoders.dinov3 import REGISTERS, is_gated
 from rf_repro.model.layout import POOLS
@@ -92,7 +92,7 @@ def test_one_pool_is_exactly_the_model_of_transformers(num_experts: int) -> None
 def test_parts_are_those_of_the_model_that_is_trained(key: str, scale: str) -> None:
     """`RFModel` whole, with the modules of transformers in its encoder, which the estimate does without."""
     pytest.importorskip("transformers")
-    config = find_variant(key).config(get_scale(scale))
+    config = find_grid(key).variant(key).config(get_scale(scale))
     counted = count_parameters(config).parts
     with torch.device("meta"):
         built = RFModel(config, config.model.decoder.vocab_size)
@@ -104,7 +104,7 @@ def test_parts_are_those_of_the_model_that_is_trained(key: str, scale: str) -> N
 
 def test_three_pools_share_attention_and_embeddings() -> None:
     """89.5B: three times the experts of Qwen3-30B-A3B, once its attention, embedding and head, and the encoder."""
-    counted = count_parameters(find_variant("pixel_rf").config(paper()))
+    counted = count_parameters(find_grid("pixel_rf").variant("pixel_rf").config(paper()))
     experts, router = 48 * 128 * 3 * 2048 * 768, 48 * 2048 * 128
     attention = 48 * (2048 * (32 + 2 * 4) * 128 + 32 * 128 * 2048)
     assert [counted.parts[f"pool_{pool}"].total for pool in POOLS] == 3 * [experts + router]

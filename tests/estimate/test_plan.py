@@ -10,11 +10,11 @@ from rf_repro.config.scales import paper, tiny
 from rf_repro.core.errors import UserError
 from rf_repro.estimate.fits import check_fits, remedies
 from rf_repro.estimate.gpus import get_gpu
-from rf_repro.estimate.plan import Cluster, RunEstimate, by_stage, estimate_plan, estimate_stage, find_variant, own_stages
+from rf_repro.estimate.plan import Cluster, RunEstimate, by_stage, estimate_plan, estimate_stage, find_grid, own_stages
 from rf_repro.model.layout import POOL_OF
 
 H200 = get_gpu("h200")
-PIXEL_RF = find_variant("pixel_rf").config(paper())
+PIXEL_RF = find_grid("pixel_rf").variant("pixel_rf").config(paper())
 
 
 def test_hours_follow_from_flops_and_utilisation() -> None:
@@ -39,17 +39,33 @@ def test_every_run_counts_once() -> None:
     names = [run.name for run in plan.runs]
     assert len(names) == len(plan.runs)
     # The paper's DINOv3 row of Table 3e is Table 2's VLM-only: same config, one run.
-    assert set(names) == rows - {"vlm_dino"} | {"stage-alignment"}
+    assert set(names) == rows - {"vlm_dino"} | {"stage-alignment", "pixel_rf-continued"}
     assert names.count("stage-alignment") == 2  # of DINOv3, and of SigLIP2
     assert plan.gpu_hours == pytest.approx(sum(run.gpu_hours for run in plan.runs))
     assert plan.gpu_hours == pytest.approx(sum(by_stage(plan.runs).values()))
     assert plan.gpu_hours == pytest.approx(128 * plan.hours)
-    assert {run.name for run in plan.of_table("table1")} == {"stage-alignment", "pixel_rf"}
+    assert {run.name for run in plan.of_table("table1")} == {"stage-alignment", "pixel_rf", "pixel_rf-continued"}
     assert {run.name for run in plan.of_table("table3a")} == {"stage-alignment", "pixel", "pixel_rf", "vae", "vae_rf"}
     assert {run.name for run in plan.of_table("table3e")} == {"stage-alignment", "vlm_only", "vlm_siglip"}
     assert not plan.left_out
     only = estimate_plan(paper(), ["table3b"], cluster)
     assert only.gpu_hours == pytest.approx(sum(run.gpu_hours for run in plan.of_table("table3b")))
+
+
+def test_hours_follow_the_schedules() -> None:
+    """Ablations end with `joint`; Table 1's run alone goes on, from Table 3a's own, which no table counts twice."""
+    plan = estimate_plan(paper(), ["all"], Cluster(H200, 128))
+    trained = {run.name: [stage.stage.name for stage in run.stages] for run in plan.runs}
+    assert trained.pop("stage-alignment") == ["alignment"]
+    assert trained.pop("pixel_rf-continued") == ["continued"]
+    assert set(map(tuple, trained.values())) == {("joint",)}
+    (shared,) = [run for run in plan.runs if run.name == "pixel_rf"]
+    assert shared.tables == ["table1", "table3a", "table3b", "table3c", "table3d", "table2"]
+    whole = own_stages(PIXEL_RF, Cluster(H200, 128))  # as one run: the same stages, the same hours
+    parts = [stage for run in plan.runs if run.name in ("pixel_rf", "pixel_rf-continued") for stage in run.stages]
+    assert [stage.gpu_hours for stage in parts] == pytest.approx([stage.gpu_hours for stage in whole])
+    (continued,) = [run for run in plan.runs if run.name == "pixel_rf-continued"]
+    assert by_stage(plan.runs)["continued"] == continued.gpu_hours
 
 
 def test_components_trained_in_suite_are_named_as_left_out() -> None:
@@ -76,7 +92,7 @@ CASES: list[tuple[Cluster, dict[str, Any], str]] = [
 
 @pytest.mark.parametrize(("cluster", "changes", "expected"), CASES, ids=[expected for _, _, expected in CASES])
 def test_what_does_not_fit_is_refused_and_every_remedy_helps(cluster: Cluster, changes: dict[str, Any], expected: str) -> None:
-    config = find_variant("pixel_rf").config(apply_overrides(paper(), changes)) if changes else PIXEL_RF
+    config = find_grid("pixel_rf").variant("pixel_rf").config(apply_overrides(paper(), changes)) if changes else PIXEL_RF
     run = RunEstimate("pixel_rf", own_stages(config, cluster))
     worst = max(run.stages, key=lambda stage: stage.missing)
     with pytest.raises(UserError) as refused:

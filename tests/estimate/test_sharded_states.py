@@ -12,14 +12,14 @@ from rf_repro.config.overrides import apply_overrides
 from rf_repro.config.scales import tiny
 from rf_repro.estimate.memory import CONTEXT_BYTES, pass_memory
 from rf_repro.estimate.parameters import count_parameters
-from rf_repro.estimate.plan import find_variant
+from rf_repro.estimate.plan import find_grid
 from rf_repro.worlds import world_of
 from tests.estimate.live_bytes import LiveBytes
 from tests.estimate.test_memory import EXPERTS, held
 from tests.train.processes import run_ranks
 from tests.train.test_data_parallel import make
 
-CONFIG = find_variant("pixel_rf").config(
+CONFIG = find_grid("pixel_rf").variant("pixel_rf").config(
     apply_overrides(tiny(), {**EXPERTS, "data.scenes.num_train": 512, "parallel.sharding": "fsdp",
                              "stages.joint.optimizer": "adamw", "stages.joint.mixture.generation": 4})
 )  # fmt: skip

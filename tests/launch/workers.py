@@ -10,6 +10,9 @@ import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import pytest
+
+from rf_repro.config.scales import SCALES, smoke
 from rf_repro.core.files import append_jsonl, write_json
 from rf_repro.core.provenance import utc_now
 from rf_repro.core.records import Attempt
@@ -68,6 +71,13 @@ def smoke_plan(runs: Path) -> Plan:
     """One stage and four variants: the pixel rows of Table 3a, two seeds."""
     jobs = make_plan("smoke", ["table3a"], [0, 1], runs).jobs
     return Plan(runs, tuple(job for job in jobs if job.variant in ("stage-pretrain", "pixel", "pixel_rf")))
+
+
+def longer_smoke(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scale `smoke` with a stage after `joint`, as `base` and `paper` have one."""
+    base = smoke()
+    further = replace(base.stage("joint"), name="continued", steps=10)
+    monkeypatch.setitem(SCALES, "smoke", lambda: replace(base, stages=(*base.stages, further)))
 
 
 def main(runs: str, jobs: str, hold: str = "", deaf: str = "") -> int:

@@ -6,13 +6,14 @@ from pathlib import Path
 from ablations.grid import AblationGrid
 from ablations.registry import GRIDS
 from reports.summary import summary
+from rf_repro.config.scales import smoke
 from tests.reports.runs import make_items, write_geneval, write_run
 
 
 def test_the_papers_rows(tmp_path: Path) -> None:
     run = write_run(tmp_path, "pixel", 0)
     write_geneval(run, make_items(lambda task, index, sample: index < 3))
-    assert summary("smoke", [run], [GRIDS["table3a"]], [])[2:] == [
+    assert summary(smoke(), [run], [GRIDS["table3a"]], [])[2:] == [
         "  Pixel           GenEval   0.750 (0.750 by seed)",
         "  Pixel+RF        GenEval   not run",
         "  VAE             GenEval   not run",
@@ -36,9 +37,9 @@ def test_a_metric_that_a_record_lacks_is_not_run(tmp_path: Path) -> None:
     run = write_run(tmp_path, "pixel", 0)
     write_geneval(run, make_items(lambda task, index, sample: True))
     column = replace(GRIDS["table3a"].columns[0], metric="nowhere")
-    (line, *_) = summary("smoke", [run], [replace(GRIDS["table3a"], columns=(column,))], [])[2:]
+    (line, *_) = summary(smoke(), [run], [replace(GRIDS["table3a"], columns=(column,))], [])[2:]
     assert line == "  Pixel           GenEval   not run"
 
 
 def _lines(table: AblationGrid) -> list[str]:
-    return summary("smoke", [], [table], [])[2:]
+    return summary(smoke(), [], [table], [])[2:]

@@ -9,7 +9,7 @@ from ablations.questions import MIRRORS
 from ablations.registry import get_grid
 from reports.collect import RowScores, Run
 from reports.verdicts import decide, gate_values, judge, published, published_text
-from rf_repro.config.prerequisites import prerequisites
+from rf_repro.config.prerequisites import shared_runs
 from rf_repro.config.scales import get_scale
 from rf_repro.core.records import EvalResult
 from rf_repro.core.run_dir import RunDir
@@ -42,7 +42,7 @@ def gates_of(table, values, scale="tiny"):
     """Gates of rows: `values[row]` is every metric of every evaluation in every run that the row starts from."""
     gates = {}
     for row, value in values.items():
-        for run in prerequisites(get_grid(table).variant(row).config(get_scale(scale))):
+        for run in shared_runs(get_grid(table).variant(row).config(get_scale(scale))):
             digest = run.config.result_hash()
             gates |= {(digest, "geneval-vae-reconstruction", "overall"): value}
             gates |= {(digest, "encoder-probe", metric): value for metric in ("shape", "color")}

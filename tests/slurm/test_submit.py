@@ -6,15 +6,20 @@ from pathlib import Path
 
 import pytest
 
+from rf_repro.core.errors import UserError
 from rf_repro.core.records import Attempt
+from rf_repro.launch.jobs import RunJob
+from slurm.jobs import SlurmJob
 from slurm.profile import load_profile
 from slurm.queue import QueuedJob
 from slurm.requeue import Requeue
 from slurm.state import Row, read_rows
 from slurm.submission import Element, Ledger, Request
 from slurm.submit import dependency, group_rows
-from slurm.sweep import Sweep, dry_run
+from slurm.sweep import Sweep, all_sweeps, dry_run, select
+from tests.launch.workers import longer_smoke
 
+PHOTOS = {"data.sources": [{"name": "photos", "path": "/photos"}]}
 PROFILE = load_profile("cpu")
 
 
@@ -65,9 +70,17 @@ def test_a_new_grid_is_chained_action_by_action_and_ends_in_one_report(tmp_path:
     assert not any(tmp_path.iterdir())
 
 
+ALL_STAGES = """
+from dataclasses import replace
+from ablations.table3a import TABLE3A
+LONG = replace(TABLE3A, name="long", title="Long", last_stage=None)
+"""
+
+
 def test_stages_in_a_row_are_chained_element_by_element_in_a_bounded_number_of_calls(tmp_path: Path) -> None:
-    """On real data every variant has a second stage of its own before its last, and training is all there is to a run."""
-    asked = request(seeds=[0, 1], scale="base", overrides={"data.sources": [{"name": "photos", "path": "/photos"}]})
+    """On real data, where training is all there is to a run, rows that go on to the scale's last stage have one before it."""
+    (tmp_path / "long.py").write_text(ALL_STAGES)
+    asked = request(f"{tmp_path / 'long.py'}:LONG", seeds=[0, 1], scale="base", overrides=PHOTOS)
     texts = calls(look(Ledger(tmp_path), asked))
     got = [(flag(text, "job-name"), flag(text, "array"), flag(text, "dependency")) for text in texts]
     assert got == [
@@ -79,8 +92,59 @@ def test_stages_in_a_row_are_chained_element_by_element_in_a_bounded_number_of_c
     names = [
         [row.job.name for row in look(Ledger(tmp_path), asked).rows if row.job.kind == kind] for kind in ("own stage", "variant")
     ]
-    assert names[0] == [f"stage-joint s{seed}" for seed in (0, 1) for _ in range(4)]
-    assert names[1] == [f"{key} s{seed}" for seed in (0, 1) for key in ("pixel", "pixel_rf", "vae", "vae_rf")]
+    keys = ("pixel", "pixel_rf", "vae", "vae_rf")
+    assert names[0] == [f"{key} s{seed}" for seed in (0, 1) for key in keys]
+    assert names[1] == [f"{key}-continued s{seed}" for seed in (0, 1) for key in keys]
+
+
+def test_a_row_that_another_goes_on_from_is_one_run_of_both_tables(tmp_path: Path) -> None:
+    asked = request("table1,table3b", seeds=[0, 1], scale="base", overrides=PHOTOS)
+    ledger = Ledger(tmp_path)
+    got = [(flag(text, "job-name"), flag(text, "array"), flag(text, "dependency")) for text in calls(look(ledger, asked))]
+    assert got == [
+        ("rf-train", None, None),  # the alignment, once
+        ("rf-train", "0-5%6", "afterok:<1:train>"),  # joint, of three rows and two seeds
+        ("rf-train", "0-1%2", "afterok:<1:train>,afterany:<2:train>"),  # continued, of one row: not the same elements
+        ("rf-report", None, "afterany:<1:train>:<2:train>:<3:train>"),
+    ]
+    assert len({row.job.slug for row in look(ledger, asked).rows}) == len(look(ledger, asked).rows) == 1 + 2 * 4
+
+
+def test_scoring_that_failed_keeps_no_run_from_going_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a row that another one goes on from, the training alone is needed; a world that scores itself does more."""
+    longer_smoke(monkeypatch)
+    ledger, asked = Ledger(tmp_path), request("table1,table3a", seeds=[0], only=["pixel_rf"])
+    plan = asked.plan(ledger.runs)
+    plan.create()
+    stage, row, beyond = plan.jobs
+    assert [job.slug for job in plan.jobs] == ["stage-pretrain-s0", "pixel_rf-s0", "pixel_rf-continued-s0"]
+    attempt = Attempt("2026-01-01T00:00:00+00:00", "h", 1, "cpu", 1, action="sample", error="OSError: disk full", seconds=1.0)
+    stage.run.write_record(replace(stage.run.record(), status="done", attempts=[attempt]))
+    row.run.write_record(replace(row.run.record(), status="failed", steps=row.steps, attempts=[attempt]))
+    assert beyond.after == (stage.run.path, row.run.path)
+    sweep = look(ledger, asked)
+    assert states(row_of(sweep, "pixel_rf-s0")) == ["done", "failed", "blocked"]
+    assert states(row_of(sweep, "pixel_rf-continued-s0")) == ["missing"] * 3
+    (group,) = sweep.groups()
+    assert ([job.slug for job in group.jobs], group.after) == (["pixel_rf-continued-s0"], ((),))
+    SlurmJob(RunJob(beyond, tmp_path, "cpu", 1), tmp_path, tmp_path / "again", 0)._check_turn()
+    row.run.write_record(replace(row.run.record(), steps=row.steps - 1))
+    with pytest.raises(UserError, match=r"pixel_rf-continued s0: needs .* which is not trained to its end"):
+        SlurmJob(RunJob(beyond, tmp_path, "cpu", 1), tmp_path, tmp_path / "again", 0)._check_turn()
+
+
+def test_a_row_of_an_older_request_is_shown_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though the newest one needs its training alone."""
+    longer_smoke(monkeypatch)
+    monkeypatch.setenv("PATH", "/nowhere")  # a queue that is there would be asked
+    ledger = Ledger(tmp_path)
+    for tables in ("table3a", "table1"):
+        ledger.write_request(request(tables, only=["pixel_rf"]))
+    rows = [row for sweep in all_sweeps(ledger) for row in sweep.rows]
+    shown = {row.job.slug: list(row.actions) for row in rows}
+    assert len(rows) == len(shown)
+    assert shown["pixel_rf-s0"] == shown["pixel_rf-continued-s0"] == ["train", "sample", "evaluate"]
+    assert [row.job.slug for _, row in select(all_sweeps(ledger), ["pixel_rf"])] == ["pixel_rf-s0"]
 
 
 def test_what_a_batch_script_says(tmp_path: Path) -> None:

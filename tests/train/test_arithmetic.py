@@ -14,7 +14,7 @@ from rf_repro.compute import arithmetic as module
 from rf_repro.compute.arithmetic import arithmetic, has_bf16
 from rf_repro.compute.ranks import Ranks
 from rf_repro.config.overrides import apply_overrides
-from rf_repro.config.prerequisites import prerequisites
+from rf_repro.config.prerequisites import shared_runs
 from rf_repro.config.scales import smoke
 from rf_repro.core.errors import Stopped
 from rf_repro.core.run_dir import RunDir
@@ -70,7 +70,7 @@ def test_one_rank_without_bf16_decides_for_all(monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.slow
 def test_what_was_used_is_recorded_and_a_run_goes_on_in_the_other(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     config = apply_overrides(smoke(), {"stages.pretrain.steps": 6, "checkpoint_every": 3})
-    [shared] = [one for one in prerequisites(config) if one.name == "stage-pretrain"]
+    [shared] = [one for one in shared_runs(config) if one.name == "stage-pretrain"]
 
     def train(native: bool, stop: Callable[[], bool]) -> RunDir:
         monkeypatch.setattr(module, "has_bf16", lambda device: native)

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from rf_repro.config.overrides import apply_overrides
-from rf_repro.config.prerequisites import Prerequisite, prerequisites
+from rf_repro.config.prerequisites import Prerequisite, shared_runs
 from rf_repro.config.schema import ExperimentConfig
 from rf_repro.core.errors import TrainingDiverged, UserError
 from rf_repro.core.run_dir import RunDir
@@ -41,7 +41,7 @@ def config_of(kind: str, precision: str = "bf16", **overrides: object) -> Experi
     settings = {f"model.encoder.pretraining.{name}": value for name, value in overrides.items()}
     steps = {f"model.encoder.pretraining.{kind}_steps": 6, "model.encoder.pretraining.batch_size": 8}
     variant = apply_overrides(small_config(), {"model.encoder.pretraining.kind": kind, **steps, **settings})
-    (shared, *_) = prerequisites(variant)
+    (shared, *_) = shared_runs(variant)
     assert shared.name == "stage-encoder"
     return replace(shared.config, optim=replace(shared.config.optim, precision=precision))  # type: ignore[arg-type]
 

@@ -12,7 +12,7 @@ from torch.distributions import Normal
 from torch.distributions import kl_divergence as torch_kl
 
 from rf_repro.config.model_schema import VAEConfig
-from rf_repro.config.prerequisites import prerequisites
+from rf_repro.config.prerequisites import shared_runs
 from rf_repro.config.schema import ExperimentConfig
 from rf_repro.core.errors import TrainingDiverged, UserError
 from rf_repro.core.hashing import derive_seed
@@ -37,7 +37,7 @@ def vae_config(precision: Precision = "fp32", num_train: int = NUM_IMAGES, **cha
     fields: dict[str, Any] = {"downsample": 4, "latent_channels": 3, "width": 6, "kl_weight": 1e-3, "steps": 8,
                               "learning_rate": 3e-3, "batch_size": 4, **changes}  # fmt: skip
     base = small_config(model__pixel__space="vae", data__scenes__num_train=num_train)
-    runs = {run.name: run.config for run in prerequisites(replace(base, model=replace(base.model, vae=VAEConfig(**fields))))}
+    runs = {run.name: run.config for run in shared_runs(replace(base, model=replace(base.model, vae=VAEConfig(**fields))))}
     config = runs["stage-vae"]
     return replace(config, optim=replace(config.optim, precision=precision))
 

@@ -56,8 +56,12 @@ class ImageText(World):
     def max_image_size(self, config: ExperimentConfig) -> int:
         return config.model.max_image_size
 
+    def drawn_size(self, config: ExperimentConfig) -> int:
+        """Less than the model could, where the run ends before the stage of the largest images."""
+        return max(stage.max_image_size for stage in config.stages)
+
     def label(self, config: ExperimentConfig) -> str:
-        return f"image-text data, up to {max(stage.max_image_size for stage in config.stages)} px"
+        return f"image-text data, up to {self.drawn_size(config)} px"
 
     def check_run(self, config: ExperimentConfig) -> None:
         if not config.data.sources:
@@ -89,13 +93,14 @@ class ImageText(World):
     # Prompts
 
     def check_size(self, config: ExperimentConfig, size: Size | None) -> Size:
-        """By itself the paper's ablations' size, or the largest that the model draws."""
-        stride, largest = config.image_stride, config.max_image_size
+        """By itself the paper's ablations' size, or the largest that the run was trained to draw."""
+        stride, largest = config.image_stride, self.drawn_size(config)
         if size is None:
             return (table_size(largest), table_size(largest))
         if any(side < 1 or side % stride or side > largest for side in size):
             raise UserError(
-                f"--size {size[0]}x{size[1]}: both sides must be multiples of {stride} pixels, at most {largest}, for this run"
+                f"--size {size[0]}x{size[1]}: both sides must be multiples of {stride} pixels, at most {largest}, the largest of "
+                f"this run's training, which ends with stage {config.stages[-1].name}"
             )
         return size
 

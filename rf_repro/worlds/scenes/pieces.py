@@ -18,11 +18,11 @@ def pieces(config: ExperimentConfig, kind: PrerequisiteKind | None) -> list[Piec
     match kind:
         case None:
             found = []
-        case "encoder":
+        case "encoder" | "own stage":
             return []
         case "vae":
             return [Piece("evals/geneval-vae-reconstruction.json", scored=images)]
-        case "stage" | "own stage":
+        case "stage":
             return [Piece(f"evals/geneval-{gate}.json", scored=images) for gate in ("ground-truth", "mismatched")]
         case _:
             assert_never(kind)

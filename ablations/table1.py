@@ -1,0 +1,23 @@
+"""Table 1 (paper Sec. 4.2): RF-Pixel beside other groups' systems, at the largest size that it draws.
+
+The one run that goes on through all stages of a scale: at `base` and `paper` it continues Table 3a's Pixel+RF from 256 to 1,024
+px. Where `joint` is the last stage, as at `tiny`, it is that run.
+
+Command:  rf-repro reproduce --tables table1
+Run time: at `tiny` no run beyond Table 3a's.
+"""
+
+from ablations.grid import GENEVAL, AblationGrid
+from ablations.variants import PIXEL_RF
+
+TABLE1 = AblationGrid(
+    name="table1",
+    title="Table 1",
+    caption="RF-Pixel beside other groups' systems",
+    section="Sec. 4.2",
+    base="pixel_rf",
+    rows=(PIXEL_RF.labelled("RF-Pixel"),),
+    columns=(GENEVAL,),
+    seeds=(0,),
+    last_stage=None,
+)

@@ -1,0 +1,86 @@
+"""With which stage the runs of a table end, what they are called, and that a table which goes on goes on from the other's run."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from ablations.registry import ABLATIONS, get_grid, get_grids
+from ablations.table1 import TABLE1
+from ablations.variants import PIXEL_RF
+from rf_repro.config.prerequisites import prerequisites, run_name
+from rf_repro.config.scales import SCALES, get_scale
+from rf_repro.core.errors import UserError
+from tests.own_grid import write_own_grid
+
+LARGE = ["base", "paper"]
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_ablations_end_with_joint_and_table_1_with_the_scales_last_stage(scale: str) -> None:
+    for grid in ABLATIONS:
+        assert {config.stages[-1].name for config in grid.configs(scale).values()} == {"joint"}
+    (config,) = TABLE1.configs(scale).values()
+    assert config.stages == get_scale(scale).stages
+
+
+@pytest.mark.parametrize("scale", LARGE)
+def test_table_1s_own_stage_is_table_3as_run(scale: str) -> None:
+    config, row = TABLE1.configs(scale)["pixel_rf"], get_grid("table3a").configs(scale)["pixel_rf"]
+    (own,) = [run for run in prerequisites(config, "pixel_rf") if run.is_own]
+    assert own.config == row
+    assert own.config.result_hash() == row.result_hash() != config.result_hash()
+    assert (own.name, run_name("pixel_rf", row), run_name("pixel_rf", config)) == ("pixel_rf", "pixel_rf", "pixel_rf-continued")
+    assert own.after == ("stage-alignment",)
+
+
+@pytest.mark.parametrize("scale", ["tiny", "smoke", "small"])
+def test_where_joint_is_the_last_stage_table_1_is_table_3as_run(scale: str) -> None:
+    config, row = TABLE1.configs(scale)["pixel_rf"], get_grid("table3a").configs(scale)["pixel_rf"]
+    assert config == row
+    assert run_name("pixel_rf", config) == "pixel_rf"
+    assert not [run for run in prerequisites(config, "pixel_rf") if run.is_own]
+
+
+def test_every_stage_but_the_first_of_a_rows_own_adds_its_name() -> None:
+    base = get_scale("base")
+    longer = replace(base, stages=(*base.stages, replace(base.stages[-1], name="polished")))
+    config = TABLE1.config(PIXEL_RF, longer)
+    assert [run.name for run in prerequisites(config, "pixel_rf")] == ["stage-alignment", "pixel_rf", "pixel_rf-continued"]
+    assert run_name("pixel_rf", config) == "pixel_rf-polished"
+
+
+def test_a_scale_without_the_stage_keeps_all_of_its_own() -> None:
+    grid = replace(get_grid("table3a"), last_stage="continued")
+    assert grid.configs("tiny") == get_grid("table3a").configs("tiny")
+    assert {config.stages[-1].name for config in grid.configs("base").values()} == {"continued"}
+
+
+@pytest.mark.parametrize("name", ["jonit", "alignment", ""])  # one that variants share is none to end with
+def test_the_name_of_no_stage_is_refused(name: str) -> None:
+    grid = replace(get_grid("table3a"), last_stage=name)
+    with pytest.raises(UserError) as refused:
+        grid.configs("base")
+    allowed = "must be one of joint, continued, or None for all stages"
+    assert str(refused.value) == f"grid 'table3a': last_stage={name!r}: {allowed}"
+
+
+def test_a_users_grid_says_so_too(tmp_path: Path) -> None:
+    name = write_own_grid(tmp_path, ("    seeds=(0,),", '    seeds=(0,),\n    last_stage="jonit",'))
+    with pytest.raises(UserError, match=r"^table '.*:TEXTS': grid 'texts': last_stage='jonit': must be one of joint"):
+        get_grids([name], get_scale("base"))
+    wrong = write_own_grid(tmp_path, ("    seeds=(0,),", "    seeds=(0,),\n    last_stage=3,"), name="wrong.py")
+    with pytest.raises(UserError, match=r"texts: last_stage=3: must be text of one line or None$"):
+        get_grids([wrong], get_scale("base"))
+
+
+def test_a_row_of_the_users_may_go_on_and_is_not_called_like_another_run(tmp_path: Path) -> None:
+    """Its Pixel at `base` is the paper's up to `joint`; a key that is the name of Table 1's run would be two runs of one name."""
+    whole = write_own_grid(tmp_path, ("    seeds=(0,),", "    seeds=(0,),\n    last_stage=None,"))
+    (grid,) = get_grids([whole], get_scale("base"))
+    names = [run_name(key, config) for key, config in grid.configs("base").items()]
+    assert names == ["pixel-continued", "heavier_text-continued"]
+    taken = write_own_grid(tmp_path, ("heavier_text", "pixel_rf-continued"), name="taken.py")
+    with pytest.raises(UserError, match="variant 'pixel_rf-continued': means one run in table1 and another in texts"):
+        get_grids([taken], get_scale("base"))
+    get_grids([taken], get_scale("tiny"))  # where Table 1's run has another name

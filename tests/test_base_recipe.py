@@ -22,13 +22,13 @@ SIZES = {"256": "64", "1024": "96"}  # what the tiny models are trained at
 SCALED = ("estimate", "data inspect", "sweep plan", "train", "report")  # commands that take --scale
 
 
-def smaller(words: list[str], changes: list[str], run: str) -> list[str] | None:
-    """The page's command for the tiny world; None: not run here."""
+def smaller(words: list[str], changes: list[str], runs: dict[str, str]) -> list[str] | None:
+    """The page's command for the tiny world; None: not run here. `runs`: as the page calls them -> path."""
     name = " ".join(words[:2]) if words[0] in ("data", "sweep") else words[0]
     if name in ("data fetch", "data scenes", "sweep submit"):
         return None  # needs the internet; was run before; has a SLURM in its own tests
     words = [SIZES.get(word, word) if words[index - 1] == "--size" else word for index, word in enumerate(words)]
-    words = [run if word == "RUN" else "prompts.jsonl" if word == "official" else word for word in words]
+    words = ["prompts.jsonl" if word == "official" else runs.get(word, word) for word in words]
     words = [re.sub(r"^(images|geneval)-(\d+)$", lambda m: f"{m[1]}-{SIZES[m[2]]}", word) for word in words]
     if name in SCALED:
         words += changes
@@ -85,7 +85,7 @@ def test_the_pages_commands_run_in_its_order(
     prompts = ScenesWorld(ScenesConfig(image_size=64)).benchmark(2)
     write_jsonl(tmp_path / "prompts.jsonl", [prompt.metadata for prompt in prompts][:4])
 
-    run, seen = "", set()
+    runs, seen = dict[str, str](), set()
     for line in LINES:
         words = shlex.split(line)
         output = words[words.index(">") + 1] if ">" in words else None
@@ -93,9 +93,9 @@ def test_the_pages_commands_run_in_its_order(
         if words[0] == "torchrun":  # finds the run done; that it trains as one process would is tested elsewhere
             at = words.index("train")
             execute("-m", "torch.distributed.run", "--nproc-per-node", "2", *words[3:at],
-                    *(smaller(words[at:], changes, run) or ()))  # fmt: skip
+                    *(smaller(words[at:], changes, runs) or ()))  # fmt: skip
             continue
-        command = smaller(words[1:], changes, run)
+        command = smaller(words[1:], changes, runs)
         if command is None:
             continue
         printed = rf_repro(*command)
@@ -103,16 +103,18 @@ def test_the_pages_commands_run_in_its_order(
         if output is not None:
             (tmp_path / output).write_text(printed)
         if words[1] == "train":
-            run = printed.strip().splitlines()[-1]
+            runs["RUN1" if "table1" in words else "RUN"] = printed.strip().splitlines()[-1]
     assert seen == {"estimate", "data", "sweep", "train", "sample", "evaluate", "report", "export"}
 
-    record = RunDir(tmp_path / run).record()
-    assert record.status == "done"
-    assert [name.split("/")[0] for name in record.started_from] == ["stage-alignment", "stage-joint"]
+    run, beyond = (RunDir(tmp_path / runs[name]).record() for name in ("RUN", "RUN1"))
+    assert (run.status, beyond.status) == ("done", "done")
+    assert [name.split("/")[0] for name in run.started_from] == ["stage-alignment"]
+    assert [name.split("/")[0] for name in beyond.started_from] == ["stage-alignment", "pixel_rf"]
+    assert beyond.started_from[-1].endswith(Path(runs["RUN"]).name)  # the very run of Table 3a
     assert (tmp_path / "inspected").is_dir()
     for size in SIZES.values():
         assert len(list((tmp_path / f"images-{size}").rglob("*.png"))) == 8
-    result = RunDir(tmp_path / run).eval_result("geneval-64")
+    result = RunDir(tmp_path / runs["RUN"]).eval_result("geneval")
     assert result is not None
     assert result.n == result.expected_n == 8
     report = (tmp_path / "report" / "report.md").read_text(encoding="utf-8")

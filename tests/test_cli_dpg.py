@@ -141,7 +141,7 @@ def test_sampled_scored_and_reported(
     monkeypatch.setattr(data, "BLOB", data.git_blob_hash(questions.read_bytes()))
     assert main(["data", "fetch", "dpg", "--from", str(questions)]) == 0
     changes = tiny_changes(tmp_path / "tokenizer")
-    run = write_run(tmp_path / "runs", "pixel_rf", changes)
+    run = write_run(tmp_path / "runs", "pixel_rf-continued", changes)
     images = tmp_path / "images"
     sample = ["sample", str(run.path), "--prompts", "dpg", "--size", str(SIZE), "--out", str(images), "--device", "cpu"]
     assert main(sample) == 0
@@ -169,7 +169,7 @@ def test_sampled_scored_and_reported(
               *(text for path, value in changes.items() for text in ("--set", f"{path}={json.dumps(value)}"))]  # fmt: skip
     assert main([*report, "--runs", str(tmp_path / "runs"), "--ship", str(tmp_path / "shipped")]) == 0
     page = (tmp_path / "report" / "report.md").read_text(encoding="utf-8")
-    cell = first_rows(page, "Table 1, published")["Measured here: Pixel+RF"].split(" | ")[-1]
+    cell = first_rows(page, "Table 1, published")["Measured here: RF-Pixel"].split(" | ")[-1]
     score = record.metrics["dpg"]
     assert score is not None
     assert cell.startswith(f"1.00 [1.00, 1.00]; DPG(Tiny-VL) {score:.2f} [")
@@ -225,7 +225,7 @@ def test_names_of_records() -> None:
 def test_a_run_of_another_kind_is_refused(
     grids: Path, questions: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run = write_run(tmp_path / "runs", "pixel_rf", tiny_changes(tmp_path / "tokenizer"))
-    assert judge_name(str(run.path)) == f"pixel_rf/{run.path.name}"
+    run = write_run(tmp_path / "runs", "pixel_rf-continued", tiny_changes(tmp_path / "tokenizer"))
+    assert judge_name(str(run.path)) == f"pixel_rf-continued/{run.path.name}"
     assert main(command(grids, "any", tmp_path / "out", questions, "--run", str(run.path))) == 2
     assert "has no origin.json; --run takes images that `rf-repro sample` made" in capsys.readouterr().err

@@ -219,7 +219,7 @@ def changes(root: Path) -> dict[str, object]:
 def run(root: Path, changes: dict[str, object]) -> RunDir:
     from tests.tiny_run import write_run
 
-    return write_run(root / "runs", "pixel_rf", changes)
+    return write_run(root / "runs", "pixel_rf-continued", changes)
 
 
 def test_images_of_a_run_are_judged_recorded_and_reported(
@@ -263,10 +263,10 @@ def test_images_of_a_run_are_judged_recorded_and_reported(
     report = ["report", "--runs", str(run.path.parents[2]), "--scale", "base", "--out", str(tmp_path / "report"), *options]
     assert main(report) == 0
     page = (tmp_path / "report" / "report.md").read_text(encoding="utf-8")
-    (line,) = [line for line in page.splitlines() if line.startswith("| Pixel+RF | 0 | GenEval 2, org/judge")]
+    (line,) = [line for line in page.splitlines() if line.startswith("| RF-Pixel (Table 1) | 0 | GenEval 2, org/judge")]
     metrics = results["geneval2"]["metrics"]
     assert f"{metrics['soft_tifa_am']:.3f} [{metrics['soft_tifa_am_low']:.3f}, {metrics['soft_tifa_am_high']:.3f}]" in line
-    (line,) = [line for line in page.splitlines() if line.startswith("| Pixel+RF | 0 | geneval-vlm(org/judge)")]
+    (line,) = [line for line in page.splitlines() if line.startswith("| RF-Pixel (Table 1) | 0 | geneval-vlm(org/judge)")]
     assert f"{results['geneval-vlm']['metrics']['overall_hard']:.3f} [" in line
     assert f"{NUM} of 553 images scored" in page
 
@@ -284,4 +284,4 @@ def test_a_judge_has_a_name_without_paths(run: RunDir, model: Path, root: Path) 
     assert geneval2.judge_name("openai:Qwen/Qwen3-VL-8B@http://node:8000/v1") == "Qwen/Qwen3-VL-8B"
     assert geneval2.judge_name("Qwen/Qwen3-VL-8B-Instruct") == "Qwen/Qwen3-VL-8B-Instruct"
     assert geneval2.judge_name(f"{model}/") == "tiny-judge"
-    assert geneval2.judge_name(str(run.path)) == f"pixel_rf/{run.path.name}"
+    assert geneval2.judge_name(str(run.path)) == f"pixel_rf-continued/{run.path.name}"

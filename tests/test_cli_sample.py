@@ -30,6 +30,7 @@ from tests.test_cli_geneval import clip, detector, prompts, small_models  # noqa
 
 LARGEST = 288  # above 256, so that the tables' size and the largest are two
 SIZES = (256, LARGEST)
+OURS = ("pixel_rf", "pixel_rf-continued")  # the tables' run, and Table 1's, which goes on from it
 
 
 @pytest.fixture(scope="module")
@@ -40,14 +41,15 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def changes(root: Path) -> dict[str, object]:
     """Large patches (the encoder's are the scale's own), so that images of 288 pixels are 81 tokens."""
-    changes = tiny_changes(root / "tokenizer") | {"model.pixel.patch_size": 32, "model.max_image_size": LARGEST}
-    del changes["model.encoder.patch_size"]
+    sizes = {"model.max_image_size": LARGEST, "stages.continued.max_image_size": LARGEST}
+    changes = tiny_changes(root / "tokenizer") | {"model.pixel.patch_size": 32, **sizes}
+    del changes["model.encoder.patch_size"], changes["stages.joint.max_image_size"]
     return changes
 
 
 @pytest.fixture(scope="module")
 def runs(root: Path, changes: dict[str, object]) -> dict[str, RunDir]:
-    return {key: write_run(root / "runs", key, changes) for key in ("pixel", "pixel_rf")}
+    return {key: write_run(root / "runs", key, changes) for key in ("pixel", *OURS)}
 
 
 @pytest.fixture(scope="module")
@@ -64,27 +66,27 @@ def score(detector: Path, clip: Path, prompts: Path) -> Iterator[Callable[..., i
 
 @pytest.fixture(scope="module")
 def scored(root: Path, runs: dict[str, RunDir], prompts: Path, score: Callable[..., int]) -> Path:  # noqa: F811
-    """Folders of images of Pixel+RF in two sizes, of each of which the run has a score."""
-    for size in SIZES:
+    """Folders of images of Pixel+RF in two sizes, of each of which a run has a score."""
+    for size, key in zip(SIZES, OURS, strict=True):
         out = root / f"images-{size}"
-        command = ["sample", str(runs["pixel_rf"].path), "--prompts", str(prompts), "--num", "1", "--size", str(size), "--out",
+        command = ["sample", str(runs[key].path), "--prompts", str(prompts), "--num", "1", "--size", str(size), "--out",
                    str(out), "--device", "cpu"]  # fmt: skip
         assert main(command) == 0
-        assert score(out, root / f"score-{size}", "--run", str(runs["pixel_rf"].path)) == 0
+        assert score(out, root / f"score-{size}", "--run", str(runs[key].path)) == 0
     return root
 
 
 def test_a_run_keeps_what_was_measured_of_it_and_how(scored: Path, runs: dict[str, RunDir]) -> None:
     assert runs["pixel"].eval_names() == []
-    assert runs["pixel_rf"].eval_names() == ["geneval", f"geneval-{LARGEST}"]
-    for name, size in zip(("geneval", f"geneval-{LARGEST}"), SIZES, strict=True):
-        result, beside = runs["pixel_rf"].eval_result(name), read_json(scored / f"score-{size}" / "geneval.json")
+    for key, name, size in zip(OURS, ("geneval", f"geneval-{LARGEST}"), SIZES, strict=True):
+        assert runs[key].eval_names() == [name]
+        result, beside = runs[key].eval_result(name), read_json(scored / f"score-{size}" / "geneval.json")
         assert result is not None
         assert result.protocol == f"{beside['protocol']}, {size}x{size} px"
         assert (result.metrics, result.evaluator, result.n) == (beside["metrics"], beside["evaluator"], 6)
         assert (result.step, result.weights) == (STEP, "ema")
         folder = ImageFolder(scored / f"images-{size}")
-        items = runs["pixel_rf"].eval_items(name)
+        items = runs[key].eval_items(name)
         assert [row["sha256"] for row in items] == [entry.sha256 for entry in folder.entries()]
         assert Image.open(folder.image_path(0, 0)).size == (size, size)
     sheet = read_sheets(runs["pixel_rf"], runs["pixel_rf"].eval_items("geneval"), GENEVAL_TASKS)["contact_sheet.png"]
@@ -120,7 +122,11 @@ def test_the_report_of_scored_base_runs_is_built(
 def test_measured_stands_beside_published_or_a_reason_does(changes: dict[str, object], tmp_path: Path) -> None:
     """Invented verdicts, whose means are known: 1 of 4 prompts right, 3 of 4, and 2 of 4 at the largest size."""
     how = {"evaluator": {"detector": "mask2former-mmdet", "detector_revision": "1", "color_classifier": "clip"}}
-    for variant, name, right in (("pixel", "geneval", 1), ("pixel_rf", "geneval", 3), ("pixel_rf", f"geneval-{LARGEST}", 2)):
+    for variant, name, right in (
+        ("pixel", "geneval", 1),
+        ("pixel_rf-continued", f"geneval-{LARGEST}", 2),
+        ("pixel_rf", "geneval", 3),
+    ):
         items = make_items(lambda task, index, sample, right=right: index < right)
         run = write_run(tmp_path / "runs", variant, changes)
         write_jsonl(run.evals / f"{name}.items.jsonl", items)
@@ -133,10 +139,10 @@ def test_measured_stands_beside_published_or_a_reason_does(changes: dict[str, ob
         assert f"| {paper} | 48 | 0 |" in rows[label]
     assert rows["VAE+RF"] == "| VAE+RF | not run: no vae_rf run at scale base | 0.77 | 0 | none |"
     systems = first_rows(page, "Table 1, published")
-    assert systems["Measured here: Pixel+RF"].count("0.50 [") == 7
-    assert systems["Measured here: Pixel+RF†"].count("not run: seed 0 not scored (") == 7
-    assert "rf-repro evaluate dpg --run" in systems["Measured here: Pixel+RF"]
-    assert systems["Measured here: Pixel+RF†"].endswith("| – |")
+    assert systems["Measured here: RF-Pixel"].count("0.50 [") == 7
+    assert systems["Measured here: RF-Pixel†"].count("not run: seed 0 not scored (") == 7
+    assert "rf-repro evaluate dpg --run" in systems["Measured here: RF-Pixel"]
+    assert systems["Measured here: RF-Pixel†"].endswith("| – |")
     assert first_rows(page, "Table 2 at scale base")["Pixel+RF"].count("not run: seed 0 not asked (") == 8
     claims = {claim["id"]: claim for claim in read_json(tmp_path / "out" / "claims.json")}
     assert claims["rf_beats_pixel"]["verdict"] == "reproduced"
@@ -227,7 +233,7 @@ def test_sizes_shares_and_prompts_on_the_command_line(
     assert main(command) == 0
     for words, message in (
         (["--size", "64x"], "--size '64x': must be a side in pixels, or HxW"),
-        (["--size", "320"], "--size 320x320: both sides must be multiples of 32 pixels, at most 288"),
+        (["--size", "320"], "at most 256, the largest of this run's training, which ends with stage joint"),
         (["--shard", "3/2"], "--shard '3/2': must be I/N"),
         (["--batch-size", "0"], "--batch-size 0: must be >= 1"),
         (["--seed", "1"], "is not empty, it holds images of seed 0, not 1"),

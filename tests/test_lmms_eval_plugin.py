@@ -57,7 +57,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
     pytest.importorskip("lmms_eval", reason="the extra `lmms` is not installed")
     folder = tmp_path_factory.mktemp("lmms")
     torch.manual_seed(0)
-    return write_run(folder / "runs", "pixel_rf", tiny_changes(folder / "tokenizer"), seed=3)
+    return write_run(folder / "runs", "pixel_rf-continued", tiny_changes(folder / "tokenizer"), seed=3)
 
 
 @pytest.fixture(scope="module")

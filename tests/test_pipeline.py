@@ -248,8 +248,10 @@ def test_a_later_stage_goes_on_with_weights_averages_codebook_and_target_encoder
     config = apply_overrides(config, {"representation.momentum": 0.9999999, "model.encoder.target_ema_decay": 0.9999999})
     run = run_variant(config, variant="two", seed=0, runs=runs, device="cpu", actions=["train"])
     before, after = run.record().started_from[-1], load_checkpoint(last_checkpoint(run))
-    assert before.startswith("stage-joint/")
-    earlier = load_checkpoint(last_checkpoint(RunDir(run.path.parents[1] / before)))
+    assert run.path.parent.name == run.record().variant == "two-continued"
+    assert before.startswith("two/")
+    joint_run = RunDir(run.path.parents[1] / before)
+    earlier = load_checkpoint(last_checkpoint(joint_run))
     assert set(earlier.weights) == set(after.weights)
     assert {"vq.prototypes", "decoder.blocks.0.pools.pixel.down.weight"} <= set(after.weights)
     assert any(name.startswith("target_encoder.") for name in after.weights)
@@ -258,6 +260,12 @@ def test_a_later_stage_goes_on_with_weights_averages_codebook_and_target_encoder
             if name not in ("vq.num_updates", "vq.mean"):  # the mean has a pace of its own
                 torch.testing.assert_close(new[name], tensor, rtol=1e-4, atol=1e-5, msg=f"{kind} {name}")
     assert int(after.weights["vq.num_updates"]) == int(earlier.weights["vq.num_updates"]) + 2
+    # It is the run of the row that ends there: trained alone, it is not done, and what is left of it is no training.
+    assert (joint_run.record().status, joint_run.record().steps) == ("planned", joint.steps)
+    row = replace(config, stages=config.stages[:-1])
+    again = run_variant(row, variant="two", seed=0, runs=runs, device="cpu", actions=["train", "sample"])
+    assert (again.path, [one.action for one in again.record().attempts]) == (joint_run.path, ["train", "sample"])
+    assert (joint_run.samples / "manifest.json").exists()
 
 
 def test_a_run_can_start_from_another_ones_averages(runs: Path, pixel_rf: RunDir) -> None:

@@ -43,7 +43,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def run(root: Path) -> RunDir:
-    return write_run(root / "runs", "pixel_rf", tiny_changes(root / "tokenizer"))
+    return write_run(root / "runs", "pixel_rf-continued", tiny_changes(root / "tokenizer"))
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +77,7 @@ def test_images_are_the_samplers_own_with_averaged_weights(run: RunDir, tmp_path
     origin = folder.origin()
     assert origin is not None
     assert (origin.step, origin.weights, origin.height, origin.width, origin.seed) == (STEP, "ema", *SIZE, 5)
-    assert (origin.variant, origin.config_hash) == ("pixel_rf", run.record().config_hash)
+    assert (origin.variant, origin.config_hash) == ("pixel_rf-continued", run.record().config_hash)
     assert dict(folder.prompts())[1] == {"tag": "free", "include": [], "prompt": PROMPTS[1]}
 
 
@@ -192,7 +192,7 @@ def test_what_cannot_be_drawn_is_refused_before_anything_is_written(run: RunDir,
 
 
 def test_a_folder_holds_images_of_one_origin(run: RunDir, sampled: ImageFolder, root: Path, tmp_path: Path) -> None:
-    other = write_run(root / "runs", "pixel_rf", tiny_changes(root / "tokenizer"), seed=1)
+    other = write_run(root / "runs", "pixel_rf-continued", tiny_changes(root / "tokenizer"), seed=1)
     for one, prompts, seed, size, message in (
         (other, PROMPTS, 0, SIZE, "it holds images of run seed 0, not 1"),
         (run, PROMPTS, 1, SIZE, "it holds images of seed 0, not 1"),

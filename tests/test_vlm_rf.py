@@ -62,7 +62,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def run(root: Path) -> RunDir:
     torch.manual_seed(0)  # for what `write_run` leaves as built
-    return write_run(root / "runs", "pixel_rf", tiny_changes(root / "tokenizer"), seed=3)
+    return write_run(root / "runs", "pixel_rf-continued", tiny_changes(root / "tokenizer"), seed=3)
 
 
 @pytest.fixture(scope="module")
@@ -198,7 +198,7 @@ def test_sizes_follow_the_last_stage(run: RunDir) -> None:
 
 def test_the_record_names_run_and_step(vlm: RFVisionLanguageModel, run: RunDir, tmp_path: Path) -> None:
     record = run.record()
-    assert vlm.revision == f"run base/pixel_rf/{record.config_hash[:12]}-s3 step {STEP}"
+    assert vlm.revision == f"run base/pixel_rf-continued/{record.config_hash[:12]}-s3 step {STEP}"
     assert vlm.step == STEP
     assert vlm.settings == {"decoding": "greedy", "weights": "ema", "dtype": "float32"}
     empty = write_run(tmp_path, "pixel", tiny_changes(tmp_path / "tokenizer"))

@@ -7,6 +7,9 @@ from typing import Any
 import torch
 
 from ablations.registry import GRIDS
+from rf_repro.config.overrides import apply_overrides
+from rf_repro.config.prerequisites import run_name
+from rf_repro.config.scales import get_scale
 from rf_repro.config.schema import ExperimentConfig
 from rf_repro.core.records import Attempt
 from rf_repro.core.run_dir import RunDir
@@ -32,9 +35,10 @@ def tiny_changes(folder: Path) -> dict[str, Any]:
 
 
 def write_run(runs: Path, variant: str, changes: dict[str, Any], seed: int = 0) -> RunDir:
-    """The run of a variant at scale `base` with those changes. Weights follow from `seed`."""
-    grid = next(grid for grid in GRIDS.values() if variant in {row.key for row in grid.rows})
-    config = grid.configs("base", changes)[variant]
+    """The run of that name at scale `base` with those changes. Weights follow from `seed`."""
+    base = apply_overrides(get_scale("base"), changes)
+    rows = ((grid, row) for grid in GRIDS.values() for row in grid.rows)
+    config = next(grid.config(row, base) for grid, row in rows if run_name(row.key, grid.schedule(base)) == variant)
     run = RunDir.create(runs, config.to_dict(), config.result_hash(), config.scale, variant, seed)
     weights = random_weights(config, seed)
     averages = {name: tensor + 0.01 for name, tensor in weights.items()}

@@ -14,7 +14,7 @@ PrerequisiteKind = Literal["encoder", "stage", "vae", "own stage"]
 
 @dataclass(frozen=True)
 class Prerequisite:
-    """A run that a variant starts from, complete before the variant's last stage begins.
+    """A run that a variant starts from, trained before the variant's last stage begins.
 
     Attributes:
         kind: `encoder`: the encoder's own pretraining; `stage`: a stage that all variants share; `vae`: the VAE of the VAE

@@ -35,6 +35,17 @@ def test_locate_writes_nothing(tmp_path: Path) -> None:
     assert not any(tmp_path.iterdir())
 
 
+def test_a_run_is_trained_when_its_steps_are_recorded_or_all_is_done(tmp_path: Path) -> None:
+    run = RunDir(tmp_path / "tiny" / "pixel" / f"{HASH[:12]}-s0")
+    assert not run.is_trained()
+    config = {"stages": [{"name": "pretrain", "steps": 3}, {"name": "joint", "steps": 5}]}
+    RunDir.create(tmp_path, config, HASH, "tiny", "pixel", 0)
+    for status, steps, trained in (("planned", 0, False), ("running", 3, False), ("failed", 5, True), ("planned", 5, True),
+                                   ("done", 0, True)):  # fmt: skip
+        run.write_record(replace(run.record(), status=status, steps=steps))  # type: ignore[arg-type]
+        assert run.is_trained() == trained
+
+
 def test_another_config_under_the_same_name_raises(tmp_path: Path) -> None:
     run = create(tmp_path)
     other = HASH[:12] + "f" * 52  # equal in the twelve digits of the folder's name

@@ -27,7 +27,7 @@ def options(*arguments: str, limit: int | None = 9) -> argparse.Namespace:
 
 def test_a_folder_is_a_run_or_a_transformers_model(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    run = write_run(tmp_path / "runs", "pixel_rf", tiny_changes(tmp_path / "tokenizer"))
+    run = write_run(tmp_path / "runs", "pixel_rf-continued", tiny_changes(tmp_path / "tokenizer"))
     folder = save_tiny_vlm(tmp_path / "qwen", "qwen3_vl")
     queries = [
         Query("a", lambda: (Image.new("RGB", (40, 30), "red"), "what is in the image?")),

@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,8 +15,8 @@ from rf_repro.core.files import read_json
 from rf_repro.core.run_lock import lock_holder
 from rf_repro.launch.display import PlainDisplay
 from rf_repro.launch.local import Failure, run_plan
-from rf_repro.launch.plan import Job, Plan
-from tests.launch.workers import STEPS, Count, smoke_plan
+from rf_repro.launch.plan import Job, Plan, make_plan
+from tests.launch.workers import STEPS, Count, longer_smoke, smoke_plan
 from tests.waiting import SECONDS, wait_until
 
 pytestmark = pytest.mark.slow
@@ -240,3 +241,21 @@ def test_two_launchers_at_once_share_the_work(tmp_path: Path) -> None:
         assert (one.wait(SECONDS), two.wait(SECONDS)) == (0, 0)
     assert [job.state for job in plan.jobs] == ["done"] * 5
     assert all(len(job.run.metrics()) == STEPS for job in plan.jobs)
+
+
+def test_a_run_goes_on_from_one_whose_scores_failed_or_from_any_that_it_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a run starts from must be trained, whatever else there is to do of it."""
+    longer_smoke(monkeypatch)
+    plan = make_plan("smoke", ["table1", "table3a"], [0], tmp_path / "runs", only=["pixel_rf"])
+    plan.create()
+    stage, row, beyond = plan.jobs
+    stage.run.write_record(replace(stage.run.record(), status="done"))
+    row.run.write_record(replace(row.run.record(), steps=row.steps))
+    failures, _ = launch(plan, fail=(row.name,))
+    assert [failure.job.name for failure in failures] == [row.name]
+    assert beyond.state == "done"
+    told = make_plan("smoke", ["table3b"], [1], tmp_path / "runs", only=["pixel_rf"], init_from=row.run.path)
+    assert launch(told)[0] == []
+    assert [job.state for job in told.jobs] == ["done"]

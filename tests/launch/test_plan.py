@@ -7,11 +7,11 @@ import pytest
 
 from rf_repro.core.errors import UserError
 from rf_repro.core.files import append_jsonl, write_json
-from rf_repro.core.records import Attempt
+from rf_repro.core.records import ACTIONS, Attempt
 from rf_repro.core.run_lock import run_lock
 from rf_repro.launch.plan import Plan, make_plan
 from rf_repro.launch.progress import Progress, clock, read_progress
-from tests.launch.workers import smoke_plan, started_from
+from tests.launch.workers import longer_smoke, smoke_plan, started_from
 
 
 def names(plan: Plan) -> list[str]:
@@ -45,6 +45,42 @@ def test_a_run_that_tables_share_is_planned_once(tmp_path: Path) -> None:
     everything = [job.run.path for job in make_plan("smoke", ["all"], [0, 1], tmp_path).jobs]
     assert len(everything) == len(set(everything)) == 6 + 2 * 13  # two encoders, three first stages, one VAE; 13 rows
     assert set(everything) >= {job.run.path for job in twice.jobs}
+
+
+PHOTOS = {"data.sources": [{"name": "photos", "path": "/photos"}]}
+
+
+def test_a_row_that_another_goes_on_from_is_planned_once_and_before_it(tmp_path: Path) -> None:
+    """Table 1 at `base`: alone it needs Table 3a's run for its training, beside Table 3a it is that row."""
+    alone = make_plan("base", ["table1"], [0], tmp_path, PHOTOS)
+    assert [(job.name, job.kind) for job in alone.jobs] == [
+        ("stage-alignment s0", "stage"), ("pixel_rf s0", "own stage"), ("pixel_rf-continued s0", "variant"),
+    ]  # fmt: skip
+    for tables in (["table1", "table3a"], ["table3a", "table1"]):
+        both = make_plan("base", tables, [0, 1], tmp_path, PHOTOS)
+        seen = list(dict.fromkeys(job.run.path for job in both.jobs))
+        assert len(seen) == len(both.jobs) == 1 + 2 * 5
+        assert all(seen.index(path) < seen.index(job.run.path) for job in both.jobs for path in job.after)
+        kinds = {job.slug: job.kind for job in both.jobs}
+        assert kinds["pixel_rf-s0"] == kinds["pixel_rf-continued-s1"] == "variant"
+        assert {job.run.path for job in alone.jobs} <= set(seen)
+    (last,) = [job for job in both.jobs if job.slug == "pixel_rf-continued-s1"]
+    assert [path.parent.name for path in last.after] == ["stage-alignment", "pixel_rf"]
+    assert last.after[-1].name.endswith("-s1")
+
+
+def test_of_an_own_stage_the_training_counts_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    longer_smoke(monkeypatch)
+    _, own, _ = make_plan("smoke", ["table1"], [0], tmp_path).jobs
+    _, row = make_plan("smoke", ["table3a"], [0], tmp_path, only=["pixel_rf"]).jobs
+    assert own.run.path == row.run.path
+    assert (own.kind, own.actions, row.kind, row.actions) == ("own stage", ("train",), "variant", ACTIONS)
+    own.create(tmp_path)
+    attempt = Attempt("2026-01-01T00:00:00+00:00", "h", 1, "cpu", 1)
+    own.run.write_record(replace(own.run.record(), status="planned", steps=own.steps, attempts=[attempt]))
+    assert (own.state, row.state) == ("done", "resumable")
+    with run_lock(own.run.path):  # by who draws its images
+        assert (own.state, row.state) == ("done", "running")
 
 
 def test_the_tables_own_seeds_are_the_default(tmp_path: Path) -> None:

@@ -155,7 +155,7 @@ class RunDir:
         """Whether its training left its record, whatever of sampling and scoring is still to be done."""
         if not self.record_path.exists():
             return False
-        return self.has_done("train", self.config()["stages"][-1]["steps"])
+        return self.record().status == "done" or self.has_done("train", self.config()["stages"][-1]["steps"])
 
     def metrics(self) -> list[dict[str, Any]]:
         """Rows of metrics.jsonl; empty before the first."""

@@ -22,6 +22,7 @@ BUNDLED = Path(__file__).parent / "paper.yaml"
 NOTHING = "none"  # --evaluations none: training alone
 OTHERS = "others"
 PUBLISHED = ("official", "bagel-long", "dpg", "geneval2")
+SYSTEMS_TABLE = "table1"
 SYSTEMS = tuple(PAPER_TABLES["table1"].labels)
 
 
@@ -34,6 +35,11 @@ class Wanted:
     size: int = 256
     num: int = 0
     rewritten: bool = False
+
+    @property
+    def published(self) -> str:
+        """The published prompt set in whose place these prompts stand."""
+        return REWRITTEN if self.rewritten else OWN_PROMPTS[self.benchmark]
 
 
 @dataclass(frozen=True)
@@ -76,8 +82,8 @@ class EvaluationPlan:
     def of_system(self, key: str, table: str, config: ExperimentConfig) -> tuple[Scoring, ...]:
         """What can be scored of another system's images, which are taken to be of the table's size."""
         folders, found = self.systems.get(key, {}), {}
-        for one in self.tables.get(table, ()):
-            if one.benchmark in IMAGES and (folder := folders.get(one.prompts)):
+        for one in self.tables.get(table, ()) if table == SYSTEMS_TABLE else ():
+            if one.benchmark in IMAGES and (folder := folders.get(one.published)):
                 scoring = self._of_images(one, min(one.size, config.max_image_size), folder)
                 found[scoring.name] = scoring
         return tuple(found.values())

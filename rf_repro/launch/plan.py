@@ -16,6 +16,7 @@ from rf_repro.core.errors import UserError
 from rf_repro.core.records import Action
 from rf_repro.core.run_dir import RunDir
 from rf_repro.core.run_lock import lock_holder
+from rf_repro.core.systems import locate_system, system_run
 from rf_repro.evaluations.actions import Evaluation
 from rf_repro.evaluations.plan import EMPTY, EvaluationPlan
 from rf_repro.worlds import world_of
@@ -38,6 +39,7 @@ class Job:
         prerequisite: what the run is, where it is no variant asked for.
         key: of the variant's row.
         evaluations: what it is sampled and scored by once it is trained, each after what it needs.
+        is_system: it stands for another group's system, whose images are there; `config` is that of the row beside it.
     """
 
     run: RunDir
@@ -50,10 +52,13 @@ class Job:
     prerequisite: Prerequisite | None = None
     key: str = ""
     evaluations: tuple[Evaluation, ...] = ()
+    is_system: bool = False
 
     @property
-    def kind(self) -> PrerequisiteKind | Literal["variant"]:
+    def kind(self) -> PrerequisiteKind | Literal["variant", "system"]:
         """What kind of run it is."""
+        if self.is_system:
+            return "system"
         return "variant" if self.prerequisite is None else self.prerequisite.kind
 
     @property
@@ -68,6 +73,8 @@ class Job:
     @property
     def own_actions(self) -> tuple[Action, ...]:
         """What its world makes of the run, in order. A stage scores itself; without generation there is nothing to sample."""
+        if self.is_system:
+            return ()
         return self.config.actions if self.prerequisite is None else (TRAIN,)
 
     @property
@@ -105,6 +112,9 @@ class Job:
     def create(self, runs: Path) -> None:
         """Makes or reopens the run directory. Raises UserError when it belongs to something else or cannot be written."""
         config = self.config
+        if self.is_system:
+            system_run(runs, config.scale, self.variant)
+            return
         RunDir.create(runs, config.to_dict(), config.result_hash(), config.scale, self.variant, self.seed)
 
     @property
@@ -118,7 +128,7 @@ class Job:
         if not self.run.record_path.exists():
             return "missing"
         record = self.run.record()
-        if record.status != "done":
+        if record.status != "done" and not self.is_system:
             return "failed" if record.status == "failed" else "resumable" if record.attempts else "missing"
         return self._evaluated
 
@@ -193,7 +203,8 @@ def make_plan(
     stages: dict[Path, Job] = {}
     variants: dict[Path, Job] = {}
     configs: dict[str, tuple[ExperimentConfig, str, list[tuple[Prerequisite, str]]]] = {}  # with hashes, which take their time
-    for seed, grid, row in _rows(get_grids(tables, base), seeds, only):
+    grids = get_grids(tables, base)
+    for seed, grid, row in _rows(grids, seeds, only):
         stage_seed = seed if reseed_first_stage else 0
         name = run_name(row.key, grid.schedule(base))
         if name not in configs:
@@ -213,11 +224,26 @@ def make_plan(
         known = variants[job.run.path].evaluations if job.run.path in variants else ()  # by another table that has this row
         more = [one for one in evaluations.evaluations(grid.name, config) if one not in known]
         variants[job.run.path] = replace(job, evaluations=(*known, *more))
-    jobs = {path: job for path, job in stages.items() if path not in variants} | variants
+    systems = _systems(grids, base, runs, evaluations)
+    jobs = {path: job for path, job in stages.items() if path not in variants} | variants | systems
     for job in jobs.values():
         if job.kind in ("variant", "own stage"):
             _check_start(job)
     return Plan(Path(runs), tuple(_in_order(jobs)))
+
+
+def _systems(grids: Sequence[AblationGrid], base: ExperimentConfig, runs: Path, evaluations: EvaluationPlan) -> dict[Path, Job]:
+    """Systems beside the rows of a table, of which the evaluation plan names images."""
+    found: dict[Path, Job] = {}
+    for grid in grids:
+        config = grid.config(grid.variant(grid.base), base)
+        for key in evaluations.systems:
+            if scorings := evaluations.of_system(key, grid.name, config):
+                run = locate_system(runs, config.scale, key)
+                known = found[run.path].evaluations if run.path in found else ()
+                more = [one for one in scorings if one not in known]
+                found[run.path] = Job(run, config, key, 0, 0, evaluations=(*known, *more), is_system=True)
+    return found
 
 
 def _in_order(jobs: Mapping[Path, Job]) -> list[Job]:

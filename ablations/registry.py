@@ -12,6 +12,7 @@ from ablations.table3c import TABLE3C
 from ablations.table3d import TABLE3D
 from ablations.table3e import TABLE3E
 from ablations.user_grids import is_of_file, load_claims, load_grid
+from ablations.variants import lacks_siglip
 from rf_repro.config.prerequisites import own_names
 from rf_repro.config.schema import ExperimentConfig
 from rf_repro.core.errors import UserError
@@ -76,6 +77,12 @@ def get_grids(names: Iterable[str], base: ExperimentConfig) -> list[AblationGrid
                         f"{grid.name} a key of its own"
                     )
     return list(grids.values())
+
+
+def left_out(base: ExperimentConfig) -> dict[str, str]:
+    """Tables of ours that the base cannot have, by name, and why: a report shows the others."""
+    why = lacks_siglip(base)
+    return {TABLE3E.name: why} if why else {}
 
 
 def get_claims(names: Iterable[str]) -> tuple[Claim, ...]:

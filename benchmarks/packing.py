@@ -4,7 +4,7 @@
     samples/s     of one loading process, from tar shards of JPEG images with captions, written to a temporary folder
 
 Drawn sizes: aspect ratios log-normal (sigma 0.35) within the filter's limit, captions log-normal around 90 tokens (sigma 0.6),
-conversations around 160 (sigma 0.8), texts around 400 (sigma 0.8), each cut as the config cuts. Shares are the stage's mixture.
+conversations around 160 (sigma 0.8), texts around 400 (sigma 0.8), each cut as the config cuts. Parts and shares are the stage's.
 """
 
 import argparse
@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from PIL import Image
 from rf_repro.config.overrides import apply_overrides
 from rf_repro.config.scales import get_scale
 from rf_repro.config.schema import ExperimentConfig
+from rf_repro.config.training_schema import PARTS, Part
 from rf_repro.data.packer import PackStream, fill
 from rf_repro.data.prepare import sample_tokens, target_size
 from rf_repro.data.text_tokenizer import ImageTextTokenizer
@@ -51,12 +53,13 @@ def simulate(stage_name: str, num_packs: int, seed: int = 0, **changes: Any) -> 
         get_scale("paper"), {"representation.kind": "discrete", **{f"data.{name}": value for name, value in changes.items()}}
     )
     stage, rng = config.stage(stage_name), np.random.default_rng(seed)
-    counts = {kind: getattr(stage.mixture, kind) for kind in TEXT_TOKENS}
-    kinds, shares = list(counts), np.array(list(counts.values())) / sum(counts.values())
+    counts = {part: {kind: getattr(stage.mixture, kind) for kind in kinds} for part, kinds in PARTS.items()}
+    counts = {part: share for part, share in counts.items() if sum(share.values())}
     smallest, stride = stage.min_image_size or stage.max_image_size, config.image_stride
 
-    def draw() -> Drawn:
-        kind = kinds[int(rng.choice(len(kinds), p=shares))]
+    def draw(part: Part) -> Drawn:
+        shares = np.array(list(counts[part].values()))
+        kind = list(counts[part])[int(rng.choice(len(shares), p=shares / shares.sum()))]
         median, sigma = TEXT_TOKENS[kind]
         limit = config.data.caption_tokens if kind == "generation" else config.data.answer_tokens
         length = int(np.clip(median * np.exp(sigma * rng.standard_normal()), 8, limit))
@@ -69,9 +72,16 @@ def simulate(stage_name: str, num_packs: int, seed: int = 0, **changes: Any) -> 
     def is_full(pool: Sequence[Drawn]) -> bool:
         return len(pool) >= config.data.lookahead
 
-    waiting: list[Drawn] = []
-    packs = [fill(waiting, is_full, draw, lambda one: one, stage.tokens_per_rank) for _ in range(num_packs)]
-    full = np.array([sum(one.tokens for one in pack) for pack in packs]) / stage.tokens_per_rank
+    waiting: dict[Part, list[Drawn]] = {part: [] for part in counts}
+    packs: list[list[Drawn]] = []
+    for _ in range(num_packs):
+        pack, room = [], 0
+        for part, pool in waiting.items():  # as `rf_repro.data.packer.PackStream`
+            room += stage.part_tokens(part)
+            taken = fill(pool, is_full, partial(draw, part), lambda one: one, room)
+            pack, room = pack + taken, room - sum(one.tokens for one in taken)
+        packs.append(pack)
+    full = np.array([sum(one.tokens for one in pack) for pack in packs]) / sum(map(stage.part_tokens, counts))
     return Simulated(float(full.mean()), float(full.min()), float(np.mean([len(pack) for pack in packs])))
 
 

@@ -22,6 +22,7 @@ import torch
 from rf_repro.config.overrides import apply_overrides
 from rf_repro.config.scales import get_scale
 from rf_repro.config.schema import ExperimentConfig
+from rf_repro.config.training_schema import PARTS, Part
 from rf_repro.data.packer import Pack
 from rf_repro.data.packing import PackedBatch, SampleGroup
 from rf_repro.estimate.gpus import GPU, GPUS
@@ -49,7 +50,7 @@ WARM, TIMED = 3, 5
 
 
 class RandomPacks:
-    """Packs as the loader makes them, of random content: the mixture's kinds in turn, lengths of texts all a little different."""
+    """Packs as the loader makes them, of random content: each part's kinds in turn, lengths of texts all a little different."""
 
     def __init__(self, config: ExperimentConfig) -> None:
         self.config, self.streams, self.stage, self.seed = config, range(1), config.stages[-1], 0
@@ -62,20 +63,24 @@ class RandomPacks:
     def _pack(self, generator: torch.Generator) -> Pack:
         config, stage = self.config, self.config.stages[-1]
         features, pixels = (IMAGE // (2 * config.model.encoder.patch_size)) ** 2, (IMAGE // config.model.pixel.patch_size) ** 2
-        kinds = [kind for kind in ("generation", "understanding", "text") for _ in range(getattr(stage.mixture, kind))]
-        generation, understanding, used = [], [], 0
-        for index in range(10**6):
-            kind = kinds[index * 5 % len(kinds)]
-            length = (CAPTION if kind == "generation" else ANSWER) - index % 16
-            tokens = length + {"generation": 1 + features + pixels, "understanding": features, "text": 0}[kind]
-            if used + tokens > stage.tokens_per_rank:
-                break
-            used += tokens
-            ids = torch.randint(config.model.decoder.vocab_size, (1, length), generator=generator)
-            images = None if kind == "text" else torch.rand(1, 3, IMAGE, IMAGE, generator=generator) * 2 - 1
-            learned = None if kind == "generation" else torch.ones(1, length, dtype=torch.bool)
-            (generation if kind == "generation" else understanding).append(SampleGroup(images, ids, learned))
-        return Pack(PackedBatch(tuple(generation), tuple(understanding)), used, stage.tokens_per_rank, {}, ())
+        groups: dict[Part, list[SampleGroup]] = {part: [] for part in PARTS}
+        room = 0
+        for part, names in PARTS.items():
+            room += stage.part_tokens(part)
+            kinds = [kind for kind in names for _ in range(getattr(stage.mixture, kind))]
+            for index in range(10**6):
+                kind = kinds[index * 2 % len(kinds)]
+                length = (CAPTION if kind == "generation" else ANSWER) - index % 16
+                tokens = length + {"generation": 1 + features + pixels, "understanding": features, "text": 0}[kind]
+                if tokens > room:
+                    break
+                room -= tokens
+                ids = torch.randint(config.model.decoder.vocab_size, (1, length), generator=generator)
+                images = None if kind == "text" else torch.rand(1, 3, IMAGE, IMAGE, generator=generator) * 2 - 1
+                learned = None if kind == "generation" else torch.ones(1, length, dtype=torch.bool)
+                groups[part].append(SampleGroup(images, ids, learned))
+        batch = PackedBatch(tuple(groups["generation"]), tuple(groups["understanding"]))
+        return Pack(batch, stage.tokens_per_rank - room, stage.tokens_per_rank, {}, ())
 
 
 class RandomTokenizer:

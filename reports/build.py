@@ -90,6 +90,8 @@ def _table_sections(findings: Findings, colors: Colors) -> list[Section]:
         pairs = [(comparison.better, comparison.worse) for comparison in mine if isinstance(comparison, Difference)]
         sections += grid_sections(table, done, pairs, colors)
         done.append(table)
+    for name, why in findings.left_out.items():
+        sections.append(Section(name, f"{GRIDS[name].title}: {GRIDS[name].caption}", (f"Left out. {why}.",)))
     return sections
 
 

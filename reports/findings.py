@@ -7,7 +7,7 @@ from typing import Any
 
 from ablations.claims import Claim, Difference
 from ablations.grid import AblationGrid
-from ablations.registry import get_claims, get_grids
+from ablations.registry import GRIDS, get_claims, get_grids, left_out
 from ablations.table1 import TABLE1
 from reports.collect import GridRuns, Run, load_runs, select
 from reports.levels import Level, find_levels
@@ -21,7 +21,7 @@ from rf_repro.config.scales import get_scale
 @dataclass(frozen=True)
 class Findings:
     """What the runs of one scale say. `tables` are the ablations and the user's own, `systems` is Table 1; `runs` are those that
-    any table counts, each once; `levels` are in other worlds."""
+    any table counts, each once; `levels` are in other worlds; `left_out` are tables that the scale cannot have, and why."""
 
     scale: str
     tables: list[MeasuredTable]
@@ -30,6 +30,7 @@ class Findings:
     gates: Gates
     claims: list[ClaimResult]
     levels: list[Level]
+    left_out: Mapping[str, str] = field(default_factory=dict)
     changes: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -58,7 +59,9 @@ def find(folders: Sequence[Path], scale: str, changes: Mapping[str, Any] | None 
     Raises:
         UserError: a folder does not exist, a record is broken, one table would mix protocols, or a name means no table.
     """
-    grids = get_grids(["all", *tables], apply_overrides(get_scale(scale), changes or {}))
+    base = apply_overrides(get_scale(scale), changes or {})
+    lacking = left_out(base)
+    grids = get_grids([*(name for name in GRIDS if name not in lacking), *tables], base)
     loaded = load_runs(folders)
     by_name = {grid.name: measure(select(grid, scale, loaded, changes)) for grid in grids}
     systems = by_name[TABLE1.name]
@@ -71,7 +74,7 @@ def find(folders: Sequence[Path], scale: str, changes: Mapping[str, Any] | None 
     scores = {name: table.scores for name, table in by_name.items()}
     results = judge_all(get_claims(tables), grids, scale, scores, gates, changes)
     claims = [_with_compute(result, measured) for result in results]
-    return Findings(scale, measured, systems, runs, gates, claims, find_levels(selected, loaded), changes or {})
+    return Findings(scale, measured, systems, runs, gates, claims, find_levels(selected, loaded), lacking, changes or {})
 
 
 def judge_all(

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from ablations.grid import Column
 from reports.collect import GridRuns, RowScores, looked_at
+from reports.equal_data import difference_notes
 from reports.paper_values import paper_table
 from reports.statistics import RESAMPLES, paired_difference, unique_prompts
 from reports.tables import Footnotes, Table, numbers, scale_label, show
@@ -90,6 +91,7 @@ def results_table(runs: GridRuns, scores: Scores) -> Table:
             *notes.lines(),
             f"Paper: {paper.source}." + (f" It also has rows outside this grid: {', '.join(beyond)}." if beyond else ""),
             *(_differences(runs, scores) if paper.values else ()),
+            *difference_notes(runs),
         ),
     )
 

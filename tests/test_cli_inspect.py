@@ -50,7 +50,11 @@ def test_it_says_what_packs_hold(folder: Path, capsys: pytest.CaptureFixture[str
     assert main(["data", "inspect", "--data", "sources.yaml", "--packs", "5", "--out", "seen", *settings(folder)]) == 0
     printed = capsys.readouterr().out
     assert "packs of 300 tokens, longer sides 16 to 32 px, 128 packs a step" in printed
-    assert re.search(r"my-generation: generation, webdataset, 61\.5% of samples; .*shards/generation-\*\.tar", printed)
+    assert re.search(
+        r"my-generation: generation, webdataset, 100\.0% of the samples of generation; .*shards/generation-\*\.tar", printed
+    )
+    assert re.search(r"my-text: text, webdataset, 20\.0% of the samples of understanding; ", printed)
+    assert "understanding: 105 tokens of a pack; generation: 195 tokens of a pack\n" in printed
     packs = re.findall(r"pack (\d): (\d+) samples, (\d+) of 300 tokens \(([\d.]+)%\)\n((?:  .*\n)+)", printed)
     assert [pack[0] for pack in packs] == list("12345")
     total = 0
@@ -80,12 +84,12 @@ def test_files_of_one_task(folder: Path, capsys: pytest.CaptureFixture[str]) -> 
         == 0
     )
     printed = capsys.readouterr().out
-    assert "shards0: generation, webdataset, 50.0% of samples; shards/generation-000.tar" in printed
+    assert "shards0: generation, webdataset, 50.0% of the samples of generation; shards/generation-000.tar" in printed
     assert "understanding" not in printed
     assert (
         main(["data", "inspect", "shards/understanding-*.tar", "--task", "understanding", "--packs", "1", *settings(folder)]) == 0
     )
-    assert "100.0% of samples" in capsys.readouterr().out
+    assert "100.0% of the samples of understanding" in capsys.readouterr().out
 
 
 def test_what_is_left_out_is_said(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -57,7 +57,7 @@ def run(options: argparse.Namespace) -> int:
     from rf_repro.data.text_tokenizer import ImageTextTokenizer
 
     stage = config.stage(options.stage)
-    share = shares(config, stage)
+    parts = shares(config, stage)
     tokenizer = ImageTextTokenizer.from_config(config)
     # One stream of all shards, in this process, that corrupt samples do not stop: they are what one wants to see.
     whole = replace(config, data=replace(config.data, workers=0, max_corrupt=1.0))
@@ -65,16 +65,17 @@ def run(options: argparse.Namespace) -> int:
     smallest = stage.min_image_size or stage.max_image_size
     print(f"{config.scale}, stage {stage.name}: packs of {stage.tokens_per_rank:,} tokens, longer sides {smallest} to "
           f"{stage.max_image_size} px, {stage.packs_per_step} packs a step")  # fmt: skip
+    print("; ".join(f"{part}: {stage.part_tokens(part):,} tokens of a pack" for part in parts))
+    used = {name: f"{one:.1%} of the samples of {part}" for part, found in parts.items() for name, one in found.items()}
     for source in config.data.sources:
-        used = f"{share[source.name]:.1%} of samples" if source.name in share else "not used in this stage"
-        print(f"{source.name}: {source.task}, {source.format}, {used}; {source.path}")
-    shown, position = [], {}
+        print(f"{source.name}: {source.task}, {source.format}, {used.get(source.name, 'not used in this stage')}; {source.path}")
+    shown, met = [], {}
     for number, [pack] in enumerate(islice(data.steps(), options.packs), start=1):
         samples = samples_of(pack, config, tokenizer)
         print("\n".join(describe(number, pack, samples)))
         shown += samples
-        position = pack.position
-    print("\n".join(describe_sources(position, config.data.max_corrupt)))
+        met = pack.sources
+    print("\n".join(describe_sources(met, config.data.max_corrupt)))
     for kind in KINDS:
         for sample in [sample for sample in shown if sample.kind == kind][: max(options.texts, 0)]:
             text = sample.text if len(sample.text) <= TEXT_CHARS else sample.text[:TEXT_CHARS] + "..."
@@ -104,7 +105,7 @@ def _config(options: argparse.Namespace) -> ExperimentConfig:
     config = apply_overrides(base, changed)
     stage = config.stage(options.stage)
     if options.shards:  # one task alone
-        wanted = {task: max(getattr(stage.mixture, task), 1) if task == options.task else 0 for task in TASKS}
+        wanted = {task: int(task == options.task) for task in TASKS}
         mixture = {f"stages.{stage.name}.mixture.{task}": count for task, count in wanted.items()}
         config = apply_overrides(config, {path: count for path, count in mixture.items()
                                           if count != getattr(stage.mixture, path.rsplit(".", 1)[1])})  # fmt: skip

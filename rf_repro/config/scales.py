@@ -148,22 +148,24 @@ def small() -> ExperimentConfig:
 def paper() -> ExperimentConfig:
     """The published setting (Sec. 4.1, App. A): Qwen3-30B-A3B, DINOv3 ViT-H+/16, three stages, AdamW."""
     # Assumed, as the paper does not give them: the ratio of samples, the packs of a step (one for each of 128 GPUs), the
-    # smallest sizes that images are drawn at, and the weight of the load-balancing loss (Qwen3-MoE's).
-    shares = MixtureConfig(generation=8, understanding=4, text=1)
+    # smallest sizes that images are drawn at, and the weight of the load-balancing loss (Qwen3-MoE's). Of Pixel+RF's samples
+    # about 8 are to generate, 4 to understand and 1 is text: that is what `understanding_share` follows from, for all rows.
+    shares = MixtureConfig(generation=1, understanding=4, text=1)
     return ExperimentConfig(
         scale="paper",
         stages=(
             StageConfig(
                 name="alignment", steps=10_000, learning_rate=5e-5, shared=True, trains="connector", tokens_per_rank=32_768,
-                max_image_size=256, packs_per_step=128, mixture=MixtureConfig(generation=0, understanding=1), warmup_steps=2_000,
+                max_image_size=256, packs_per_step=128, mixture=MixtureConfig(generation=0, understanding=1),
+                understanding_share=1.0, warmup_steps=2_000,
             ),
             StageConfig(
                 name="joint", steps=50_000, learning_rate=5e-5, tokens_per_rank=32_768, packs_per_step=128, max_image_size=256,
-                min_image_size=128, mixture=shares, warmup_steps=2_000,
+                min_image_size=128, mixture=shares, understanding_share=0.35, warmup_steps=2_000,
             ),
             StageConfig(
                 name="continued", steps=20_000, learning_rate=2.5e-5, tokens_per_rank=32_768, packs_per_step=128,
-                max_image_size=1024, min_image_size=512, mixture=shares, warmup_steps=2_000,
+                max_image_size=1024, min_image_size=512, mixture=shares, understanding_share=0.15, warmup_steps=2_000,
             ),
         ),
         data=DataConfig(world="image_text", caption_tokens=512, answer_tokens=512),

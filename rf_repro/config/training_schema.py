@@ -5,6 +5,10 @@ from typing import Literal
 
 from rf_repro.config.fields import later_field, require
 
+Part = Literal["understanding", "generation"]  # of a pack that is filled by length
+# In the order that they are filled, with the kinds of samples of each. What the first takes, all variants take.
+PARTS: dict[Part, tuple[str, ...]] = {"understanding": ("understanding", "text"), "generation": ("generation",)}
+
 
 @dataclass(frozen=True)
 class ObjectiveConfig:
@@ -32,7 +36,11 @@ class ObjectiveConfig:
 
 @dataclass(frozen=True)
 class MixtureConfig:
-    """Samples of each kind in one optimiser step at `tiny`; relative shares where `tokens_per_rank` packs by length."""
+    """Samples of each kind in one optimiser step at `tiny`.
+
+    Where `tokens_per_rank` packs by length, `understanding` and `text` are relative shares of the samples in their part of a pack
+    (`StageConfig.understanding_share`), and `generation` is 1 or 0: whether samples of it fill the rest.
+    """
 
     generation: int = 32  # caption -> image
     understanding: int = 8  # image -> caption
@@ -62,6 +70,7 @@ class StageConfig:
     max_image_size: int = 0  # pixels of the longer side; 0: the world's own
     min_image_size: int = later_field(0)  # each image's longer side is drawn from here to the maximum; 0: always that
     tokens_per_rank: int = 0  # tokens of a pack; 0: exactly the mixture's samples a step
+    understanding_share: float = later_field(0.0)  # of a pack's tokens: what understanding and text fill, whatever else is in it
     packs_per_step: int = later_field(0)  # of all ranks together, a multiple of their number; 0: as `scenes` has one batch
     mixture: MixtureConfig = MixtureConfig()
     text_weight: float = 1.0  # of L_LM beside the objective's other weights (Eq. 3: 1)
@@ -82,9 +91,19 @@ class StageConfig:
         require(self.encoder_lr_multiplier > 0, where + "encoder_lr_multiplier", self.encoder_lr_multiplier, "> 0")
         require(self.muon_learning_rate > 0, where + "muon_learning_rate", self.muon_learning_rate, "> 0")
         require(self.tokens_per_rank >= 0, where + "tokens_per_rank", self.tokens_per_rank, ">= 0")
+        require(0 <= self.understanding_share <= 1, where + "understanding_share", self.understanding_share, "in [0, 1]")
         require(self.packs_per_step >= 0, where + "packs_per_step", self.packs_per_step, ">= 0")
         require(0 <= self.min_image_size <= self.max_image_size, where + "min_image_size", self.min_image_size,
                  f"0 to max_image_size={self.max_image_size}")  # fmt: skip
+
+    @property
+    def understanding_tokens(self) -> int:
+        """Of a pack, for understanding and text. It follows from what variants leave alone, so they all read the same there."""
+        return round(self.understanding_share * self.tokens_per_rank)
+
+    def part_tokens(self, part: Part) -> int:
+        """The most tokens that a sample of this part of a pack may have: those that are its own whatever the other part takes."""
+        return self.understanding_tokens if part == "understanding" else self.tokens_per_rank - self.understanding_tokens
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from rf_repro.config.schema import ExperimentConfig
-from rf_repro.config.training_schema import StageConfig
+from rf_repro.config.training_schema import PARTS, Part, StageConfig
 from rf_repro.core.errors import UserError
 from rf_repro.data.packer import Pack, PackArrays, PackStream
 from rf_repro.data.streams import shares
@@ -123,13 +123,23 @@ def _ignore_signals(worker: int) -> None:
 
 
 def metrics(packs: Sequence[Pack]) -> dict[str, float]:
-    """What a step's packs say: tokens over budget, samples; and, since the stage began, of these streams, the shares of samples
-    read that filters left out and that were corrupt."""
-    counts = [source["counts"] for pack in packs for source in pack.position["sources"].values()]
+    """What packs say: tokens over budget; and, since the stage began, of these streams, the shares of samples read that filters
+    left out and that were corrupt."""
+    counts = [source["counts"] for pack in packs for source in pack.sources.values()]
     seen = max(sum(count["seen"] for count in counts), 1)
     return {
         "data/utilisation": sum(pack.num_tokens for pack in packs) / sum(pack.budget for pack in packs),
-        "data/samples": float(sum(len(pack.keys) for pack in packs)),
         "data/dropped": sum(sum(count["dropped"].values()) for count in counts) / seen,
         "data/corrupt": sum(count["corrupt"] for count in counts) / seen,
     }
+
+
+def packed(packs: Sequence[Pack]) -> dict[Part, tuple[int, int]]:
+    """Samples and tokens that went into packs since the stage began, by part; `packs`: the last of each of some streams."""
+    found: dict[Part, tuple[int, int]] = {}
+    for part in PARTS:
+        counts = [
+            source["counts"] for pack in packs if part in pack.position for source in pack.position[part]["sources"].values()
+        ]
+        found[part] = (sum(count["packed"] for count in counts), sum(count["tokens"] for count in counts))
+    return found

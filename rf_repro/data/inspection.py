@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,11 +62,11 @@ def describe(number: int, pack: Pack, samples: Sequence[Shown]) -> list[str]:
     return lines
 
 
-def describe_sources(position: dict[str, Any], max_corrupt: float) -> list[str]:
-    """Lines about what the stream met in each source: samples read, left out with reasons, corrupt ones with names; and whether
-    training would stop at them."""
+def describe_sources(sources: Mapping[str, dict[str, Any]], max_corrupt: float) -> list[str]:
+    """Lines about what was met in each source (`Pack.sources`): samples read, left out with reasons, corrupt ones with names; and
+    whether training would stop at them."""
     lines = []
-    for name, source in position["sources"].items():
+    for name, source in sources.items():
         counts = source["counts"]
         reasons = "".join(f", {reason}: {count}" for reason, count in sorted(counts["dropped"].items()))
         lines.append(f"{name}: {source['shards']} shards, {counts['seen']} samples read, corrupt: {counts['corrupt']}{reasons}")

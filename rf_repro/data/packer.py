@@ -1,7 +1,11 @@
 """Packs: as many samples as fit a budget of tokens (paper App. A: NaViT packing, 32,768 tokens a GPU).
 
-Samples wait in a pool of `data.lookahead`. A pack takes the oldest ones while they fit, then those of the waiting that fill what
-is left best. The oldest always fits an empty pack, so a sample waits for at most `lookahead` packs.
+A pack has two parts. Understanding and text fill their own (`StageConfig.understanding_tokens`), from a stream of their own, and
+generation fills the rest: what is read to understand is the same for every variant, whatever tokens generation takes beside it. A
+variant that does not generate has packs of the first part alone (paper Sec. 4.4: same data).
+
+Samples of a part wait in a pool of `data.lookahead`. A part takes the oldest ones while they fit, then those of the waiting that
+fill what is left best. The oldest always fits an empty part, so a sample waits for at most `lookahead` packs.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,16 +16,17 @@ import numpy as np
 import torch
 
 from rf_repro.config.schema import ExperimentConfig
-from rf_repro.config.training_schema import StageConfig
+from rf_repro.config.training_schema import Part, StageConfig
+from rf_repro.core.errors import UserError
 from rf_repro.core.untrusted.problems import CorruptSample
 from rf_repro.data.packing import PackedBatch, SampleGroup, to_images
 from rf_repro.data.prepare import Prepared
 from rf_repro.data.shards.images import decode_image, resize
 from rf_repro.data.source_reader import Reference
-from rf_repro.data.streams import SampleStream
+from rf_repro.data.streams import SampleStream, shares
 from rf_repro.data.text_tokenizer import ImageTextTokenizer
 
-MAX_WAITING_BYTES = 256 << 20  # of stored images in a pool; beyond it fewer samples wait
+MAX_WAITING_BYTES = 128 << 20  # of stored images in a pool; beyond it fewer samples wait
 
 
 @dataclass(frozen=True)
@@ -31,7 +36,7 @@ class Pack:
     Attributes:
         batch: groups of samples of equal (H, W, T), ordered by these; images float32 in [-1, 1].
         num_tokens, budget: of the packed sequence, and the most it may have.
-        position: the stream's, after this pack, ready for JSON.
+        position: of each part's stream, after this pack, ready for JSON.
         keys: names of the samples, "source/shard:index", in the order of their groups and rows.
     """
 
@@ -40,6 +45,11 @@ class Pack:
     budget: int
     position: dict[str, Any]
     keys: tuple[str, ...]
+
+    @property
+    def sources(self) -> dict[str, dict[str, Any]]:
+        """Name -> where the source stands and what was met in it, of all parts."""
+        return {name: source for part in self.position.values() for name, source in part["sources"].items()}
 
 
 @dataclass(frozen=True)
@@ -75,6 +85,9 @@ class PackArrays:
         return Pack(batch, self.num_tokens, self.budget, self.position, self.keys)
 
 
+Chosen = tuple[Prepared, np.ndarray | None]  # a sample of a pack, with its image at its size, uint8 [H, W, 3]
+
+
 class PackStream:
     """The packs of one stream, endless; see SampleStream for what they follow from."""
 
@@ -82,12 +95,20 @@ class PackStream:
         self, config: ExperimentConfig, stage: StageConfig, seed: int, tokenizer: ImageTextTokenizer, stream: int,
         position: dict[str, Any] | None = None,
     ) -> None:  # fmt: skip
-        """`position`: to go on from, of a pack of this stream. Raises UserError as SampleStream."""
-        self.samples = SampleStream(config, stage, seed, tokenizer, stream, position)
-        self.budget, self.lookahead = stage.tokens_per_rank, config.data.lookahead
-        self._max_pixels = config.data.filters.max_pixels
-        references = [Reference(*item) for item in position["waiting"]] if position else []
-        self._waiting = self.samples.again(references)
+        """`position`: to go on from, of a pack of this stream. Raises UserError as SampleStream, and where it has other parts."""
+        used = list(shares(config, stage))
+        if position is not None and list(position) != used:
+            raise UserError(
+                f"stages.{stage.name}.mixture: the saved position is of {', '.join(position)}, this stage has {', '.join(used)}; "
+                "resume with the same mixture"
+            )
+        self.room = {part: stage.part_tokens(part) for part in used}
+        self.budget = sum(self.room.values())
+        self.parts: dict[Part, PartStream] = {}
+        for part in used:
+            saved = None if position is None else position[part]
+            samples = SampleStream(config, stage, seed, tokenizer, part, stream, saved)
+            self.parts[part] = PartStream(samples, [Reference(*item) for item in saved["waiting"]] if saved else [])
 
     def __iter__(self) -> "PackStream":
         return self
@@ -97,22 +118,47 @@ class PackStream:
         Raises:
             UserError: of a source too much is corrupt, or nothing can be used.
         """
-        chosen = fill(self._waiting, self._is_full, lambda: next(self.samples), self._decode, self.budget)
+        chosen: list[Chosen] = []
+        room = 0
+        for part, stream in self.parts.items():
+            room += self.room[part]  # beside what the part before has left
+            found = stream.take(room)
+            room -= sum(sample.tokens for sample, _ in found)
+            chosen += found
         groups, keys = _group(chosen)
-        position = self.samples.position() | {"waiting": [list(astuple(sample.reference)) for sample in self._waiting]}
-        return PackArrays(groups, sum(sample.tokens for sample, _ in chosen), self.budget, position, keys)
+        position: dict[str, Any] = {part: stream.position() for part, stream in self.parts.items()}
+        return PackArrays(groups, self.budget - room, self.budget, position, keys)
+
+
+class PartStream:
+    """One part of the packs of a stream: its samples, and those of them that wait."""
+
+    def __init__(self, samples: SampleStream, waiting: Sequence[Reference]) -> None:
+        """`waiting`: what did when the position was saved. Raises UserError where it is not what it was."""
+        self.samples, self._data = samples, samples.config.data
+        self._waiting = samples.again(waiting)
+
+    def take(self, room: int) -> list[Chosen]:
+        """Samples of at most `room` tokens together. Raises UserError as SampleStream."""
+        chosen = fill(self._waiting, self._is_full, lambda: next(self.samples), self._decode, room)
+        for sample, _ in chosen:
+            self.samples.note_packed(sample)
+        return chosen
+
+    def position(self) -> dict[str, Any]:
+        """Where the part is, ready for JSON: after it, the same samples follow."""
+        return self.samples.position() | {"waiting": [list(astuple(sample.reference)) for sample in self._waiting]}
 
     def _is_full(self, waiting: Sequence[Prepared]) -> bool:
-        return len(waiting) >= self.lookahead or sum(len(one.image or b"") for one in waiting) > MAX_WAITING_BYTES
+        return len(waiting) >= self._data.lookahead or sum(len(one.image or b"") for one in waiting) > MAX_WAITING_BYTES
 
-    def _decode(self, sample: Prepared) -> tuple[Prepared, np.ndarray | None] | None:
-        """The sample with its image at its size, uint8 [H, W, 3], or None where it has no image; None alone where that cannot be
-        decoded, which is counted."""
+    def _decode(self, sample: Prepared) -> Chosen | None:
+        """The sample with its image, or None where it has no image; None alone where that cannot be decoded, which is counted."""
         source = sample.reference.source
         if sample.image is None:
             return sample, None
         try:
-            pixels = resize(decode_image(sample.image, self._max_pixels), *sample.size)
+            pixels = resize(decode_image(sample.image, self._data.filters.max_pixels), *sample.size)
         except CorruptSample as problem:
             self.samples.note_decoded(source, CorruptSample(f"{sample.key}: {problem}"))
             return None
@@ -174,9 +220,9 @@ def best_subset(costs: Sequence[int], room: int) -> list[int]:
     return chosen[::-1]
 
 
-def _group(chosen: list[tuple[Prepared, np.ndarray | None]]) -> tuple[tuple[GroupArrays, ...], tuple[str, ...]]:
+def _group(chosen: Sequence[Chosen]) -> tuple[tuple[GroupArrays, ...], tuple[str, ...]]:
     """Samples of equal layout together, in the order of layouts; the samples of a group in the order they were chosen."""
-    together: dict[tuple[Any, ...], list[tuple[Prepared, np.ndarray | None]]] = {}
+    together: dict[tuple[Any, ...], list[Chosen]] = {}
     for sample, pixels in chosen:
         task = "generation" if sample.task == "generation" else "understanding"
         together.setdefault((task, *sample.size, len(sample.ids)), []).append((sample, pixels))

@@ -10,7 +10,7 @@ import numpy as np
 from rf_repro.config.data_schema import SourceConfig
 from rf_repro.config.registry import REPRESENTATIONS
 from rf_repro.config.schema import ExperimentConfig
-from rf_repro.config.training_schema import StageConfig
+from rf_repro.config.training_schema import Part, StageConfig
 from rf_repro.core.hashing import derive_seed
 from rf_repro.core.untrusted.problems import CorruptSample
 from rf_repro.data.filters import Reason, image_reason, text_reason
@@ -47,12 +47,23 @@ def sample_tokens(config: ExperimentConfig, task: str, height: int, width: int, 
 
     To generate: T + P, and 1 + N where there are representation tokens; to understand: N + T; height = 0: no image, T.
     """
-    pooled, patch = 2 * config.model.encoder.patch_size, config.model.pixel.patch_size
-    features = (height // pooled) * (width // pooled)
+    tokens = most_tokens(config, task, height, width, num_text)
+    if task != "generation" or REPRESENTATIONS.get(config.representation.kind).has_tokens:
+        return tokens
+    return tokens - 1 - _features(config, height, width)
+
+
+def most_tokens(config: ExperimentConfig, task: str, height: int, width: int, num_text: int) -> int:
+    """Tokens of a sample in whichever variant has most of them: with representation tokens, where it is generated."""
+    features, patch = _features(config, height, width), config.model.pixel.patch_size
     if task != "generation":
         return num_text + features
-    representation = 1 + features if REPRESENTATIONS.get(config.representation.kind).has_tokens else 0
-    return num_text + representation + (height // patch) * (width // patch)
+    return num_text + 1 + features + (height // patch) * (width // patch)
+
+
+def _features(config: ExperimentConfig, height: int, width: int) -> int:
+    pooled = 2 * config.model.encoder.patch_size
+    return (height // pooled) * (width // pooled)
 
 
 def target_size(width: int, height: int, longer: int, stride: int) -> tuple[int, int]:
@@ -62,7 +73,11 @@ def target_size(width: int, height: int, longer: int, stride: int) -> tuple[int,
 
 
 class Preparer:
-    """How samples of one stage are prepared; a function of the sample's reference and the seed."""
+    """How samples of one stage are prepared; a function of the sample's reference and the seed.
+
+    Sizes, ids and what is left out are the same for variants whose patches are of one size, the encoder's and the pixels': sides
+    are multiples of both, and the encoder's patches make the tokens of an image to be understood.
+    """
 
     def __init__(self, config: ExperimentConfig, stage: StageConfig, seed: int, tokenizer: ImageTextTokenizer) -> None:
         self.config, self.stage, self.seed, self.tokenizer = config, stage, seed, tokenizer
@@ -90,9 +105,10 @@ class Preparer:
         ids, mask = self._tokenize(raw, source.task, image is not None)
         if mask is not None and not mask[1:].any():
             return "no answer"
+        part: Part = "generation" if source.task == "generation" else "understanding"
+        if most_tokens(self.config, source.task, *size, len(ids)) > self.stage.part_tokens(part):
+            return "over budget"  # for all variants or none
         tokens = sample_tokens(self.config, source.task, *size, len(ids))
-        if tokens > self.stage.tokens_per_rank:
-            return "over budget"
         return Prepared(reference, f"{source.name}/{raw.key}", source.task, image, size, ids, mask, tokens)
 
     def longer_side(self, reference: Reference, present: int) -> int:

@@ -1,7 +1,7 @@
 """One of the streams that a stage's packs come from: sources mixed by their shares, filtered, counted; endless.
 
-Streams are numbered through all ranks, `packs_per_step` of them, and each is a function of (seed, stage, stream, position): what
-it gives depends on neither ranks nor workers.
+Streams are numbered through all ranks, `packs_per_step` of them, and each part of a pack has its own of every number. A stream is
+a function of (seed, stage, part, number, position): what it gives depends on neither ranks nor workers, nor on the other part.
 """
 
 from collections.abc import Iterable, Sequence
@@ -11,7 +11,7 @@ from typing import Any
 
 from rf_repro.config.registry import SPACES
 from rf_repro.config.schema import ExperimentConfig
-from rf_repro.config.training_schema import StageConfig
+from rf_repro.config.training_schema import PARTS, Part, StageConfig
 from rf_repro.core.errors import UserError
 from rf_repro.core.hashing import derive_seed
 from rf_repro.core.untrusted.problems import CorruptSample
@@ -36,6 +36,7 @@ class Counts:
         seen: samples read; corrupt, dropped: those of them that could not be used, and that filters left out, by reason.
         named: the first corrupt ones and what is wrong with them.
         row: samples in a row, up to the latest, of which none could be used; undecodable: likewise, of those that were decoded.
+        packed, tokens: samples that went into packs, and their tokens there.
     """
 
     seen: int = 0
@@ -44,6 +45,8 @@ class Counts:
     named: list[str] = field(default_factory=list)
     row: int = 0
     undecodable: int = 0
+    packed: int = 0
+    tokens: int = 0
 
     def to_json(self) -> dict[str, Any]:
         return {item.name: getattr(self, item.name) for item in fields(self)} | {
@@ -51,18 +54,24 @@ class Counts:
         }  # fmt: skip
 
 
-def shares(config: ExperimentConfig, stage: StageConfig) -> dict[str, float]:
-    """Source name -> its share of the stage's samples; sources of kinds that the stage does not use are left out.
+def shares(config: ExperimentConfig, stage: StageConfig) -> dict[Part, dict[str, float]]:
+    """Part of a pack -> source name -> its share of the part's samples. What the stage does not use is left out.
 
     Raises:
         UserError: a kind in the mixture has no source, or there is nothing to generate for.
     """
-    kinds = {kind: getattr(stage.mixture, kind) for kind in ("generation", "understanding", "text")}
-    if kinds["generation"] and not SPACES.get(config.model.pixel.space).generates:
+    count = stage.mixture.generation
+    if count and not SPACES.get(config.model.pixel.space).generates:
         raise UserError(
-            f"stages.{stage.name}.mixture.generation={kinds['generation']}: must be 0 where model.pixel.space="
-            f"{config.model.pixel.space}"
+            f"stages.{stage.name}.mixture.generation={count}: must be 0 where model.pixel.space={config.model.pixel.space}"
         )
+    found = {part: _shares(config, stage, kinds) for part, kinds in PARTS.items()}
+    return {part: share for part, share in found.items() if share}
+
+
+def _shares(config: ExperimentConfig, stage: StageConfig, tasks: Sequence[str]) -> dict[str, float]:
+    """Those of one part."""
+    kinds = {kind: getattr(stage.mixture, kind) for kind in tasks}
     result: dict[str, float] = {}
     for kind, count in kinds.items():
         sources = [source for source in config.data.sources if source.task == kind]
@@ -78,18 +87,19 @@ def shares(config: ExperimentConfig, stage: StageConfig) -> dict[str, float]:
 
 
 class SampleStream:
-    """Samples of stream `stream` of `num_streams`, each ready for a pack.
+    """Samples of stream `stream` of `num_streams` for one part of the packs, each ready for one.
 
     Which source is next follows a sequence of low discrepancy (multiples of the golden ratio), so that shares hold over short
     stretches too; they are shares of the samples that pass.
     """
 
     def __init__(
-        self, config: ExperimentConfig, stage: StageConfig, seed: int, tokenizer: ImageTextTokenizer, stream: int,
+        self, config: ExperimentConfig, stage: StageConfig, seed: int, tokenizer: ImageTextTokenizer, part: Part, stream: int,
         position: dict[str, Any] | None = None,
     ) -> None:  # fmt: skip
         """
         Args:
+            part: one that the stage uses.
             position: to go on from, of `position()`; None: the beginning.
 
         Raises:
@@ -98,10 +108,10 @@ class SampleStream:
         self.config, self.stage = config, stage
         self.stream, self.num_streams = stream, stage.packs_per_step
         self.prepare = Preparer(config, stage, seed, tokenizer)
-        share = shares(config, stage)
+        share = shares(config, stage)[part]
         self._names = list(share)
         self._bounds = list(accumulate(share.values()))
-        self._offset = derive_seed("mixture", seed, stage.name, stream)
+        self._offset = derive_seed("mixture", seed, stage.name, part, stream)
         if position is not None:
             self._check(position)
         held = position["sources"] if position else {}
@@ -181,6 +191,11 @@ class SampleStream:
                 f"{'; '.join(counts.named[:3])}; mend or leave out these shards, or raise data.max_corrupt"
             )
 
+    def note_packed(self, sample: Prepared) -> None:
+        """The sample went into a pack."""
+        counts = self.counts[sample.reference.source]
+        counts.packed, counts.tokens = counts.packed + 1, counts.tokens + sample.tokens
+
     def note_decoded(self, name: str, problem: CorruptSample | None) -> None:
         """The image of a chosen sample was decoded, or could not be. Raises UserError as `note_corrupt`, and where none can."""
         counts = self.counts[name]
@@ -197,8 +212,8 @@ class SampleStream:
         example = f"; {counts.named[0]}" if counts.named else ""
         raise UserError(
             f"data.sources.{name}: none of the last {max(counts.row, counts.undecodable)} samples can be used "
-            f"({found}{example}); change the source, data.filters, or tokens_per_rank or max_image_size of "
-            f"stages.{self.stage.name}"
+            f"({found}{example}); change the source, data.filters, or tokens_per_rank, understanding_share or max_image_size "
+            f"of stages.{self.stage.name}"
         )
 
     # Positions

@@ -17,9 +17,10 @@ PLAIN_WIDTH = 120  # columns, where there is no terminal to ask
 # What the paper does not say, or what is not a fact of the model. Printed with every estimate.
 ASSUMED = (
     "means are of square images, sides drawn evenly from the stage's range, and of texts as long as data.caption_tokens or "
-    "data.answer_tokens allow, all of it learned but captions; packs are full; shares of the mixture count samples",
-    "memory is that of the pack that needs most, which may hold one kind of sample and the shortest texts; a rank assigns its "
-    "own features to codes; 2 GB a GPU for CUDA and NCCL",
+    "data.answer_tokens allow, all of it learned but captions; both parts of a pack are full, that of understanding and text "
+    "being the same for every row",
+    "memory is that of the pack that needs most, each part of one kind of sample, perhaps of the shortest texts; a rank assigns "
+    "its own features to codes; 2 GB a GPU for CUDA and NCCL",
     "training alone: no data preparation, sampling, scoring, restarts",
 )
 

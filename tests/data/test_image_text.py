@@ -160,9 +160,8 @@ def test_metrics_and_fingerprint(tmp_path: Path) -> None:
     data = loader(apply_overrides(config, {"data.filters.max_aspect_ratio": 1.5}), 0)
     packs = list(islice(data.steps(), 3))[-1]
     found = metrics(packs)
-    assert found["data/utilisation"] == pytest.approx(sum(pack.num_tokens for pack in packs) / (4 * 160))
-    assert found["data/samples"] == sum(len(pack.keys) for pack in packs)
-    counts = [source["counts"] for pack in packs for source in pack.position["sources"].values()]
+    assert found["data/utilisation"] == pytest.approx(sum(pack.num_tokens for pack in packs) / (4 * 300))
+    counts = [source["counts"] for pack in packs for source in pack.sources.values()]
     assert found["data/dropped"] * sum(count["seen"] for count in counts) == pytest.approx(
         sum(count["dropped"].get("aspect ratio", 0) for count in counts)
     )

@@ -59,7 +59,8 @@ def write_source(folder: Path, task: str, num_shards: int, num_samples: int, fir
 
 
 def tiny_config(folder: Path, sources: list[dict[str, Any]], **changes: Any) -> ExperimentConfig:
-    """`paper` with sides of multiples of 8 pixels, 16 to 32, and packs of 160 tokens, 4 a step.
+    """`paper` with sides of multiples of 8 pixels, 16 to 32, and packs of 300 tokens, 4 a step: 120 to understand, of samples of
+    at most 64, and 180 to generate, of at most 121. What has no source is not in the mixture, and its part stays empty.
 
     `changes`: `__` for dots; `joint__` is the stage's.
     """
@@ -71,8 +72,8 @@ def tiny_config(folder: Path, sources: list[dict[str, Any]], **changes: Any) -> 
         "data.sources": sources, "data.tokenizer": str(folder / "tokenizer"), "model.decoder.vocab_size": size + 5,
         "data.caption_tokens": 40, "data.answer_tokens": 48, "data.filters.min_side": 8, "data.lookahead": 8, "data.workers": 0,
         "model.encoder.patch_size": 4, "model.pixel.patch_size": 4, "representation.kind": "discrete",
-        "stages.joint.tokens_per_rank": 160, "stages.joint.packs_per_step": 4, "stages.joint.min_image_size": 16,
-        "stages.joint.max_image_size": 32, **mixture, **given,
+        "stages.joint.tokens_per_rank": 300, "stages.joint.understanding_share": 0.4, "stages.joint.packs_per_step": 4,
+        "stages.joint.min_image_size": 16, "stages.joint.max_image_size": 32, **mixture, **given,
     }  # fmt: skip
     present = {path: value for path, value in overrides.items() if not _is_present(path, value)}
     return apply_overrides(get_scale("paper"), present)

@@ -36,13 +36,14 @@ SMALL = {
     "data.answer_tokens": TEXT, "representation.codebook_size": 256, "stages.joint.min_image_size": SIDES[0],
     "stages.joint.max_image_size": SIDES[-1], "stages.continued.min_image_size": 96, "stages.continued.max_image_size": 128,
     "stages.alignment.max_image_size": 128, "parallel.sharding": "none",
-    "stages.joint.mixture.generation": 2, "stages.joint.mixture.understanding": 2,
+    "stages.joint.mixture.understanding": 2,
 }  # fmt: skip
 DENSE = {"model.decoder.num_experts": 0, "model.decoder.num_active_experts": 0, "model.decoder.ffn_width": 288}
 
 
-def make_pack(config: ExperimentConfig) -> tuple[PackedBatch, list[Tensor], int]:
-    """As many samples of each kind and size as the mean pack of the joint stage has; their codes; the tokens of the pack."""
+def make_pack(config: ExperimentConfig) -> tuple[PackedBatch, list[Tensor], tuple[int, int]]:
+    """As many samples of each kind and size as the mean pack of the joint stage has; their codes; tokens of its two parts, to
+    generate and to understand."""
     generator = torch.Generator().manual_seed(0)
 
     def group(side: int | None, count: int) -> SampleGroup:
@@ -56,15 +57,17 @@ def make_pack(config: ExperimentConfig) -> tuple[PackedBatch, list[Tensor], int]
     features = [(side // 32) ** 2 for side in SIDES]
     codes = [torch.randint(256, (COPIES, count), generator=generator) for count in features]
     pixels = [(side // config.model.pixel.patch_size) ** 2 for side in SIDES]
-    tokens = sum(COPIES * (TEXT + 1 + n + p + n + TEXT) for n, p in zip(features, pixels, strict=True))
-    return batch, codes, tokens + COPIES * len(SIDES) // 2 * TEXT
+    generated = sum(COPIES * (TEXT + 1 + n + p) for n, p in zip(features, pixels, strict=True))
+    return batch, codes, (generated, sum(COPIES * (n + TEXT) for n in features) + COPIES * len(SIDES) // 2 * TEXT)
 
 
 def make_run(changes: dict[str, Any]) -> tuple[ExperimentConfig, Workload, PackedBatch, list[Tensor]]:
     """A config whose joint stage's mean pack is the pack that comes with it."""
     base = apply_overrides(paper(), {**SMALL, **changes})
-    batch, codes, tokens = make_pack(base)
-    config = find_grid("pixel_rf").variant("pixel_rf").config(apply_overrides(base, {"stages.joint.tokens_per_rank": tokens}))
+    batch, codes, (generated, understood) = make_pack(base)
+    tokens = {"tokens_per_rank": generated + understood, "understanding_share": understood / (generated + understood)}
+    changed = apply_overrides(base, {f"stages.joint.{name}": value for name, value in tokens.items()})
+    config = find_grid("pixel_rf").variant("pixel_rf").config(changed)
     work = world_of(config).workload(config, config.stage("joint"), 128)
     assert work.samples == pytest.approx({"generation": 12, "understanding": 12, "text": 6})
     return config, work, batch, codes

@@ -113,7 +113,7 @@ def test_logits_of_a_large_vocabulary(rows: int) -> None:
         model.text_cross_entropy(hidden, torch.randint(2003, (rows,))).backward()
     changes = {
         "model.decoder.vocab_size": 2003, "data.answer_tokens": rows + 1, "stages.joint.mixture.understanding": 0,
-        "stages.joint.tokens_per_rank": rows + 1,
+        "stages.joint.tokens_per_rank": rows + 1, "stages.joint.understanding_share": 1.0,
     }  # fmt: skip
     config = apply_overrides(find_grid("vlm_only").variant("vlm_only").config(paper()), changes)
     work = world_of(config).workload(config, config.stages[1], 1)
@@ -219,8 +219,9 @@ def test_the_heaviest_pack_counts() -> None:
     stage, parameters = config.stage("joint"), count_parameters(config)
     heaviest, mean = stage_memory(config, stage, parameters, 128), memory(config, 128, stage=1)
     assert heaviest.peak > mean.peak
-    assert heaviest.pack == "understanding, 256 px, shortest texts"  # the encoder sees four patches for each of their tokens
-    images = 32_768 / (8 * 8 + 4)
+    # The encoder sees four patches for each token of an image that is understood.
+    assert heaviest.pack == "understanding, 256 px, shortest texts; generation, 256 px, shortest texts"
+    images = 11_469 / (8 * 8 + 4)
     assert heaviest.at_peak["encoder_activations"] == pytest.approx(32 * images * (16 * 16 + 5) * 1280 * 2, rel=1e-6)
     assert heaviest.states == mean.states
 

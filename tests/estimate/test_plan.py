@@ -84,9 +84,9 @@ CASES: list[tuple[Cluster, dict[str, Any], str]] = [
     (Cluster(H200, 64), {"parallel.sharding": "none"}, "--set parallel.sharding=fsdp"),
     (Cluster(RTX4090, 128), {}, "--gpu a100-80"),
     (Cluster(A100, 128), {"stages.joint.tokens_per_rank": 131_072},
-     "--set stages.joint.tokens_per_rank=32768 --set stages.joint.packs_per_step=512"),
+     "--set stages.joint.tokens_per_rank=65536 --set stages.joint.packs_per_step=256"),
     (Cluster(H200, 8), OFF, "--gpus 32 --set parallel.sharding=fsdp --set parallel.activation_checkpointing=true"),
-    (Cluster(RTX4090, 8), {}, "--gpus 128 --gpu a100-80"),
+    (Cluster(RTX4090, 8), {}, "--gpus 64 --gpu a100-80"),
 ]  # fmt: skip
 
 

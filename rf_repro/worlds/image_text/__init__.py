@@ -42,6 +42,13 @@ class ImageText(World):
             require(stage.packs_per_step >= 1, where + "packs_per_step", stage.packs_per_step, ">= 1 pack")
             require(mixture.questions == mixture.masked_image == 0, where + "mixture", asdict(mixture),
                     "of generation, understanding and text where data.world=image_text")  # fmt: skip
+            require(mixture.generation in (0, 1), where + "mixture.generation", mixture.generation,
+                    "0 or 1 where data.world=image_text: it fills what understanding_share leaves of a pack")  # fmt: skip
+            understands = mixture.understanding + mixture.text > 0
+            require(stage.understanding_tokens >= 1 or not understands, where + "understanding_share", stage.understanding_share,
+                    "at least a token of a pack where its mixture has understanding or text")  # fmt: skip
+            require(stage.understanding_tokens < stage.tokens_per_rank or not mixture.generation, where + "understanding_share",
+                    stage.understanding_share, "less than a whole pack where its mixture has generation")  # fmt: skip
             for key in ("min_image_size", "max_image_size"):
                 size = getattr(stage, key)
                 require(size % stride == 0 and (size or key == "min_image_size"), where + key, size,
@@ -83,7 +90,7 @@ class ImageText(World):
 
         assert isinstance(tokenizer, ImageTextTokenizer)
         streams = streams_of(ranks.rank, ranks.size, stage.packs_per_step)
-        return StreamedData(ImageTextData(config, stage, seed, tokenizer, streams))
+        return StreamedData(ImageTextData(config, stage, seed, tokenizer, streams), ranks)
 
     def fingerprint(self, config: ExperimentConfig) -> str:
         from rf_repro.data.shards import fingerprint

@@ -10,7 +10,7 @@ from torch import Tensor
 from rf_repro.compute.ranks import ALONE, Ranks
 from rf_repro.core.errors import UserError
 from rf_repro.core.hashing import derive_seed
-from rf_repro.data.image_text import ImageTextData, metrics
+from rf_repro.data.image_text import ImageTextData, metrics, packed
 from rf_repro.data.packer import Pack
 from rf_repro.train.data import OwnPack
 
@@ -20,8 +20,9 @@ INITIAL_STEPS = 8  # at most, from which targets start
 class StreamedData:
     """A stage's packs from where the streams stand; see `ImageTextData`."""
 
-    def __init__(self, data: ImageTextData) -> None:
-        self.packs_of = data
+    def __init__(self, data: ImageTextData, ranks: Ranks = ALONE) -> None:
+        """`ranks`: that the stage's streams are shared out over."""
+        self.packs_of, self._ranks, self._step = data, ranks, 0
         self._recent: list[Pack] = []  # since the last row of metrics
         self._positions: list[dict[str, Any]] | None = None  # of this rank's streams, after the last step
         self._steps: Iterator[list[Pack]] | None = None
@@ -32,6 +33,7 @@ class StreamedData:
             self._steps = data.steps(self._positions)
         packs = next(self._steps)
         self._recent += packs
+        self._step = step
         self._positions = [pack.position for pack in packs]
         seeds = [derive_seed("step", data.stage.name, data.seed, step, stream) for stream in data.streams]
         return [OwnPack(pack.batch, torch.Generator().manual_seed(seed), ALONE) for pack, seed in zip(packs, seeds, strict=True)]
@@ -53,8 +55,18 @@ class StreamedData:
         return iter(())  # assumed: with packs of thousands of features the codebook settles in the first steps
 
     def metrics(self) -> dict[str, float]:
+        """Besides what this rank's packs say: samples and tokens of all ranks' packs in a step, by part, a mean since the stage
+        began."""
         packs, self._recent = self._recent, []
-        return metrics(packs)
+        found = packed(packs[-len(self.packs_of.streams) :])
+        sums = torch.tensor([list(counts) for counts in found.values()], dtype=torch.float64)
+        self._ranks.sum_([sums])
+        means = {
+            f"data/{part}_{what}": total / self._step
+            for part, totals in zip(found, sums.tolist(), strict=True)
+            for what, total in zip(("samples", "tokens"), totals, strict=True)
+        }
+        return metrics(packs) | means
 
     def state(self, ranks: Ranks) -> dict[str, Any]:
         """Where each stream stands, of all ranks in their order."""

@@ -52,20 +52,28 @@ def _siglip(base: ExperimentConfig) -> Overrides:
         return {**_no_generation(base), **_pretrained_in_suite(base, "siglip")}
     if why := lacks_siglip(base):
         raise UserError(why)
-    fields = {"kind": "siglip2", **SIGLIP_PARTNERS[base.model.encoder.num_layers, base.model.encoder.width]}
+    fields = {"kind": "siglip2", **siglip_of(base)}
     changed = {key: value for key, value in fields.items() if getattr(base.model.encoder, key) != value}
     return {**_no_generation(base), **{f"model.encoder.{key}": value for key, value in changed.items()}}
+
+
+def siglip_of(base: ExperimentConfig) -> Overrides:
+    """Fields of the SigLIP2 encoder that stands beside the base's: of its size class, but for what the base says itself."""
+    encoder = base.model.encoder
+    own = {key: value for key, value in vars(encoder.contrastive).items() if value}
+    return {**SIGLIP_PARTNERS.get((encoder.num_layers, encoder.width), {}), **own}
 
 
 def lacks_siglip(base: ExperimentConfig) -> str:
     """Why there is no SigLIP2 of the size class of the base's encoder; empty where there is, or one is trained in-suite."""
     encoder = base.model.encoder
-    if not encoder_of(encoder).is_pretrained or (encoder.num_layers, encoder.width) in SIGLIP_PARTNERS:
+    if not encoder_of(encoder).is_pretrained or set(_BASE) <= set(siglip_of(base)):
         return ""
     known = ", ".join(f"{layers} layers of width {width}" for layers, width in SIGLIP_PARTNERS)
     return (
         f"model.encoder: has {encoder.num_layers} layers of width {encoder.width}: Table 3e has no SigLIP2 of that size class, "
-        f"as it has for {known}; use one of these, or leave out table3e"
+        f"as it has for {known}; name one by model.encoder.contrastive (pretrained, {', '.join(list(_BASE)[1:])}), or leave out "
+        "table3e"
     )
 
 

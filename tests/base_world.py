@@ -36,6 +36,18 @@ def write_encoder(folder: Path, seed: int = 0) -> Path:
     return folder
 
 
+def write_siglip(folder: Path, seed: int = 0) -> Path:
+    """A random SigLIP2 checkpoint of the same size."""
+    import transformers
+
+    torch.manual_seed(seed)
+    config = transformers.Siglip2VisionConfig(
+        patch_size=8, hidden_size=24, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2, num_patches=16
+    )
+    transformers.Siglip2VisionModel(config).save_pretrained(folder)
+    return folder
+
+
 def write_vae(folder: Path, seed: int = 0) -> Path:
     """A random Wan VAE: 8 pixels a latent cell, 4 channels."""
     import diffusers
@@ -68,6 +80,11 @@ def base_overrides(folder: Path) -> dict[str, Any]:
         "model.encoder.num_heads": 2,
         "model.encoder.ffn_width": 48,
         "model.encoder.patch_size": 8,
+        "model.encoder.contrastive.pretrained": str(folder / "siglip"),
+        "model.encoder.contrastive.width": 24,
+        "model.encoder.contrastive.num_layers": 2,
+        "model.encoder.contrastive.num_heads": 2,
+        "model.encoder.contrastive.ffn_width": 48,
         "model.pixel.patch_size": 8,
         "model.vae.pretrained": str(folder / "vae"),
         "model.vae.latent_channels": 4,
@@ -93,8 +110,9 @@ def base_overrides(folder: Path) -> dict[str, Any]:
 
 
 def write_models(folder: Path) -> Path:
-    """All three, once."""
+    """All of them, once."""
     write_backbone(folder / "backbone")
     write_encoder(folder / "encoder")
+    write_siglip(folder / "siglip")
     write_vae(folder / "vae")
     return folder

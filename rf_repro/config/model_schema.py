@@ -69,6 +69,18 @@ class EncoderPretrainingConfig:
 
 
 @dataclass(frozen=True)
+class ContrastiveConfig:
+    """The SigLIP2 that Table 3e sets against a pretrained DINOv3. What is not set is as in the one of its size class
+    (`ablations.variants.SIGLIP_PARTNERS`)."""
+
+    pretrained: str = ""  # folder or hub id
+    width: int = 0
+    num_layers: int = 0
+    num_heads: int = 0
+    ffn_width: int = 0
+
+
+@dataclass(frozen=True)
 class EncoderConfig:
     """Understanding encoder: a ViT, trained jointly; an EMA copy of it gives the representation targets (Sec. 3.1)."""
 
@@ -81,6 +93,7 @@ class EncoderConfig:
     pretrained: str = ""
     target_ema_decay: float = 0.999  # assumed: the paper gives one EMA decay (0.9999) for parameters
     pretraining: EncoderPretrainingConfig = later_field(EncoderPretrainingConfig())
+    contrastive: ContrastiveConfig = runtime_field(ContrastiveConfig(), later=True)  # what one row makes of it is in its hash
 
     def __post_init__(self) -> None:
         require(self.width % self.num_heads == 0, "model.encoder.num_heads", self.num_heads, f"a divisor of width={self.width}")

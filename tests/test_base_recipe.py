@@ -21,6 +21,15 @@ LINES = [line.removeprefix("$ ") for line in PAGE.splitlines() if line.startswit
 SIZES = {"256": "64", "1024": "96"}  # what the tiny models are trained at
 SCALED = ("estimate", "data inspect", "sweep plan", "train", "report")  # commands that take --scale
 
+EVALUATIONS = """\
+geneval: {detector: scenes}
+tables:
+  table3a: [{benchmark: geneval, prompts: prompts.jsonl, size: 256, num: 2}]
+  table1: [{benchmark: geneval, prompts: prompts.jsonl, size: 64, num: 2}]
+  table2: []
+  table3e: []
+"""  # in place of what `sweep evaluations` prints, of which nothing is here; the scenes' detector knows images of one size
+
 
 def smaller(words: list[str], changes: list[str], runs: dict[str, str]) -> list[str] | None:
     """The page's command for the tiny world; None: not run here. `runs`: as the page calls them -> path."""
@@ -101,7 +110,7 @@ def test_the_pages_commands_run_in_its_order(
         printed = rf_repro(*command)
         seen.add(words[1])
         if output is not None:
-            (tmp_path / output).write_text(printed)
+            (tmp_path / output).write_text(EVALUATIONS if output == "my-evals.yaml" else printed)
         if words[1] == "train":
             runs["RUN1" if "table1" in words else "RUN"] = printed.strip().splitlines()[-1]
     assert seen == {"estimate", "data", "sweep", "train", "sample", "evaluate", "report", "export"}
@@ -114,6 +123,8 @@ def test_the_pages_commands_run_in_its_order(
     assert (tmp_path / "inspected").is_dir()
     for size in SIZES.values():
         assert len(list((tmp_path / f"images-{size}").rglob("*.png"))) == 8
+    for name in ("RUN", "RUN1"):  # drawn and scored as it was trained
+        assert len(list((tmp_path / runs[name] / "images" / "prompts-64").rglob("*.png"))) == 8
     result = RunDir(tmp_path / runs["RUN"]).eval_result("geneval")
     assert result is not None
     assert result.n == result.expected_n == 8

@@ -71,20 +71,26 @@ class ImageFolder:
     def origin_path(self) -> Path:
         return self.path / "origin.json"
 
+    def is_free(self) -> bool:
+        """Whether nothing is there, but for what is just being written or was left so by a killed process."""
+        return not self.path.exists() or all(item.name.startswith(".") for item in self.path.iterdir())
+
     def begin(self, origin: Origin) -> None:
-        """Writes where the images to come are from; a folder that was begun so already goes on.
+        """Writes where the images to come are from; a folder that was begun so already goes on. Processes that share out the work
+        may all begin it.
 
         Raises:
             UserError: the folder holds something else, or images of another origin.
         """
-        begun = self.origin()
+        is_free = self.is_free()
+        begun = self.origin()  # after that look: another process may have begun it meanwhile
         if begun == origin:
             return
         if begun is not None:
             name = next(item.name for item in fields(Origin) if getattr(begun, item.name) != getattr(origin, item.name))
             other = f"{name.replace('_', ' ')} {getattr(begun, name)}, not {getattr(origin, name)}"
             raise UserError(f"{self.path}: is not empty, it holds images of {other}; name a new folder")
-        if self.path.exists() and any(self.path.iterdir()):
+        if not is_free:
             raise UserError(f"{self.path}: is not empty; name a new folder")
         write_json(self.origin_path, asdict(origin))
 

@@ -95,6 +95,23 @@ def test_encoders_are_pretrained_in_suite_or_downloaded():
     assert [config.model.encoder.kind for config in paper.values()] == ["siglip2", "dinov3"]
 
 
+def test_the_contrastive_encoder_can_be_named() -> None:
+    """Another folder of the one of its size class, or one of another size; no other row is another run for that."""
+    table3e, table3a = get_grid("table3e"), get_grid("table3a")
+    plain = {**table3e.configs("base"), **table3a.configs("base")}
+    there = {"model.encoder.contrastive.pretrained": "/weights/siglip2"}
+    moved = {**table3e.configs("base", there), **table3a.configs("base", there)}
+    found = moved["vlm_siglip"].model.encoder
+    assert (found.pretrained, found.width, found.num_layers) == ("/weights/siglip2", 768, 12)
+    assert {key for key in plain if plain[key].result_hash() != moved[key].result_hash()} == {"vlm_siglip"}
+    tiny = {"model.encoder.width": 24, "model.encoder.num_layers": 2, "model.encoder.num_heads": 2, "model.encoder.ffn_width": 48}
+    with pytest.raises(UserError, match=r"no SigLIP2 of that size class.*model\.encoder\.contrastive"):
+        table3e.configs("base", tiny)
+    own = {path.replace("encoder.", "encoder.contrastive."): value for path, value in tiny.items()}
+    found = table3e.configs("base", {**tiny, **there, **own})["vlm_siglip"].model.encoder
+    assert (found.kind, found.pretrained, found.width, found.num_layers) == ("siglip2", "/weights/siglip2", 24, 2)
+
+
 def test_the_papers_vae_is_wans():
     vae = get_grid("table3a").configs("paper")["vae"].model.vae
     assert (vae.kind, vae.downsample, vae.latent_channels) == ("wan", 8, 16)

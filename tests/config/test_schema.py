@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from rf_repro.config.model_schema import ContrastiveConfig
 from rf_repro.config.overrides import apply_overrides, from_dict
 from rf_repro.config.prerequisites import shared_runs
 from rf_repro.config.scales import SCALES, paper, tiny
@@ -18,6 +19,7 @@ from rf_repro.core.errors import UserError
 RUNTIME = {
     "sampling.batch_size", "checkpoint_every", "data.workers", "model.vae.latent_cache",
     "parallel.sharding", "parallel.shard_group", "parallel.activation_checkpointing",
+    *(f"model.encoder.contrastive.{item.name}" for item in fields(ContrastiveConfig)),  # in the hash of the row that takes it
 }  # fmt: skip
 
 

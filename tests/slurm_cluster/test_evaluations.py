@@ -59,7 +59,17 @@ def test_one_command_goes_from_data_to_tables(
     (world / "evals.yaml").write_text(PART)
     profile, report = tmp_path / "profile.yaml", tmp_path / "report"
     profile.write_text(PROFILE)
-    grid = ["table1,table2,table3a,table3e", *options, *ROWS, "--profile", str(profile), "--runs", str(runs), "--out", str(report)]
+    grid = [
+        "table1,table2,table3a,table3e",
+        *options,
+        *ROWS,
+        "--profile",
+        str(profile),
+        "--runs",
+        str(runs),
+        "--out",
+        str(report),
+    ]
     capsys.readouterr()
     calls = jobs(sweep(capsys, "submit", *grid))
     assert calls["train"] == 5  # DINOv3's alignment, SigLIP2's; pixel_rf and vlm_only; what goes on from it; vlm_siglip

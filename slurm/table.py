@@ -16,6 +16,7 @@ from slurm.cost import CostRow
 from slurm.state import JobState, Row, foremost
 
 PLAIN_WIDTH = 200  # columns where nobody's terminal says how many
+WHY = 80  # letters of a reason, which must not press the other columns together
 STYLES = {"done": "green", "running": "cyan", "queued": "blue", "resumable": "yellow", "failed": "bold red", "blocked": "red",
           "stale": "magenta", "missing": "dim"}  # fmt: skip
 
@@ -158,4 +159,4 @@ def _why(now: JobState | None) -> str:
         return ""
     if now.state == "running" and now.job is not None:
         return f"{now.job.nodes}, {now.job.elapsed}"
-    return now.reason
+    return now.reason if len(now.reason) <= WHY else now.reason[: WHY - 1] + "…"  # `sweep logs` has all of it

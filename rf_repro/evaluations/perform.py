@@ -72,10 +72,12 @@ def perform(work: Work) -> bool:
         return True
     require_turn(work.run, work.config, action)
     share = folder.share(work.share)
-    record = share.record()
-    if record is None or not record.done or record.digest != action.digest:
+    if not _is_done(share, action):
         with _attempt(work, share):
             _do(work, share)
+            if work.share[1] == 1:
+                _finish(work, share)
+                return True
     with file_lock(folder.path / ".merge", MERGE_PATIENCE):
         if not folder.has_done(action.digest) and all(_is_done(one, action) for one in folder.shares(work.share[1])):
             with _attempt(work, share):

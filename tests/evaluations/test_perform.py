@@ -1,5 +1,8 @@
 """Actions of an evaluation plan, carried out by tiny random models: in shares as in one, stopped and gone on with."""
 
+import json
+import subprocess
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +19,7 @@ from rf_repro.evaluations.actions import Evaluation, Scoring
 from rf_repro.evaluations.check import check_evaluations
 from rf_repro.evaluations.perform import Work, perform
 from rf_repro.evaluations.plan import EvaluationPlan, load_plan
+from rf_repro.launch.plan import make_plan
 from tests.tiny_run import tiny_changes, write_run
 
 pytest.importorskip("open_clip", reason="the extra `geneval` is not installed")
@@ -68,9 +72,12 @@ def plan(world: Path) -> EvaluationPlan:
     return plan_in(world)
 
 
+def changes_of(world: Path) -> dict[str, Any]:
+    return tiny_changes(world / "tokenizer") | {"data.caption_tokens": 120, "sampling.batch_size": 4, "sampling.steps": 1}
+
+
 def new_run(world: Path, runs: Path) -> RunDir:
-    changes = tiny_changes(world / "tokenizer") | {"data.caption_tokens": 120, "sampling.batch_size": 4, "sampling.steps": 1}
-    return write_run(runs, "pixel_rf", changes)
+    return write_run(runs, "pixel_rf", changes_of(world))
 
 
 def evaluations(run: RunDir, plan: EvaluationPlan) -> dict[str, Evaluation]:
@@ -115,14 +122,14 @@ def test_every_action_leaves_its_results_and_a_record(whole: RunDir, plan: Evalu
         results[name] = record.results
     assert [len(found) for found in results.values()] == [0, 1, 0, 1, 0, 1, 1]
     assert whole.eval_names() == sorted(name for found in results.values() for name in found)
-    assert {"geneval-64", "dpg-64-judge-tiny-vl", "understanding-mmmu"} <= set(whole.eval_names())
+    assert {"geneval", "dpg-64-judge-tiny-vl", "understanding-mmmu"} <= set(whole.eval_names())
     for name in whole.eval_names():
         result = whole.eval_result(name)
         assert result is not None
         assert result.n > 0
         assert result.step == whole.record().steps
     assert len(images_of(whole)) == 6 * 2 + 2 * 4 + 2
-    assert len(all_attempts(whole)) == len(whole.record().attempts) + 7 + 7  # the work of each, and putting it together
+    assert len(all_attempts(whole)) == len(whole.record().attempts) + 7
     assert all(one.error is None and one.seconds is not None for one in all_attempts(whole))
 
 
@@ -224,3 +231,33 @@ def test_prompts_longer_than_a_run_reads_are_refused(world: Path, plan: Evaluati
     run = write_run(tmp_path, "pixel_rf", tiny_changes(world / "tokenizer") | {"data.caption_tokens": 5})
     with pytest.raises(UserError, match=r"evaluation plan, sample-prompts-64: .*caption_tokens=5"):
         check_evaluations([(config_of(run), plan.evaluations("table3a", config_of(run)))])
+
+
+@pytest.mark.dist
+def test_ranks_of_torchrun_share_out_what_is_drawn_and_asked(
+    world: Path, whole: RunDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run is trained: its ranks go on with its evaluations, each with a share of every one."""
+    monkeypatch.chdir(tmp_path)
+    shards = tmp_path / "shards"
+    shards.mkdir()
+    sources = [{"name": task, "path": str(shards), "task": task} for task in ("generation", "understanding", "text")]
+    changes = changes_of(world) | {"data.sources": sources, "data.scenes.image_size": 64}  # all is trained, and nobody reads them
+    run = write_run(tmp_path / "runs", "pixel_rf", changes)
+    for job in make_plan("base", ["table3a"], [0], tmp_path / "runs", changes, only=["pixel_rf"]).jobs:
+        job.create(tmp_path / "runs")
+        job.run.write_record(replace(job.run.record(), status="done"))
+    text = "tables: {table3a: [{benchmark: geneval, prompts: prompts.jsonl, size: 64, num: 2}, mmmu]}\n"
+    (world / "ranks.yaml").write_text("geneval: {detector: scenes}\nunderstanding: {data: data}\n" + text)
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--module", "rf_repro.cli",
+        "train", "--scale", "base", "--variant", "pixel_rf", "--evaluations", str(world / "ranks.yaml"), "--device", "cpu",
+        "--runs", "runs", *(word for path, value in changes.items() for word in ("--set", f"{path}={json.dumps(value)}")),
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert images_of(run) == {name: data for name, data in images_of(whole).items() if "prompts-64" in name}
+    for name in ("sample-prompts-64", "geneval-prompts-64", "mmmu"):
+        shares = ActionDir.of(run, name).begun()
+        assert [share.path.name for share in shares] == ["1-of-2", "2-of-2"]
+    assert run.eval_result("understanding-mmmu") == whole.eval_result("understanding-mmmu")

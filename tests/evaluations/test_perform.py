@@ -260,4 +260,4 @@ def test_ranks_of_torchrun_share_out_what_is_drawn_and_asked(
     for name in ("sample-prompts-64", "geneval-prompts-64", "mmmu"):
         shares = ActionDir.of(run, name).begun()
         assert [share.path.name for share in shares] == ["1-of-2", "2-of-2"]
-    assert run.eval_result("understanding-mmmu") == whole.eval_result("understanding-mmmu")
+    assert run.eval_items("understanding-mmmu") == whole.eval_items("understanding-mmmu")

@@ -104,7 +104,7 @@ class Claim:
     Attributes:
         unit: what the measured number is, e.g. a difference of GenEval.
         gates: what must hold for a measurement to decide the claim.
-        needs: what this suite cannot run for it; such a claim is never tested.
+        needs: what a world that scores itself cannot give for it: it is tested on photographs alone.
     """
 
     id: str
@@ -128,11 +128,12 @@ class Claim:
             raise UserError(f"{owner}: {type(self.comparison).__name__} names a row twice; compare rows that differ")
 
     def in_world(self, world: str) -> "Claim":
-        """The claim about the columns that are measured in a world, a value of `data.world`."""
-        if named_world(world).scores_itself or self.real_columns == self.columns:
+        """The claim as it is tested in a world, a value of `data.world`: about the columns that are measured there, and needing
+        nothing more where photographs are drawn."""
+        if named_world(world).scores_itself or (self.real_columns == self.columns and not self.needs):
             return self
         unit = MEAN_OF_BENCHMARKS if self.unit == MEAN else self.unit
-        return replace(self, columns=self.real_columns, unit=unit)
+        return replace(self, columns=self.real_columns, unit=unit, needs="")
 
     @property
     def real_columns(self) -> tuple[str, ...]:

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from ablations.claims import CLAIMS, Claim
 from ablations.grid import AblationGrid, Variant
-from ablations.table1 import TABLE1
+from ablations.table1 import SYSTEMS, TABLE1
 from ablations.table2 import TABLE2
 from ablations.table3a import TABLE3A
 from ablations.table3b import TABLE3B
@@ -55,7 +55,7 @@ def get_grids(names: Iterable[str], base: ExperimentConfig) -> list[AblationGrid
 
     Raises:
         UserError: as of `get_grid` and `get_claims`; two grids of one name; a row of the user's that the base cannot have; or
-            one whose key means another run elsewhere: runs of one name would be told apart by hash alone.
+            one whose key means another run or system elsewhere: runs of one name would be told apart by hash alone.
     """
     names = list(names)
     grids: dict[str, AblationGrid] = {}
@@ -64,6 +64,8 @@ def get_grids(names: Iterable[str], base: ExperimentConfig) -> list[AblationGrid
             if grids.setdefault(grid.name.lower(), grid) != grid:
                 raise UserError(f"table {name!r}: another table asked for is called {grid.name!r} too; rename one of them")
             for row in () if grid.name in GRIDS else grid.rows:
+                if row.key.lower() in {system.key for system in SYSTEMS}:
+                    raise UserError(f"variant {row.key!r}: is a system of {TABLE1.name}; give the row of {grid.name} another key")
                 row_config(name, row, base)
     get_claims(names)
     known: dict[str, tuple[Variant, AblationGrid]] = {}  # by the name of a run

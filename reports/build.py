@@ -18,6 +18,7 @@ from reports.judged import judged_section
 from reports.measured import MeasuredTable
 from reports.paper_tables import table1
 from reports.provenance import runs_table, sources_table
+from reports.systems_table import systems_table
 from reports.training import RunRow, all_rows, codebook_figure, codebook_size_figure, codebook_table, codebook_use, losses_figure
 from reports.write import write_report
 
@@ -47,6 +48,7 @@ def make_document(findings: Findings) -> Document:
     """The report, laid out: claims, tables in the paper's order, what they depend on, runs, gates, provenance."""
     rows, gates = all_rows([*findings.selected, findings.systems.runs]), measure_gates(findings.runs)
     colors = variant_colors([*(row.key for table in findings.selected for row in table.grid.rows), *(row.key for row in rows)])
+    systems = [] if findings.systems.runs.world.scores_itself else findings.system_rows
     beyond = [run for level in findings.levels for run in level.runs]
     return Document(
         title="Representation Forcing, reproduced",
@@ -59,8 +61,8 @@ def make_document(findings: Findings) -> Document:
             *samples_section(findings.tables),
             *_training_sections(rows, findings.label, colors),
             Section("gates", "Gates", (gates_table(gates, findings.label, findings.selected[0].world),)),
-            Section("provenance", "Provenance", (runs_table(_shown(findings), beyond), sources_table(findings.tables, gates)),
-                    folded=True),
+            Section("provenance", "Provenance",
+                    (runs_table(_shown(findings), beyond), sources_table(findings.tables, systems, gates)), folded=True),
         ),
         browser=make_browser(rows, findings.label),
     )  # fmt: skip
@@ -83,7 +85,9 @@ def _introduction(findings: Findings) -> str:
 
 def _table_sections(findings: Findings, colors: Colors) -> list[Section]:
     """Table 1, then the grids in the paper's order, then those of the user's."""
-    sections = [Section("table1", "Table 1: systems", (table1(findings.systems, findings.selected),))]
+    scores_itself = findings.systems.runs.world.scores_itself
+    first = table1(findings.systems, findings.selected) if scores_itself else systems_table(findings.system_rows)
+    sections = [Section("table1", "Table 1: systems", (first,))]
     done: list[MeasuredTable] = []
     for table in sorted(findings.tables, key=lambda table: (table.runs.grid.name not in GRIDS, table.runs.grid.title)):
         mine = [result.claim.comparison for result in findings.claims if result.claim.table == table.runs.grid.name]

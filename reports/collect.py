@@ -1,6 +1,7 @@
 """From run folders to the scores of one table: which runs belong, which are missing, and why."""
 
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -184,15 +185,20 @@ def collect_scores(runs: GridRuns, column: Column, only: Sequence[str] = ()) -> 
     by_protocol: dict[str, Path] = {}
     for key, row in scores.items():
         for seed, result in row.results.items():
-            by_protocol.setdefault(_measured_by(result), runs.rows[key][seed].dir.evals / f"{column.evaluation}.json")
+            by_protocol.setdefault(measured_by(result), runs.rows[key][seed].dir.evals / f"{column.evaluation}.json")
     require_one_protocol(runs.grid, f"column {column.label}", by_protocol)
     return scores
 
 
-def _measured_by(result: EvalResult) -> str:
+def measured_by(result: EvalResult) -> str:
     """The protocol, and who looked: another detector, or other weights of it, is another measurement."""
     looked = [result.evaluator[name] for name in LOOKED if name in result.evaluator]
     return result.protocol + (f" by {', '.join(looked)}" if looked else "")
+
+
+def without_size(protocol: str) -> str:
+    """The protocol without the size of the images: each system draws its own."""
+    return re.sub(r", \d+x\d+ px|(?<= a prompt) at \d+(x\d+)? px", "", protocol)
 
 
 def require_one_protocol(grid: AblationGrid, what: str, by_protocol: Mapping[str, Path]) -> None:

@@ -1,4 +1,4 @@
-"""Table 1's last column: DPG-Bench of this suite's own model. mPLUG's score stands beside published ones; another judge's is
+"""Table 1's last column: DPG-Bench on images of the largest size. mPLUG's score stands beside published ones; another judge's is
 printed under that judge's name and compared with none of them."""
 
 from collections.abc import Iterator
@@ -6,8 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ablations.grid import Column
-from reports.collect import RowScores, collect_scores
-from reports.measured import MeasuredTable
+from reports.collect import GridRuns, RowScores, collect_scores
 from reports.tables import numbers, show
 from rf_repro.core.dpg_names import JUDGED, dpg_name
 
@@ -24,21 +23,29 @@ class DpgCell:
     notes: tuple[str, ...]
 
 
-def dpg_cell(table: MeasuredTable, row: str, published: float | None) -> DpgCell:
+def dpg_names(runs: GridRuns, row: str) -> list[str]:
+    """What a row's DPG results on images of the largest size are called: mPLUG's, whether there is one, then other judges'."""
+    largest = runs.configs[row]["model"]["max_image_size"]
+    name = dpg_name(largest, largest, None)
+    found = {other for run in runs.rows[row].values() for other in run.results}
+    return [name, *sorted(other for other in found if other.startswith(name + JUDGED))]
+
+
+def dpg_cell(runs: GridRuns, row: str, published: float | None, plain: RowScores) -> DpgCell:
     """The cell of a row, from results on images of the largest size that the model draws.
+
+    Args:
+        plain: mPLUG's scores, or why there are none.
 
     Raises:
         UserError: a record contradicts its own items, or seeds were measured in different ways.
     """
-    largest = table.runs.configs[row]["model"]["max_image_size"]
-    name = dpg_name(largest, largest, None)
-    plain = collect_scores(table.runs, replace(DPG, evaluation=name), [row])[row]
     measured = plain.interval(DPG.tasks) if plain.results else None
     records = [{"column": "dpg", **numbers(measured), "paper": published, "notes": plain.reason}]
     shown = [] if measured is None else [show(measured, digits=2)]
     notes = list(_notes("DPG", plain))
-    for evaluation in _judged(table, row, name):
-        score = collect_scores(table.runs, replace(DPG, evaluation=evaluation), [row])[row]
+    for evaluation in dpg_names(runs, row)[1:]:
+        score = collect_scores(runs, replace(DPG, evaluation=evaluation), [row])[row]
         if not score.results:
             continue
         label = f"DPG({next(iter(score.results.values())).evaluator['judge']})"
@@ -47,12 +54,6 @@ def dpg_cell(table: MeasuredTable, row: str, published: float | None) -> DpgCell
         records.append({"column": label, **numbers(own), "paper": None, "notes": "not comparable with published DPG"})
         notes += [*_notes(label, score), f"{label} is not comparable with published DPG, which mPLUG scored"]
     return DpgCell("; ".join(shown) or f"not run: {plain.reason}", tuple(records), tuple(dict.fromkeys(notes)))
-
-
-def _judged(table: MeasuredTable, row: str, name: str) -> list[str]:
-    """Evaluations by other judges on images of the same size."""
-    found = {other for run in table.runs.rows[row].values() for other in run.results}
-    return sorted(other for other in found if other.startswith(name + JUDGED))
 
 
 def _notes(label: str, score: RowScores) -> Iterator[str]:

@@ -10,8 +10,11 @@ from ablations.grid import AblationGrid
 from ablations.registry import GRIDS, get_claims, get_grids, left_out
 from ablations.table1 import TABLE1
 from reports.collect import GridRuns, Run, load_runs, select
+from reports.dpg_column import DPG
 from reports.levels import Level, find_levels
 from reports.measured import MeasuredTable, TableScores, measure
+from reports.systems import SystemRow, compared, other_judge, system_rows
+from reports.systems_table import COVERED
 from reports.tables import scale_label
 from reports.verdicts import ClaimResult, Gates, gate_values, judge
 from rf_repro.config.overrides import apply_overrides
@@ -20,12 +23,21 @@ from rf_repro.config.scales import get_scale
 
 @dataclass(frozen=True)
 class Findings:
-    """What the runs of one scale say. `tables` are the ablations and the user's own, `systems` is Table 1; `runs` are those that
-    any table counts, each once; `levels` are in other worlds; `left_out` are tables that the scale cannot have, and why."""
+    """What the runs of one scale say.
+
+    Attributes:
+        tables: the ablations, and tables of the user's own.
+        systems: Table 1 by our own runs.
+        system_rows: every row that the paper's Table 1 has.
+        runs: those of ours that any table counts, each once.
+        levels: runs in other worlds.
+        left_out: tables that the scale cannot have, and why.
+    """
 
     scale: str
     tables: list[MeasuredTable]
     systems: MeasuredTable
+    system_rows: list[SystemRow]
     runs: list[Run]
     gates: Gates
     claims: list[ClaimResult]
@@ -45,7 +57,9 @@ class Findings:
 
     def judge_all(self, scores: TableScores) -> list[ClaimResult]:
         """The verdict on every claim, by other scores of the same tables."""
-        claims, grids = [result.claim for result in self.claims], [table.grid for table in self.selected]
+        grids = [table.grid for table in self.selected]
+        tables = {grid.name for grid in grids}
+        claims = [result.claim for result in self.claims if result.claim.table in tables]
         return judge_all(claims, grids, self.scale, scores, self.gates, self.changes)
 
 
@@ -71,10 +85,14 @@ def find(folders: Sequence[Path], scale: str, changes: Mapping[str, Any] | None 
         run for table in (*selected, systems.runs) for seeds in (table.rows | table.shared).values() for run in seeds.values()
     )
     gates = gate_values(runs)
-    scores = {name: table.scores for name, table in by_name.items()}
+    scores: dict[str, Any] = {name: table.scores for name, table in by_name.items()}
+    rows = system_rows(systems.runs, loaded)
+    if not systems.runs.world.scores_itself:
+        read, scores[TABLE1.name] = compared(rows, systems.runs.grid)
+        grids = [read if grid.name == TABLE1.name else grid for grid in grids]
     results = judge_all(get_claims(tables), grids, scale, scores, gates, changes)
-    claims = [_with_compute(result, measured) for result in results]
-    return Findings(scale, measured, systems, runs, gates, claims, find_levels(selected, loaded), lacking, changes or {})
+    claims = [_with_system(_with_compute(result, measured), rows) for result in results]
+    return Findings(scale, measured, systems, rows, runs, gates, claims, find_levels(selected, loaded), lacking, changes or {})
 
 
 def judge_all(
@@ -88,6 +106,14 @@ def judge_all(
 
 def _distinct(runs: Iterable[Run]) -> list[Run]:
     return list({run.dir.path: run for run in runs}.values())
+
+
+def _with_system(result: ClaimResult, rows: Sequence[SystemRow]) -> ClaimResult:
+    """The result with what its interval covers, and who judged, where a system without training seeds is one of its rows."""
+    if result.claim.table != TABLE1.name or result.measured is None:
+        return result
+    judge = other_judge(rows) if DPG.key in result.claim.columns else ""
+    return replace(result, remark=COVERED + (f" Judged by {judge}, not by mPLUG as in the paper." if judge else ""))
 
 
 def _with_compute(result: ClaimResult, tables: Sequence[MeasuredTable]) -> ClaimResult:

@@ -7,6 +7,7 @@ from ablations.grid import config_difference
 from reports.collect import GridRuns, Run, machine
 from reports.gates import GateResult
 from reports.measured import MeasuredTable
+from reports.systems import SystemRow
 from reports.tables import Table
 from rf_repro.config.scales import get_scale
 
@@ -81,8 +82,12 @@ def _difference(run: Run) -> str:
     return "; ".join(filter(None, (ends, *(f"{path}: {json.dumps(old)} → {json.dumps(new)}" for path, (old, new) in changed))))
 
 
-def sources_table(tables: Sequence[MeasuredTable], gates: Sequence[GateResult]) -> Table:
-    """One row a record that numbers were read from: where they are printed, the file, its protocol and evaluator."""
+def sources_table(tables: Sequence[MeasuredTable], systems: Sequence[SystemRow], gates: Sequence[GateResult]) -> Table:
+    """One row a record that numbers were read from: where they are printed, the file, its protocol and evaluator.
+
+    Args:
+        systems: rows of Table 1 that have records of their own.
+    """
     printed_in: dict[tuple[str, ...], list[str]] = {}
 
     def found(where: str, *rest: str) -> None:
@@ -110,6 +115,12 @@ def sources_table(tables: Sequence[MeasuredTable], gates: Sequence[GateResult]) 
             for seed, run in row.items():
                 if run.dir.metrics_path.exists():
                     found("losses, codebook, compute", runs.grid.variant(key).label, str(seed), str(run.dir.metrics_path), "", "")
+    for system in systems:
+        for run in system.measured:
+            for name in (name for name in system.evaluations if name in run.results):
+                result = run.results[name]
+                found(f"{system.runs.grid.title}, claims", system.variant.label, str(run.record.seed),
+                      str(run.dir.evals / f"{name}.json"), result.protocol, _pairs(result.evaluator))  # fmt: skip
     for gate in gates:
         path = gate.run.dir.evals / f"{gate.gate.evaluation}.json"
         found(gate.gate.label, gate.run.record.variant, str(gate.run.record.seed), str(path), gate.result.protocol,

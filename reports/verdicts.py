@@ -1,14 +1,14 @@
 """A claim's verdict: what its comparison measures, whether the 95% interval decides it, and whether its gates let it."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
 
 from ablations.claims import Claim, ClaimGate, ColumnsWon, Comparison, Difference, Equivalence, GainDifference, LeadBelow
 from ablations.grid import AblationGrid
 from ablations.registry import GRIDS
-from reports.collect import RowScores, Run
+from reports.collect import RowScores, Run, measured_by, without_size
 from reports.paper_values import PAPER_TABLES
 from reports.statistics import ColumnItems, Interval, columns_won, contrast
 from rf_repro.config.overrides import apply_overrides
@@ -90,19 +90,20 @@ def judge(
 
     Args:
         scores: column key -> row key -> scores, of the claim's table at this scale; unused where the claim needs more than
-            this suite can run.
+            the scale's world can give.
         gates: what `gate_values` found in the runs.
         changes: dotted path -> value, made to the scale before every row.
         grids: the tables by name.
     """
-    if claim.needs:
-        return ClaimResult(claim, scale, "not run", None, f"needs {claim.needs}", title=claim.table.replace("table", "Table "))
     world = apply_overrides(get_scale(scale), changes or {}).data.world
     grid = grids[claim.table].in_world(world)
-    claim = claim.in_world(world) if grid.real_columns else claim
+    claim = claim.in_world(world) if grid.real_columns or claim.needs else claim
     result = partial(ClaimResult, claim, scale, title=grid.title)
+    if claim.needs:
+        return result("not run", None, f"needs {claim.needs}")
     sides = [scores[column][row] for column in claim.columns for row in claim.rows]
     reasons = list(dict.fromkeys(f"{side.variant.label}: {side.reason}" for side in sides if side.reason))
+    reasons = reasons or [text for column in claim.columns if (text := _unlike([scores[column][row] for row in claim.rows]))]
     if not reasons and not set.intersection(*(set(side.results) for side in sides)):
         reasons = [f"{' and '.join(grid.variant(row).label for row in claim.rows)} have no seed in common"]
     if reasons:
@@ -187,7 +188,29 @@ def _measure(claim: Claim, grid: AblationGrid, scores: Mapping[str, Mapping[str,
     ]
     if isinstance(claim.comparison, ColumnsWon):
         return columns_won(columns, claim.comparison.better, claim.comparison.worse)
-    return contrast(columns, claim.comparison.weights)
+    measured = contrast(columns, claim.comparison.weights)
+    return replace(measured, n=measured.n - sum(_counted_again(column, measured.seeds) for column in columns))
+
+
+def _counted_again(column: ColumnItems, seeds: Sequence[int]) -> int:
+    """Scored items that stand for several training seeds: those of a system that has none."""
+    again = 0
+    for row in column.rows.values():
+        kept = {id(row[seed]): row[seed] for seed in seeds}
+        scored = [sum(item["tag"] in column.tasks and item["correct"] is not None for item in row[seed]) for seed in seeds]
+        once = [sum(item["tag"] in column.tasks and item["correct"] is not None for item in items) for items in kept.values()]
+        again += sum(scored) - sum(once)
+    return again
+
+
+def _unlike(sides: Sequence[RowScores]) -> str:
+    """Why scores cannot be compared: they were measured in several ways; empty where in one. Sizes are the models' own."""
+    found: dict[str, str] = {}  # protocol -> whose
+    for side in sides:
+        for result in side.results.values():
+            found.setdefault(without_size(measured_by(result)), side.variant.label)
+    listed = "; ".join(f"{protocol} of {label}" for protocol, label in found.items())
+    return f"protocols differ ({listed}); score both with one" if len(found) > 1 else ""
 
 
 def _barred(gate: ClaimGate, grid: AblationGrid, scale: str, gates: Gates, changes: Mapping[str, Any] | None) -> str:

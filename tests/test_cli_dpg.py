@@ -169,7 +169,7 @@ def test_sampled_scored_and_reported(
               *(text for path, value in changes.items() for text in ("--set", f"{path}={json.dumps(value)}"))]  # fmt: skip
     assert main([*report, "--runs", str(tmp_path / "runs"), "--ship", str(tmp_path / "shipped")]) == 0
     page = (tmp_path / "report" / "report.md").read_text(encoding="utf-8")
-    cell = first_rows(page, "Table 1, published")["Measured here: RF-Pixel"].split(" | ")[-1]
+    cell = first_rows(page, "Table 1 at scale base")["RF-Pixel"].split(" | ")[-2]
     score = record.metrics["dpg"]
     assert score is not None
     assert cell.startswith(f"1.00 [1.00, 1.00]; DPG(Tiny-VL) {score:.2f} [")
@@ -177,7 +177,7 @@ def test_sampled_scored_and_reported(
     assert "1.0000 as the official script counts" in page
     assert main([*report, "--runs", str(tmp_path / "shipped")]) == 0
     again = (tmp_path / "report" / "report.md").read_text(encoding="utf-8")
-    assert first_rows(again, "Table 1, published") == first_rows(page, "Table 1, published")
+    assert first_rows(again, "Table 1 at scale base") == first_rows(page, "Table 1 at scale base")
 
     items = read_jsonl(run.evals / f"dpg-{SIZE}.items.jsonl")
     write_jsonl(run.evals / f"dpg-{SIZE}.items.jsonl", [{**items[0], "correct": 0.5}, items[1]])

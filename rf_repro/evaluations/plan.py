@@ -8,7 +8,7 @@ from typing import Any
 
 from ablations.questions import NAMES
 from ablations.registry import GRIDS
-from reports.paper_values import PAPER_TABLES
+from ablations.table1 import SYSTEMS, TABLE1
 from rf_repro.config.schema import ExperimentConfig
 from rf_repro.core.errors import UserError
 from rf_repro.core.geneval_names import REWRITTEN
@@ -22,8 +22,7 @@ BUNDLED = Path(__file__).parent / "paper.yaml"
 NOTHING = "none"  # --evaluations none: training alone
 OTHERS = "others"
 PUBLISHED = ("official", "bagel-long", "dpg", "geneval2")
-SYSTEMS_TABLE = "table1"
-SYSTEMS = tuple(PAPER_TABLES["table1"].labels)
+SYSTEM_KEYS = tuple(system.key for system in SYSTEMS)
 
 
 @dataclass(frozen=True)
@@ -82,7 +81,7 @@ class EvaluationPlan:
     def of_system(self, key: str, table: str, config: ExperimentConfig) -> tuple[Scoring, ...]:
         """What can be scored of another system's images, which are taken to be of the table's size."""
         folders, found = self.systems.get(key, {}), {}
-        for one in self.tables.get(table, ()) if table == SYSTEMS_TABLE else ():
+        for one in self.tables.get(table, ()) if table == TABLE1.name else ():
             if one.benchmark in IMAGES and (folder := folders.get(one.published)):
                 scoring = self._of_images(one, min(one.size, config.max_image_size), folder)
                 found[scoring.name] = scoring
@@ -144,10 +143,10 @@ def parse_plan(raw: Any, defaults: Mapping[str, Any], place: Place, folder: Path
         given = {**defaults[name], **place.at(name).mapping(raw.get(name), list(parsers))}
         whole[name] = {key: _setting(place.at(name).at(key), parsers[key], given[key], folder) for key in parsers}
     whole["seed"] = place.at("seed").parse(integer(0), raw.get("seed", defaults["seed"]))
-    lists = {**defaults["tables"], **place.at("tables").mapping(raw.get("tables"), [*GRIDS, "table1", OTHERS, *tables])}
+    lists = {**defaults["tables"], **place.at("tables").mapping(raw.get("tables"), [*GRIDS, OTHERS, *tables])}
     wanted = {name: _wanted(lists[name], place.at("tables").at(name), folder) for name in lists}
     whole["tables"] = {name: [vars(one) if one.num else one.benchmark for one in ones] for name, ones in wanted.items()}
-    systems = {**defaults["systems"], **place.at("systems").mapping(raw.get("systems"), SYSTEMS)}
+    systems = {**defaults["systems"], **place.at("systems").mapping(raw.get("systems"), SYSTEM_KEYS)}
     whole["systems"] = {key: _folders(systems[key], place.at("systems").at(key), folder) for key in systems}
     settings = {name: tuple(sorted(whole[name].items())) for name in _SETTINGS}
     plan = EvaluationPlan(whole, settings, whole["seed"], wanted, whole["systems"])

@@ -75,8 +75,8 @@ def judge_all(
     claims: Iterable[Claim], grids: Iterable[AblationGrid], scale: str, scores: TableScores, gates: Gates,
     changes: Mapping[str, Any] | None = None,
 ) -> list[ClaimResult]:  # fmt: skip
-    """The verdict on every claim; a claim whose table has no grid is one that the suite cannot test."""
-    known = {grid.name: grid for grid in grids}
+    """The verdict on every claim; a claim whose table has no grid is one that the suite cannot test. `grids`: those measured."""
+    known = GRIDS | {grid.name: grid for grid in grids}
     return [judge(claim, scale, scores.get(claim.table, {}), gates, changes, known) for claim in claims]
 
 

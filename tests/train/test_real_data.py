@@ -161,7 +161,10 @@ def test_a_stopped_run_goes_on_with_the_very_next_samples(folder: Path, tmp_path
 @pytest.mark.parametrize("name", VARIANTS)
 def test_a_pack_gives_the_losses_and_gradients_of_its_samples_one_by_one(name: str, folder: Path) -> None:
     """Samples of all sizes in one sequence; dropped and noised by one generator, so alone by the same draws."""
-    config = apply_overrides(variant(folder, name), {"objective.text_drop": 0.4, "objective.representation_drop": 0.4})
+    config = apply_overrides(
+        variant(folder, name),
+        {"objective.text_drop": 0.4, "objective.representation_drop": 0.4, "stages.joint.understanding_share": 0.7},
+    )
     trainer = make(config)
     trainer.begin()
     pack, *_ = trainer.data.packs(1)

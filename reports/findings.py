@@ -7,7 +7,7 @@ from typing import Any
 
 from ablations.claims import Claim, Difference
 from ablations.grid import AblationGrid
-from ablations.registry import GRIDS, get_claims, get_grids, left_out
+from ablations.registry import GRIDS, get_claims, left_out, reported_grids
 from reports.collect import GridRuns, Run, load_runs, select
 from reports.levels import Level, find_levels
 from reports.measured import MeasuredTable, TableScores, measure
@@ -52,14 +52,13 @@ def find(folders: Sequence[Path], scale: str, changes: Mapping[str, Any] | None 
 
     Args:
         changes: dotted path -> value, as the runs were trained with: `--set` and `--data` of `rf-repro train`.
-        tables: names beside all of ours, as `ablations.registry.get_grids` takes them: `my_grid.py:GRID`.
+        tables: names of the user's beside all of ours: `my_grid.py:GRID`.
 
     Raises:
         UserError: a folder does not exist, a record is broken, one table would mix protocols, or a name means no table.
     """
     base = apply_overrides(get_scale(scale), changes or {})
-    lacking = left_out(base)
-    grids = get_grids([*(name for name in GRIDS if name not in lacking), *tables], base)
+    grids = reported_grids(tables, base)
     loaded = load_runs(folders)
     measured = [measure(select(grid, scale, loaded, changes)) for grid in grids]
     selected = [table.runs for table in measured]
@@ -68,7 +67,7 @@ def find(folders: Sequence[Path], scale: str, changes: Mapping[str, Any] | None 
     scores = {table.runs.grid.name: table.scores for table in measured}
     results = judge_all(get_claims(tables), grids, scale, scores, gates, changes)
     claims = [_with_compute(result, measured) for result in results]
-    return Findings(scale, measured, runs, gates, claims, find_levels(selected, loaded), lacking, changes or {})
+    return Findings(scale, measured, runs, gates, claims, find_levels(selected, loaded), left_out(base), changes or {})
 
 
 def judge_all(

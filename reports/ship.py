@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ablations.grid import GENEVAL
-from ablations.registry import GRIDS, get_grids, left_out
+from ablations.registry import reported_grids
 from reports.collect import Run, load_runs, select
 from reports.contact_sheet import read_sheets
 from reports.levels import find_levels
@@ -44,9 +44,7 @@ def ship_results(
     """
     chosen: dict[Path, Run] = {}
     loaded = load_runs(runs)
-    base = apply_overrides(get_scale(scale), changes or {})
-    lacking = left_out(base)
-    grids = get_grids([*(name for name in GRIDS if name not in lacking), *tables], base)
+    grids = reported_grids(tables, apply_overrides(get_scale(scale), changes or {}))
     selected = [select(grid, scale, loaded, changes) for grid in grids]
     of_tables = [run for table in selected for seeds in (table.rows | table.shared).values() for run in seeds.values()]
     in_other_worlds = [run for level in find_levels(selected, loaded) for run in level.runs]

@@ -6,7 +6,7 @@ import pytest
 
 from ablations.grid import CLUSTERS, Variant, config_difference
 from ablations.questions import MIRRORS, QUESTIONS
-from ablations.registry import GRIDS, get_grid, left_out
+from ablations.registry import GRIDS, get_grid, left_out, reported_grids
 from reports.paper_values import PAPER_TABLES
 from reports.results_tables import CLUSTERS as DESCRIBED
 from rf_repro.config.overrides import apply_overrides
@@ -129,6 +129,10 @@ def test_an_encoder_without_a_partner_is_refused_in_one_line():
     assert list(left_out(base)) == ["table3e"]
     assert left_out(base)["table3e"] in message
     assert all(left_out(get_scale(scale)) == {} for scale in SCALES)
+    assert [grid.name for grid in reported_grids(["all", "table3e"], base)] == [name for name in GRIDS if name != "table3e"]
+    assert [grid.name for grid in reported_grids(["table3b"], get_scale("base"))] == list(GRIDS)
+    with pytest.raises(UserError, match="table 'table9': unknown"):
+        reported_grids(["table9"], base)
 
 
 def test_the_papers_vae_is_wans():

@@ -87,6 +87,13 @@ def left_out(base: ExperimentConfig) -> dict[str, str]:
     return {TABLE3E.name: why} if why else {}
 
 
+def reported_grids(names: Iterable[str], base: ExperimentConfig) -> list[AblationGrid]:
+    """All of ours that the base can have, then those of the names that are not ours. Raises UserError as `get_grids`."""
+    lacking = left_out(base)
+    beside = (name for name in names if name not in (*GRIDS, "all"))
+    return get_grids([*(name for name in GRIDS if name not in lacking), *beside], base)
+
+
 def get_claims(names: Iterable[str]) -> tuple[Claim, ...]:
     """The claims about all of ours, and those that the files of the user's have about the grids named in them.
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from ablations.claims import Claim, Difference
 from ablations.grid import AblationGrid
-from ablations.registry import GRIDS, get_claims, get_grids, left_out
+from ablations.registry import GRIDS, get_claims, left_out, reported_grids
 from ablations.table1 import TABLE1
 from reports.collect import GridRuns, Run, load_runs, select
 from reports.dpg_column import DPG
@@ -68,14 +68,13 @@ def find(folders: Sequence[Path], scale: str, changes: Mapping[str, Any] | None 
 
     Args:
         changes: dotted path -> value, as the runs were trained with: `--set` and `--data` of `rf-repro train`.
-        tables: names beside all of ours, as `ablations.registry.get_grids` takes them: `my_grid.py:GRID`.
+        tables: names of the user's beside all of ours: `my_grid.py:GRID`.
 
     Raises:
         UserError: a folder does not exist, a record is broken, one table would mix protocols, or a name means no table.
     """
     base = apply_overrides(get_scale(scale), changes or {})
-    lacking = left_out(base)
-    grids = get_grids([*(name for name in GRIDS if name not in lacking), *tables], base)
+    grids = reported_grids(tables, base)
     loaded = load_runs(folders)
     by_name = {grid.name: measure(select(grid, scale, loaded, changes)) for grid in grids}
     systems = by_name[TABLE1.name]
@@ -92,15 +91,16 @@ def find(folders: Sequence[Path], scale: str, changes: Mapping[str, Any] | None 
         grids = [read if grid.name == TABLE1.name else grid for grid in grids]
     results = judge_all(get_claims(tables), grids, scale, scores, gates, changes)
     claims = [_with_system(_with_compute(result, measured), rows) for result in results]
-    return Findings(scale, measured, systems, rows, runs, gates, claims, find_levels(selected, loaded), lacking, changes or {})
+    levels = find_levels(selected, loaded)
+    return Findings(scale, measured, systems, rows, runs, gates, claims, levels, left_out(base), changes or {})
 
 
 def judge_all(
     claims: Iterable[Claim], grids: Iterable[AblationGrid], scale: str, scores: TableScores, gates: Gates,
     changes: Mapping[str, Any] | None = None,
 ) -> list[ClaimResult]:  # fmt: skip
-    """The verdict on every claim; a claim whose table has no grid is one that the suite cannot test."""
-    known = {grid.name: grid for grid in grids}
+    """The verdict on every claim; a claim whose table has no grid is one that the suite cannot test. `grids`: those measured."""
+    known = GRIDS | {grid.name: grid for grid in grids}
     return [judge(claim, scale, scores.get(claim.table, {}), gates, changes, known) for claim in claims]
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ablations.grid import GENEVAL
-from ablations.registry import GRIDS, get_grids, left_out
+from ablations.registry import reported_grids
 from ablations.table1 import TABLE1
 from reports.collect import Run, load_runs, select
 from reports.contact_sheet import read_sheets
@@ -46,9 +46,7 @@ def ship_results(
     """
     chosen: dict[Path, Run] = {}
     loaded = load_runs(runs)
-    base = apply_overrides(get_scale(scale), changes or {})
-    lacking = left_out(base)
-    grids = get_grids([*(name for name in GRIDS if name not in lacking), *tables], base)
+    grids = reported_grids(tables, apply_overrides(get_scale(scale), changes or {}))
     selected = [select(grid, scale, loaded, changes) for grid in grids]
     of_tables = [run for table in selected for seeds in (table.rows | table.shared).values() for run in seeds.values()]
     (table1,) = [table for table in selected if table.grid.name == TABLE1.name]

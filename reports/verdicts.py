@@ -89,8 +89,8 @@ def judge(
     """The verdict on a claim of any kind.
 
     Args:
-        scores: column key -> row key -> scores, of the claim's table at this scale; unused where the claim needs more than
-            the scale's world can give.
+        scores: column key -> row key -> scores, of the claim's table at this scale, {} where it is left out; unused where the
+            claim needs more than the scale's world can give.
         gates: what `gate_values` found in the runs.
         changes: dotted path -> value, made to the scale before every row.
         grids: the tables by name.
@@ -101,6 +101,8 @@ def judge(
     result = partial(ClaimResult, claim, scale, title=grid.title)
     if claim.needs:
         return result("not run", None, f"needs {claim.needs}")
+    if not scores:
+        return result("not run", None, f"{grid.title} is left out at this scale; its section says why")
     sides = [scores[column][row] for column in claim.columns for row in claim.rows]
     reasons = list(dict.fromkeys(f"{side.variant.label}: {side.reason}" for side in sides if side.reason))
     reasons = reasons or [text for column in claim.columns if (text := _unlike([scores[column][row] for row in claim.rows]))]

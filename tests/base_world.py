@@ -101,7 +101,9 @@ def base_overrides(folder: Path) -> dict[str, Any]:
         "checkpoint_every": 2,
         **{f"stages.{name}.steps": 3 for name in stages},
         **{f"stages.{name}.warmup_steps": 2 for name in stages},
-        **{f"stages.{name}.tokens_per_rank": 700 for name in stages},
+        "stages.alignment.tokens_per_rank": 700,
+        **{f"stages.{name}.tokens_per_rank": 1300 for name in stages[1:]},  # each part holds one sample with the longest text
+        **{f"stages.{name}.understanding_share": 0.45 for name in stages[1:]},
         **{f"stages.{name}.packs_per_step": 2 for name in stages},
         **{f"stages.{name}.max_image_size": size for name, size in sizes.items()},
         "stages.joint.min_image_size": 32,

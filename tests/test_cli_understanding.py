@@ -151,8 +151,11 @@ def test_runs_are_asked_and_the_report_reads_them(
     assert "official/accuracy for MMMU: inferred, accuracy on the validation split" in table
     assert "those about one image or page together" in page
     assert "### The paper's Table 2" not in page  # its numbers stand beside ours
-    assert "| SigLIP-style | not run: no vlm_siglip run at scale base | 0.563 |" in page
+    assert "Table 3e: VLM-only with a contrastive and with a self-supervised encoder" in page
+    assert "Left out. model.encoder: has 2 layers of width 24: Table 3e has no SigLIP2 of that size class" in page
     claims = {claim["id"]: claim for claim in read_json(tmp_path / "out" / "claims.json")}
+    assert claims["dino_beats_siglip"]["verdict"] == "not run"
+    assert "Not run: Table 3e is left out at this scale; its section says why." in page
     assert claims["rf_improves_pixel_understanding"]["verdict"] == "not run"  # two of its eight columns are there
     ship_results([tmp_path / "runs"], tmp_path / "shipped", "base", changes)
     again = (

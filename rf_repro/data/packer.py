@@ -97,7 +97,7 @@ class PackStream:
     ) -> None:  # fmt: skip
         """`position`: to go on from, of a pack of this stream. Raises UserError as SampleStream, and where it has other parts."""
         used = list(shares(config, stage))
-        if position is not None and list(position) != used:
+        if position is not None and set(position) != set(used):
             raise UserError(
                 f"stages.{stage.name}.mixture: the saved position is of {', '.join(position)}, this stage has {', '.join(used)}; "
                 "resume with the same mixture"

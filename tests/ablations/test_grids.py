@@ -6,7 +6,7 @@ import pytest
 
 from ablations.grid import CLUSTERS, Variant, config_difference
 from ablations.questions import MIRRORS, QUESTIONS
-from ablations.registry import ABLATIONS, GRIDS, get_grid
+from ablations.registry import ABLATIONS, GRIDS, get_grid, left_out, reported_grids
 from reports.paper_values import PAPER_TABLES
 from reports.results_tables import CLUSTERS as DESCRIBED
 from rf_repro.config.overrides import apply_overrides
@@ -15,6 +15,7 @@ from rf_repro.config.scales import SCALES, get_scale
 from rf_repro.core.errors import UserError
 from rf_repro.data.scenes.questions import QUESTION_TYPES
 from rf_repro.launch.plan import make_plan
+from rf_repro.model.encoders import encoder_of
 
 grids = pytest.mark.parametrize("grid", GRIDS.values(), ids=list(GRIDS))
 scales = pytest.mark.parametrize("scale", SCALES)
@@ -93,6 +94,47 @@ def test_encoders_are_pretrained_in_suite_or_downloaded():
     assert [config.model.encoder.kind for config in tiny.values()] == ["vit", "vit"]
     assert [config.model.encoder.pretraining.kind for config in paper.values()] == ["none", "none"]
     assert [config.model.encoder.kind for config in paper.values()] == ["siglip2", "dinov3"]
+    assert paper["vlm_dino"].model.encoder == get_scale("paper").model.encoder
+
+
+@pytest.mark.parametrize(
+    ("layers", "width", "name", "size", "ratio"),
+    [(12, 768, "base", (12, 768, 12, 3072), 1.0), (24, 1024, "so400m", (27, 1152, 16, 4304), 1.36),
+     (32, 1280, "so400m", (27, 1152, 16, 4304), 0.49)],
+)  # fmt: skip
+def test_the_contrastive_encoder_is_of_the_other_ones_size_class(layers, width, name, size, ratio):
+    """`ratio`: its parameters over those of the scale's DINOv3; SigLIP2 for images of any size comes in two sizes."""
+    paper = get_scale("paper")
+    sizes = {"num_layers": layers, "width": width, "num_heads": width // 64, "ffn_width": 4 * width, "pretrained": "plain-vit"}
+    wanted = {} if layers == 32 else sizes  # the scale's own, whose feed-forward is gated
+    base = apply_overrides(paper, {f"model.encoder.{key}": value for key, value in wanted.items()})
+    encoders = [row.config(base).model.encoder for row in get_grid("table3e").rows]
+    siglip, dino = encoders
+    assert dino == base.model.encoder
+    assert siglip.pretrained == f"google/siglip2-{name}-patch16-naflex"
+    assert (siglip.num_layers, siglip.width, siglip.num_heads, siglip.ffn_width) == size
+    assert siglip.patch_size == dino.patch_size == 16
+    sizes = [encoder_of(encoder).size(encoder).total for encoder in encoders]
+    assert sizes[0] / sizes[1] == pytest.approx(ratio, rel=0.01)
+
+
+def test_an_encoder_without_a_partner_is_refused_in_one_line():
+    small = {"model.encoder.width": 384, "model.encoder.num_heads": 6, "model.encoder.ffn_width": 1536}
+    base = apply_overrides(get_scale("base"), small)
+    with pytest.raises(UserError) as refused:
+        get_grid("table3e").configs("base", small)
+    message = str(refused.value)
+    assert "model.encoder: has 12 layers of width 384: Table 3e has no SigLIP2 of that size class" in message
+    assert "12 layers of width 768, 24 layers of width 1024, 32 layers of width 1280" in message
+    assert message.endswith("or leave out table3e")
+    assert "\n" not in message
+    assert list(left_out(base)) == ["table3e"]
+    assert left_out(base)["table3e"] in message
+    assert all(left_out(get_scale(scale)) == {} for scale in SCALES)
+    assert [grid.name for grid in reported_grids(["all", "table3e"], base)] == [name for name in GRIDS if name != "table3e"]
+    assert [grid.name for grid in reported_grids(["table3b"], get_scale("base"))] == list(GRIDS)
+    with pytest.raises(UserError, match="table 'table9': unknown"):
+        reported_grids(["table9"], base)
 
 
 def test_the_contrastive_encoder_can_be_named() -> None:

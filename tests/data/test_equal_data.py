@@ -25,6 +25,7 @@ from rf_repro.data.prepare import Prepared, Preparer, sample_tokens
 from rf_repro.data.scenes_shards import ScenesExport, export_scenes
 from rf_repro.data.shards.samples import RawSample
 from rf_repro.data.source_reader import Reference
+from rf_repro.data.streams import SampleStream
 from rf_repro.data.text_tokenizer import ImageTextTokenizer
 from rf_repro.worlds.image_text.data import StreamedData
 from tests.data.tiny_shards import png, sample, tiny_config, write_source, write_tar
@@ -101,6 +102,15 @@ def test_what_differs_is_how_many_images_are_generated(base: ExperimentConfig, p
         assert sum(pack.num_tokens for packs in steps for pack in packs) > 0.93 * STEPS * 4 * steps[0][0].budget
 
 
+def test_all_rows_are_given_images_to_generate_in_one_order(base: ExperimentConfig) -> None:
+    orders = []
+    for variant in (PIXEL, PIXEL_RF, VAE):
+        config = variant.config(base)
+        samples = SampleStream(config, config.stage("joint"), 0, ImageTextTokenizer.from_config(config), "generation", 1)
+        orders.append([(one.reference, one.size) for one in islice(iter(lambda: next(samples), None), 150)])  # noqa: B023
+    assert orders[0] == orders[1] == orders[2]
+
+
 @pytest.mark.parametrize(
     ("change", "is_equal"),
     [
@@ -142,17 +152,17 @@ def test_what_is_too_long_is_so_for_every_variant(base: ExperimentConfig) -> Non
     tokenizer, reference = ImageTextTokenizer.from_config(base), Reference("generation", 0, 0, 0)
     raw = RawSample("a", png(40, 40, 1), "a caption", ())
     source = base.data.sources[0]
-    shortest, longest = {}, {}
+    lengths, sizes = {}, set()
     for variant in (PIXEL, PIXEL_RF, VAE):
         config = variant.config(base)
         found = Preparer(config, config.stage("joint"), 0, tokenizer)(raw, source, reference)
         assert isinstance(found, Prepared)
         assert found.tokens == sample_tokens(config, "generation", *found.size, len(found.ids))
-        shortest[variant.key] = found.tokens
-        longest[variant.key] = found.size
-    assert shortest["pixel_rf"] > shortest["pixel"] == shortest["vae"]
-    assert len(set(longest.values())) == 1
-    for room, fits in ((shortest["pixel_rf"] - 1, False), (shortest["pixel_rf"], True)):
+        lengths[variant.key] = found.tokens
+        sizes.add(found.size)
+    assert lengths["pixel_rf"] > lengths["pixel"] == lengths["vae"]
+    assert len(sizes) == 1
+    for room, fits in ((lengths["pixel_rf"] - 1, False), (lengths["pixel_rf"], True)):
         for variant in (PIXEL, PIXEL_RF, VAE):
             config = variant.config(base)
             stage = replace(config.stage("joint"), tokens_per_rank=room, understanding_share=0.0)

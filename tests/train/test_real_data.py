@@ -57,7 +57,7 @@ def config_of(folder: Path, **changes: Any) -> ExperimentConfig:
     sources = [{"name": task, "path": str(folder / task), "task": task} for task in ("generation", "understanding", "text")]
     overrides = base_overrides(folder) | {
         "representation.kind": "discrete", "data.sources": sources, "data.filters.min_side": 8, "optim.eps": 1e-4,
-        "stages.joint.tokens_per_rank": 200,
+        "stages.joint.tokens_per_rank": 400,
     }  # fmt: skip
     config = apply_overrides(get_scale("base"), overrides)
     config = replace(config, stages=(replace(config.stage("joint"), steps=STEPS),))
@@ -161,7 +161,10 @@ def test_a_stopped_run_goes_on_with_the_very_next_samples(folder: Path, tmp_path
 @pytest.mark.parametrize("name", VARIANTS)
 def test_a_pack_gives_the_losses_and_gradients_of_its_samples_one_by_one(name: str, folder: Path) -> None:
     """Samples of all sizes in one sequence; dropped and noised by one generator, so alone by the same draws."""
-    config = apply_overrides(variant(folder, name), {"objective.text_drop": 0.4, "objective.representation_drop": 0.4})
+    config = apply_overrides(
+        variant(folder, name),
+        {"objective.text_drop": 0.4, "objective.representation_drop": 0.4},
+    )
     trainer = make(config)
     trainer.begin()
     pack, *_ = trainer.data.packs(1)
@@ -220,4 +223,4 @@ def test_a_batch_knows_its_tokens(folder: Path) -> None:
     batch = trainer.data.packs(1)[0].batch
     assert isinstance(batch, PackedBatch)
     assert len({group.size for group in batch.generation}) > 2
-    assert trainer.model.num_tokens(batch) == trainer.data._recent[0].num_tokens <= 200
+    assert trainer.model.num_tokens(batch) == trainer.data._recent[0].num_tokens <= 400

@@ -146,7 +146,7 @@ def _print_memory(console: Console, actions: list[Row]) -> None:
     for row in actions:
         estimate = row.estimate
         for number, (pool, phase) in enumerate(estimate.by_pool.items()):
-            caches, work = phase.working["kv_caches"], sum(phase.working.values())
+            caches, work = phase.working.get("kv_caches", 0), sum(phase.working.values())
             cells = [pool, *(_gigabytes(size) for size in (phase.weights, caches, work - caches + estimate.beside,
                                                            phase.weights + work + estimate.beside))]  # fmt: skip
             first = [row.name, _pixels(row.size), f"{estimate.batch}", _loaded(row), *cells, _gigabytes(estimate.host_bytes)]

@@ -1,8 +1,10 @@
 """`rf-repro estimate` as a command: what it prints, what it refuses."""
 
 import json
+import shlex
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -155,3 +157,12 @@ def test_inference_that_cannot_be_is_one_line_and_status_2(
     assert message in said.err
     assert len(said.err.splitlines()) == 1
     assert not said.out
+
+
+def test_the_page_shows_what_the_command_prints(capsys: pytest.CaptureFixture[str]) -> None:
+    page = (Path(__file__).parents[1] / "docs" / "base.md").read_text(encoding="utf-8")
+    command = "rf-repro estimate --inference --scale paper --gpu h200"
+    shown = page.partition(f"$ {command}\n")[2].partition("\n```")[0]
+    assert main(shlex.split(command)[1:]) == 0
+    printed = [line.rstrip() for line in capsys.readouterr().out.rstrip().splitlines()]
+    assert shown.splitlines() == printed

@@ -179,8 +179,8 @@ class Operations(TorchDispatchMode):
 
 
 @torch.no_grad()
-def test_a_block_has_about_as_many_kernels_as_its_launching_is_said_to_take(monkeypatch: pytest.MonkeyPatch) -> None:
-    """80 of 10 us each. On a CPU experts are looped over, where CUDA has two kernels: with one expert the count is the same."""
+def test_a_block_has_about_as_many_operations_as_its_launching_is_said_to_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    """60, here 59; two experts in a loop, where CUDA has grouped products."""
     monkeypatch.setattr(attention, "MAX_EXPLICIT_TOKENS", 0)
     counts = []
     for layers in (2, 3):
@@ -190,4 +190,4 @@ def test_a_block_has_about_as_many_kernels_as_its_launching_is_said_to_take(monk
         with Operations() as operations:
             sampler.read_text(torch.ones(3, 1, dtype=torch.int64))
         counts.append(operations.count)
-    assert 40 <= counts[1] - counts[0] <= 100
+    assert 50 <= counts[1] - counts[0] <= 70

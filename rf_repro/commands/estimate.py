@@ -33,13 +33,15 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _inference(options: argparse.Namespace) -> int:
+    from ablations.registry import get_grids
     from rf_repro.estimate.plan import find_variant
     from rf_repro.estimate.show_inference import as_json, show
 
     if options.gpus is not None or options.mfu is not None:
         raise UserError("--inference: is of one GPU and training's own utilisation; leave out --gpus and --mfu")
-    config = find_variant(options.variant).config(apply_overrides(get_scale(options.scale), overrides(options.set)))
-    (as_json if options.json else show)(config, options.variant, get_gpu(options.gpu))
+    base = apply_overrides(get_scale(options.scale), overrides(options.set))
+    variant = find_variant(options.variant, get_grids([name for name in options.tables if name not in ("table1", "all")], base))
+    (as_json if options.json else show)(variant.config(base), variant.key, get_gpu(options.gpu))
     return 0
 
 

@@ -41,7 +41,7 @@ def smaller(words: list[str], changes: list[str], runs: dict[str, str]) -> list[
     words = [re.sub(r"^(images|geneval)-(\d+)$", lambda m: f"{m[1]}-{SIZES[m[2]]}", word) for word in words]
     if name in SCALED:
         words += changes
-    if name == "estimate":
+    if name == "estimate" and "--inference" not in words:
         words[words.index("8")] = "2"  # two packs a step
     if name == "sample":
         words += ["--num", "2", "--device", "cpu"]

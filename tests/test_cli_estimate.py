@@ -1,14 +1,21 @@
 """`rf-repro estimate` as a command: what it prints, what it refuses."""
 
 import json
+import shlex
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from ablations.registry import GRIDS
+from ablations.variants import PIXEL_RF
 from rf_repro.cli import main
+from rf_repro.config.scales import paper
 from rf_repro.estimate import parameters
+from rf_repro.estimate.gpus import GPUS
+from rf_repro.estimate.inference import estimate_action
+from rf_repro.estimate.parameters import count_by_pool
 from rf_repro.model.rf_model import RFModel
 
 
@@ -91,3 +98,71 @@ def test_every_scale_has_a_plan(scale: str, gpus: int, millions: tuple[int, int]
     data = json.loads(capsys.readouterr().out)
     assert millions[0] < data["parameters"]["total"] / 1e6 < millions[1]
     assert set(data["tables"]) == set(GRIDS)
+
+
+# Inference
+
+RF = PIXEL_RF.config(paper())
+
+
+def test_what_inference_costs(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["estimate", "--inference", "--json", "--scale", "paper", "--gpu", "h200"]) == 0
+    data = json.loads(capsys.readouterr().out)
+    assert data["parameters"] == {pool or "shared": count for pool, count in count_by_pool(RF).items()}
+    assert [(row["name"], row["size"], row["phases"]) for row in data["actions"]] == [
+        ("answering", [1024, 1024], False), ("sampling", [256, 256], True), ("sampling", [1024, 1024], True),
+    ]  # fmt: skip
+    assert [(row["name"], row["size"][0], row["count"]) for row in data["prompt_sets"]] == [
+        ("GenEval", 256, 2212), ("GenEval", 1024, 2212), ("DPG-Bench", 256, 4260), ("DPG-Bench", 1024, 4260),
+    ]  # fmt: skip
+    for row in [*data["actions"], *data["prompt_sets"]]:
+        assert row["fits"]
+        assert isinstance(row["device_bytes"], int)
+        assert isinstance(row["host_bytes"], int)
+    expected = estimate_action(RF, "sample", GPUS["h200"], size=(1024, 1024), images=2212, text_tokens=16)
+    assert data["prompt_sets"][1]["hours"] == expected.hours
+    assert main(["estimate", "--inference", "--scale", "paper", "--gpu", "h200"]) == 0
+    shown = capsys.readouterr().out
+    assert "in phases" in shown
+    assert f"{expected.hours:.2g}" in shown
+    assert main(["estimate", "--inference", "--variant", "vlm_only"]) == 0
+    assert "sampling" not in capsys.readouterr().out.split("Assumed")[0]
+
+
+@pytest.mark.parametrize("scale", ["smoke", "tiny", "small", "base"])
+def test_every_scale_can_be_sampled_by_the_estimate(scale: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["estimate", "--inference", "--scale", scale, "--gpu", "h100"]) == 0
+    assert "whole" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--inference", "--gpu", "4090"], "GB more than 4090's 24; it fits with: --gpu a100-80, h100, h200, b200"),
+        (
+            ["--inference", "--gpu", "h100", "--set", "model.decoder.num_layers=60"],
+            "it fits with: --gpu h200, b200; or fewer than 194 at once",
+        ),
+        (["--inference", "--set", "model.decoder.num_layers=300"], "no kind of GPU mends it; make the model smaller"),
+        (["--inference", "--gpus", "8"], "--inference: is of one GPU"),
+        (["--inference", "--gpu", "abacus"], "--gpu 'abacus': unknown"),
+        ([], "--gpus: is missing; say how many GPUs train one run together"),
+    ],
+)
+def test_inference_that_cannot_be_is_one_line_and_status_2(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["estimate", *arguments]) == 2
+    said = capsys.readouterr()
+    assert message in said.err
+    assert len(said.err.splitlines()) == 1
+    assert not said.out
+
+
+def test_the_page_shows_what_the_command_prints(capsys: pytest.CaptureFixture[str]) -> None:
+    page = (Path(__file__).parents[1] / "docs" / "base.md").read_text(encoding="utf-8")
+    command = "rf-repro estimate --inference --scale paper --gpu h200"
+    shown = page.partition(f"$ {command}\n")[2].partition("\n```")[0]
+    assert main(shlex.split(command)[1:]) == 0
+    printed = [line.rstrip() for line in capsys.readouterr().out.rstrip().splitlines()]
+    assert shown.splitlines() == printed

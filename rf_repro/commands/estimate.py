@@ -33,14 +33,16 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _inference(options: argparse.Namespace) -> int:
+    from ablations.registry import get_grids
     from rf_repro.estimate.plan import find_grid
     from rf_repro.estimate.show_inference import as_json, show
 
     if options.gpus is not None or options.mfu is not None:
         raise UserError("--inference: is of one GPU and training's own utilisation; leave out --gpus and --mfu")
-    variant = find_grid(options.variant).variant(options.variant)
-    config = variant.config(apply_overrides(get_scale(options.scale), overrides(options.set)))  # trained to the largest size
-    (as_json if options.json else show)(config, options.variant, get_gpu(options.gpu))
+    base = apply_overrides(get_scale(options.scale), overrides(options.set))
+    variant = find_grid(options.variant, get_grids(options.tables, base)).variant(options.variant)
+    config = variant.config(base)  # with every stage: trained to the largest size
+    (as_json if options.json else show)(config, variant.key, get_gpu(options.gpu))
     return 0
 
 

@@ -29,7 +29,9 @@ from rf_repro.sample.phases import PARKED_AT_ONCE
 ActionName = Literal["sample", "answer"]
 
 BANDWIDTH_SHARE = 0.6  # assumed: of a GPU's bandwidth, reached by products of few rows
-LAUNCH_SECONDS = 8e-4  # assumed: a decoder block's 80 kernels, launched one by one by Python in 10 us each
+# Assumed: a decoder block's 60 operations, which Python launches one by one in some 13 us each (30 to 45 in the profile of a
+# training step on an H200, benchmarks/results/paper_step_1.7b_h200_profile.txt, the profiler's own time included).
+LAUNCH_SECONDS = 8e-4
 READ_BYTES = 2e9  # assumed: a second, that a process reads of a checkpoint, converts and sends; checking it for damage likewise
 # What `step_flops` counts that sampling does not do; predictions that it counts for all tokens are made one by one.
 TRAINING_ALONE = ("alignment_projector", "vae_encode", "target_encoder", "vq_assignment")

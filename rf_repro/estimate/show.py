@@ -93,7 +93,7 @@ def _stage(stage: StageEstimate) -> dict[str, Any]:
 
 def show(detail: RunEstimate, plan: Plan) -> None:
     """Prints tables."""
-    console = new_console()
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else PLAIN_WIDTH)
     config, cluster = detail.stages[0].config, detail.stages[0].cluster
     group, checkpointing = shard_group(config, cluster.gpus), config.parallel.activation_checkpointing
     console.print(
@@ -111,13 +111,7 @@ def show(detail: RunEstimate, plan: Plan) -> None:
     console.print("Assumed: " + "; ".join(ASSUMED) + ".")
 
 
-def new_console() -> Console:
-    """Where tables are printed."""
-    return Console(highlight=False, width=None if sys.stdout.isatty() else PLAIN_WIDTH)
-
-
-def new_table(title: str, first: str, *columns: str) -> Table:
-    """Numbers to the right of what the first column names."""
+def _table(title: str, first: str, *columns: str) -> Table:
     table = Table(title=title, show_edge=False, pad_edge=False)
     table.add_column(first)
     for column in columns:
@@ -133,14 +127,13 @@ def _millions(number: int) -> str:
     return f"{number / 1e6:,.1f}"
 
 
-def in_hours(hours: float) -> str:
-    """Two digits of few hours, whole ones of many."""
+def _hours(hours: float) -> str:
     return f"{hours:,.0f}" if hours >= 10 else f"{hours:.2g}"
 
 
 def _parameters_table(run: RunEstimate) -> Table:
     parameters = run.stages[0].parameters
-    table = new_table(f"Parameters of {run.name}, millions", "part", "total", "active for a token")
+    table = _table(f"Parameters of {run.name}, millions", "part", "total", "active for a token")
     for name, part in sorted(parameters.parts.items(), key=lambda item: -item[1].total):
         table.add_row(_name(name), _millions(part.total), _millions(part.active))
     table.add_row("model", _millions(parameters.total), "")
@@ -155,7 +148,7 @@ def _parameters_table(run: RunEstimate) -> Table:
 
 def _flops_table(run: RunEstimate) -> Table:
     columns = [text for stage in run.stages for text in (f"{stage.stage.name} forward", "training")]
-    table = new_table(f"TFLOP of a GPU's part of a step, {run.name}", "part", *columns)
+    table = _table(f"TFLOP of a GPU's part of a step, {run.name}", "part", *columns)
     for name in dict.fromkeys(name for stage in run.stages for name in stage.flops):
         table.add_row(_name(name), *(text for stage in run.stages for text in _teraflops(stage.flops.get(name))))
     totals = [Cost(sum(cost.forward for cost in stage.flops.values()), stage.step_flops) for stage in run.stages]
@@ -168,7 +161,7 @@ def _teraflops(cost: Cost | None) -> tuple[str, str]:
 
 
 def _memory_table(run: RunEstimate) -> Table:
-    table = new_table(f"GB of a GPU at the step's peak, {run.name}", "component", *(stage.stage.name for stage in run.stages))
+    table = _table(f"GB of a GPU at the step's peak, {run.name}", "component", *(stage.stage.name for stage in run.stages))
     peaks = [stage.memory.at_peak for stage in run.stages]
     for name in dict.fromkeys(name for peak in peaks for name in peak):
         table.add_row(_name(name), *(f"{peak[name] / 1e9:,.2f}" if name in peak else "" for peak in peaks))
@@ -180,24 +173,24 @@ def _memory_table(run: RunEstimate) -> Table:
 
 
 def _plan_table(plan: Plan) -> Table:
-    table = new_table("Every run once, one after another on all GPUs (Mtok: million tokens of all GPUs)", "run", "stage", "steps",
+    table = _table("Every run once, one after another on all GPUs (Mtok: million tokens of all GPUs)", "run", "stage", "steps",
                    "Mtok/step", "s/step", "Mtok/s", "GB/GPU", "hours", "GPU hours")  # fmt: skip
     for run in plan.runs:
         for stage in run.stages:
             table.add_row(
                 run.name, stage.stage.name, f"{stage.stage.steps:,}", f"{stage.work.step_tokens / 1e6:,.3g}",
                 f"{stage.step_seconds:,.3g}", f"{stage.tokens_per_second / 1e6:,.3g}", f"{stage.memory.peak / 1e9:,.1f}",
-                in_hours(stage.hours), in_hours(stage.gpu_hours),
+                _hours(stage.hours), _hours(stage.gpu_hours),
             )  # fmt: skip
-    table.add_row("total", "", "", "", "", "", "", in_hours(plan.hours), in_hours(plan.gpu_hours))
+    table.add_row("total", "", "", "", "", "", "", _hours(plan.hours), _hours(plan.gpu_hours))
     return table
 
 
 def _tables_table(plan: Plan) -> Table:
     """Runs that several tables share count in each."""
     stages = list(by_stage(plan.runs))
-    table = new_table("GPU hours of each table alone, and of all runs together", "table", "runs", *stages, "all stages")
+    table = _table("GPU hours of each table alone, and of all runs together", "table", "runs", *stages, "all stages")
     for name, runs in [(name, plan.of_table(name)) for name in plan.tables] + [("every run once", plan.runs)]:
         hours = by_stage(runs)
-        table.add_row(name, f"{len(runs)}", *(in_hours(hours.get(stage, 0)) for stage in stages), in_hours(sum(hours.values())))
+        table.add_row(name, f"{len(runs)}", *(_hours(hours.get(stage, 0)) for stage in stages), _hours(sum(hours.values())))
     return table

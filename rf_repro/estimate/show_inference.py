@@ -1,6 +1,7 @@
 """What sampling and answering cost, as tables for people or as JSON for programs."""
 
 import json
+import sys
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +23,7 @@ from rf_repro.estimate.inference import (
 )
 from rf_repro.estimate.parameters import count_by_pool
 from rf_repro.estimate.plan import DEFAULT_MFU
-from rf_repro.estimate.show import in_hours, new_console, new_table
+from rf_repro.estimate.show import PLAIN_WIDTH, _hours, _table
 from rf_repro.model.spaces import space_of
 from rf_repro.worlds import world_of
 
@@ -130,7 +131,7 @@ def as_json(config: ExperimentConfig, variant: str, gpu: GPU) -> None:
 def show(config: ExperimentConfig, variant: str, gpu: GPU) -> None:
     """Prints tables."""
     actions, sets = rows_of(config, gpu)
-    console = new_console()
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else PLAIN_WIDTH)
     console.print(
         f"scale {config.scale}, {variant}, one {gpu.name} ({gpu.memory / 1e9:.0f} GB, {gpu.flops / 1e12:.0f} bf16 TFLOP/s, "
         f"{gpu.bandwidth / 1e12:.2g} TB/s)\n"
@@ -142,11 +143,11 @@ def show(config: ExperimentConfig, variant: str, gpu: GPU) -> None:
 
 def _print_memory(console: Console, actions: list[Row]) -> None:
     console.print("GB on the GPU while each pool is at work, and of host memory")
-    table = new_table("", "action", "px", "together", "loaded", "pool", "weights", "KV caches", "rest", "sum", "host")
+    table = _table("", "action", "px", "together", "loaded", "pool", "weights", "KV caches", "rest", "sum", "host")
     for row in actions:
         estimate = row.estimate
         for number, (pool, phase) in enumerate(estimate.by_pool.items()):
-            caches, work = phase.working["kv_caches"], sum(phase.working.values())
+            caches, work = phase.working.get("kv_caches", 0), sum(phase.working.values())
             cells = [pool, *(_gigabytes(size) for size in (phase.weights, caches, work - caches + estimate.beside,
                                                            phase.weights + work + estimate.beside))]  # fmt: skip
             first = [row.name, _pixels(row.size), f"{estimate.batch}", _loaded(row), *cells, _gigabytes(estimate.host_bytes)]
@@ -157,11 +158,11 @@ def _print_memory(console: Console, actions: list[Row]) -> None:
 
 def _print_hours(console: Console, rows: list[Row]) -> None:
     console.print("Time on one GPU; N of them, each with a share, take an Nth and the loading")
-    table = new_table("", "what", "px", "images or questions", "s each", "loading, min", "hours", "host GB")
+    table = _table("", "what", "px", "images or questions", "s each", "loading, min", "hours", "host GB")
     for row in rows:
         table.add_row(
             row.name, _pixels(row.size), f"{row.count:,}", f"{row.estimate.seconds / row.count:,.2g}",
-            f"{row.estimate.loading_seconds / 60:,.2g}", in_hours(row.estimate.hours), _gigabytes(row.estimate.host_bytes),
+            f"{row.estimate.loading_seconds / 60:,.2g}", _hours(row.estimate.hours), _gigabytes(row.estimate.host_bytes),
         )  # fmt: skip
     table.title = None
     console.print(table, "")

@@ -174,8 +174,7 @@ def _load_sampler(
     pooled = PooledModel(config, checkpoint, captions.vocab_size, device)
     if phases is None:
         phases = not fits_whole(pooled.bytes_of(*POOLS) + working_bytes, device)
-    if not phases:
-        pooled.use(*POOLS)
+    pooled.use(*(() if phases else POOLS))  # what is shared stays
     root = run.path.parents[1]  # of the runs of this scale
     started = {name.split("/")[0]: RunDir(root / name) for name in run.record().started_from}
     before = [one for one in shared_runs(config) if one.name in started]

@@ -18,7 +18,6 @@ from rf_repro.model.spaces import space_of
 from rf_repro.representation.kinds import representation_of
 
 FP32, INT64 = 4, 8
-NOISY_COPIES = 6  # float32 numbers of a batch's generation tokens that are live together: z, twice for both branches, predicted
 VAE_MAPS = 3  # assumed: feature maps at full resolution that are live together while the VAE decodes
 
 
@@ -79,6 +78,7 @@ def sampling_bytes(
         found["representation"] = {
             "kv_caches": rows * tokens.prefix * kv_bytes(decoder, b),
             "activations": max(first, block_bytes(decoder, rows, rows, tokens.prefix, b)),
+            "embedded_tokens": rows * tokens.representation * decoder.width * b,
             "logits": 3 * FP32 * rows * kind.cost(config, b).codes,
         }
     rows = batch * (1 + (sampling.cfg_pixel != 1))
@@ -86,7 +86,8 @@ def sampling_bytes(
     denoising = {
         "kv_caches": rows * tokens.prefix * kv_bytes(decoder, b),
         "activations": block_bytes(decoder, rows * tokens.pixel, rows, tokens.total, b),
-        "noisy_tokens": FP32 * NOISY_COPIES * batch * numbers,
+        # z and the guided prediction; z for each branch, and what the step before predicted.
+        "noisy_tokens": FP32 * 2 * (batch + rows) * numbers,
     }
     # Caches are still there while images are decoded; a space without a VAE only puts patches in order.
     decoding = {
@@ -128,19 +129,23 @@ def block_bytes(decoder: DecoderConfig, tokens: int, rows: int, keys: int, numbe
     """
     b, d, f = number_bytes, decoder.width, decoder.ffn_width
     H, K, h = decoder.num_heads, decoder.num_kv_heads, decoder.head_dim
-    # Normalised input, residual; queries, keys and values as computed and rotated; the row's keys and values together.
-    attention = tokens * b * (2 * d + 2 * (H + 2 * K) * h + H * h) + 2 * rows * keys * K * h * b
-    if decoder.distance_bias:  # dense scores: as computed, and their softmax
+    # Around a block: its tokens, the same in storage order, its input; rotary tables.
+    outside = tokens * b * (3 * d + 2 * h)
+    # Normalised input; queries, keys and values as computed; rotated queries and keys; the result, and the same in storage
+    # order; a row's keys and values with those in its cache.
+    attention = tokens * b * (d + (H + 2 * K) * h + (3 * H + K) * h) + 2 * rows * keys * K * h * b
+    if decoder.distance_bias:  # dense scores: with their bias, and as probabilities
         attention += 2 * tokens * keys * H * b
+    # After attention, and normalised; then inside: gate and up, silu, product; or the product, the result and it again.
     if decoder.num_experts:
         k = decoder.num_active_experts
-        # Of each choice: its row beside gate, up, silu and product, or beside its result and the same in the tokens' order; its
-        # place there and back, and its expert.
-        choice = b * max(d + 4 * f, 2 * d + 2 * f, 3 * d) + 3 * INT64
-        feed_forward = tokens * (b * 3 * d + k * choice + 2 * FP32 * decoder.num_experts)
+        # Of each choice besides its row: the same, weighted; or the result beside that in the tokens' order; its place there and
+        # back, and its expert.
+        choice = b * (d + max(4 * f, d + 2 * f, 2 * d)) + 3 * INT64
+        feed_forward = tokens * (2 * d * b + k * choice + 2 * FP32 * decoder.num_experts)
     else:
-        feed_forward = tokens * b * (3 * d + 4 * f)
-    return max(attention, feed_forward)
+        feed_forward = tokens * b * (2 * d + max(4 * f, 2 * d + f))
+    return outside + max(attention, feed_forward)
 
 
 def peak(phases: Mapping[Pool, Mapping[str, int]]) -> int:

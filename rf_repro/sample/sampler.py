@@ -70,8 +70,8 @@ class Sampler:
         diffusion head with the same guidance.
 
         Args:
-            read: caches of `read_text`, of the texts and of one dropped text, where they have been read before; the text's
-                pool is then not needed.
+            read: caches of `read_text`, of the texts (the list is used up) and of one dropped text, where they have been read
+                before; the text's pool is then not needed.
 
         Returns:
             Codes int64 [B, N] or features [B, N, F], and the caches of `[text | representation]` that stage 2 continues.
@@ -91,10 +91,10 @@ class Sampler:
             both = torch.cat([text_ids, null]) if guided else text_ids
             caches, num_cached = self.model.decoder.new_caches(rows), 0
             tokens = torch.cat([self.model.text_embedding(both), tokens], 1)
-        elif guided:
-            caches = [KVCache.stack(own, none.expand(B)) for own, none in zip(*read, strict=True)]
         else:
-            caches = read[0]
+            caches, none = read
+            for layer, other in enumerate(none if guided else ()):
+                caches[layer] = KVCache.stack(caches[layer], other.expand(B))
         for index in range(N + 1):
             layout = replace(self.model.generation_layout(T, index, with_pixels=False, size=size), num_cached=num_cached)
             hidden = self.model.extend(caches, layout, tokens)

@@ -25,12 +25,14 @@ class Variant:
     """One row: a key (the run directory's name), the label that tables print, and its difference from a scale's config.
 
     `overrides` are dotted paths and values. Where a value follows from the scale ("twice the codebook"), they are a function
-    of the scale's config, so that one row means the same at every scale.
+    of the scale's config, so that one row means the same at every scale. `twin` is another row that may come out the same at
+    a scale: then the two are one run, that of the twin.
     """
 
     key: str
     label: str
     overrides: Overrides | Callable[[ExperimentConfig], Overrides]
+    twin: "Variant | None" = None
 
     def __post_init__(self) -> None:
         check_fields(self._who, self, filled=("label",))
@@ -60,6 +62,12 @@ class Variant:
             return apply_overrides(base, difference)
         except UserError as error:
             raise UserError(f"{self._who}: {error}") from None
+
+    def run_key(self, base: ExperimentConfig) -> str:
+        """The key of the row whose run this is: its own, or its twin's where nothing that affects results tells them apart."""
+        if self.twin is None or self.twin.config(base).result_hash() != self.config(base).result_hash():
+            return self.key
+        return self.twin.key
 
     def labelled(self, label: str) -> "Variant":
         """The same row under the name that another table gives it: same key, hence the same run."""

@@ -102,4 +102,6 @@ def _pretrained_in_suite(base: ExperimentConfig, kind: Literal["dino", "siglip"]
 
 VLM_ONLY = Variant("vlm_only", "VLM-only", _no_generation)
 VLM_SIGLIP = Variant("vlm_siglip", "VLM-only, SigLIP-style encoder", _siglip)
-VLM_DINO = Variant("vlm_dino", "VLM-only, DINO-style encoder", _dino)
+VLM_DINO = Variant(
+    "vlm_dino", "VLM-only, DINO-style encoder", _dino, twin=VLM_ONLY
+)  # which it is where DINOv3 is the scale's own

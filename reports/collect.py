@@ -10,7 +10,9 @@ from typing import Any
 
 from ablations.grid import GENEVAL, AblationGrid, Column, Variant
 from reports.statistics import Interval, interval
+from rf_repro.config.overrides import apply_overrides
 from rf_repro.config.prerequisites import run_name
+from rf_repro.config.scales import get_scale
 from rf_repro.core.action_dir import all_attempts, failed_shares
 from rf_repro.core.dpg_names import is_dpg
 from rf_repro.core.errors import UserError
@@ -141,7 +143,8 @@ def select(grid: AblationGrid, scale: str, runs: Sequence[Run], changes: Mapping
     """
     configs = grid.configs(scale, changes)
     grid = grid.in_world(configs[grid.base].data.world)
-    names = {key: run_name(key, config) for key, config in configs.items()}
+    base = apply_overrides(get_scale(scale), changes or {})
+    names = {row.key: run_name(row.run_key(base), configs[row.key]) for row in grid.rows}
     rows = {key: (names[key], config.result_hash()) for key, config in configs.items()}
     shared = list(grid.shared(scale, changes))
     chosen: dict[tuple[str, str], dict[int, Run]] = {identity: {} for identity in (*rows.values(), *shared)}

@@ -27,7 +27,7 @@ def summary(
         first = max(16, *(len(row.label) + 2 for row in table.rows))
         second = max(10, *(len(column.label) + 2 for column in table.columns))
         for row in table.rows:
-            name = run_name(row.key, table.schedule(base))
+            name = run_name(row.run_key(base), table.schedule(base))
             for column in table.columns:
                 found = [run.eval_result(column.evaluation) for run, record in records if record.variant == name]
                 scores = [score for result in found if result and (score := result.metrics.get(column.metric)) is not None]

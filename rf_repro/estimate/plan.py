@@ -163,7 +163,7 @@ def estimate_plan(base: ExperimentConfig, tables: Sequence[str], cluster: Cluste
                     shared[key] = RunEstimate(run.name, (estimate_stage(run.config, run.config.stages[-1], cluster),))
                 if key in shared:
                     _note(shared[key], grid)
-            for name, digest, stage in _own_runs(row.key, config, cluster, variants):
+            for name, digest, stage in _own_runs(row.run_key(base), config, cluster, variants):
                 _note(variants.setdefault(digest, RunEstimate(name, (stage,))), grid)
     return Plan(tuple(grid.name for grid in grids), (*shared.values(), *variants.values()), tuple(left_out))
 

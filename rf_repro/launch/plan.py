@@ -206,10 +206,11 @@ def make_plan(
     grids = get_grids(tables, base)
     for seed, grid, row in _rows(grids, seeds, only):
         stage_seed = seed if reseed_first_stage else 0
-        name = run_name(row.key, grid.schedule(base))
+        key = row.run_key(base)
+        name = run_name(key, grid.schedule(base))
         if name not in configs:
             config = grid.config(row, base)
-            needed = [one for one in prerequisites(config, row.key) if init_from is None or one.kind == "vae"]
+            needed = [one for one in prerequisites(config, key) if init_from is None or one.kind == "vae"]
             configs[name] = config, config.result_hash(), [(one, one.config.result_hash()) for one in needed]
         config, digest, shared = configs[name]
         paths: dict[str, Path] = {}
@@ -220,7 +221,7 @@ def make_plan(
             paths[one.name] = stage.run.path
             stages.setdefault(stage.run.path, replace(stage, prerequisite=one, key=one.key))
         after = tuple(paths.values()) if init_from is None else (*paths.values(), init_from)
-        job = replace(_job(runs, config, digest, name, seed, stage_seed, after), init_from=init_from, key=row.key)
+        job = replace(_job(runs, config, digest, name, seed, stage_seed, after), init_from=init_from, key=key)
         known = variants[job.run.path].evaluations if job.run.path in variants else ()  # by another table that has this row
         more = [one for one in evaluations.evaluations(grid.name, config) if one not in known]
         variants[job.run.path] = replace(job, evaluations=(*known, *more))

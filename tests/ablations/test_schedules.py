@@ -8,9 +8,11 @@ import pytest
 from ablations.registry import ABLATIONS, get_grid, get_grids
 from ablations.table1 import TABLE1
 from ablations.variants import PIXEL_RF
+from reports.collect import select
 from rf_repro.config.prerequisites import prerequisites, run_name
 from rf_repro.config.scales import SCALES, get_scale
 from rf_repro.core.errors import UserError
+from rf_repro.launch.plan import make_plan
 from tests.own_grid import write_own_grid
 
 LARGE = ["base", "paper"]
@@ -84,3 +86,17 @@ def test_a_row_of_the_users_may_go_on_and_is_not_called_like_another_run(tmp_pat
     with pytest.raises(UserError, match="variant 'pixel_rf-continued': means one run in table1 and another in texts"):
         get_grids([taken], get_scale("base"))
     get_grids([taken], get_scale("tiny"))  # where Table 1's run has another name
+
+
+@pytest.mark.parametrize("scale", ["base", "tiny"])
+def test_a_row_that_is_its_twin_is_one_run_with_it(scale: str, tmp_path: Path) -> None:
+    """VLM-only with the scale's own DINOv3 stands in Tables 2 and 3e; where encoders are made in-suite the two differ."""
+    changes = {"data.sources": [{"name": "photos", "path": "/photos"}]} if scale == "base" else {}
+    plan = make_plan(scale, ["table2", "table3e"], [0], tmp_path, changes)
+    names = [job.variant for job in plan.jobs if job.kind == "variant"]
+    assert ("vlm_dino" in names) == (scale == "tiny")
+    only = make_plan(scale, ["table3e"], [0], tmp_path, changes, only=["vlm_dino"])
+    assert only.jobs[-1].variant == ("vlm_only" if scale == "base" else "vlm_dino")
+    assert only.jobs[-1].run.path in {job.run.path for job in plan.jobs}
+    table = select(get_grid("table3e"), scale, [], changes)
+    assert table.names["vlm_dino"] == only.jobs[-1].variant

@@ -4,13 +4,16 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import yaml
 
 from ablations.registry import ABLATIONS, get_grid, get_grids
 from ablations.table1 import TABLE1
 from ablations.variants import PIXEL_RF
+from rf_repro.cli import main
 from rf_repro.config.prerequisites import prerequisites, run_name
 from rf_repro.config.scales import SCALES, get_scale
 from rf_repro.core.errors import UserError
+from rf_repro.launch.plan import make_plan
 from tests.own_grid import write_own_grid
 
 LARGE = ["base", "paper"]
@@ -84,3 +87,17 @@ def test_a_row_of_the_users_may_go_on_and_is_not_called_like_another_run(tmp_pat
     with pytest.raises(UserError, match="variant 'pixel_rf-continued': means one run in table1 and another in texts"):
         get_grids([taken], get_scale("base"))
     get_grids([taken], get_scale("tiny"))  # where Table 1's run has another name
+
+
+def test_commands_show_the_run_that_a_table_trains(capsys: pytest.CaptureFixture[str]) -> None:
+    for table, last in (("table3a", "joint"), ("table1", "continued")):
+        assert main(["config", f"base:{table}/pixel_rf"]) == 0
+        config = yaml.safe_load(capsys.readouterr().out)
+        assert [stage["name"] for stage in config["stages"]][-1] == last
+        assert config["model"]["max_image_size"] == 1024  # the model is the same, whose weights go on
+
+
+def test_table_1_alone_is_pixel_rf_alone_at_tiny(tmp_path: Path) -> None:
+    alone, ablations = (make_plan("tiny", [table], None, tmp_path).jobs for table in ("table1", "table3a"))
+    assert [job.name for job in alone] == ["stage-pretrain s0", "pixel_rf s0"]
+    assert {job.run.path for job in alone} <= {job.run.path for job in ablations}

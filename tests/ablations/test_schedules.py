@@ -4,11 +4,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import yaml
 
 from ablations.registry import ABLATIONS, get_grid, get_grids
 from ablations.table1 import TABLE1
 from ablations.variants import PIXEL_RF
 from reports.collect import select
+from rf_repro.cli import main
 from rf_repro.config.prerequisites import prerequisites, run_name
 from rf_repro.config.scales import SCALES, get_scale
 from rf_repro.core.errors import UserError
@@ -100,3 +102,17 @@ def test_a_row_that_is_its_twin_is_one_run_with_it(scale: str, tmp_path: Path) -
     assert only.jobs[-1].run.path in {job.run.path for job in plan.jobs}
     table = select(get_grid("table3e"), scale, [], changes)
     assert table.names["vlm_dino"] == only.jobs[-1].variant
+
+
+def test_commands_show_the_run_that_a_table_trains(capsys: pytest.CaptureFixture[str]) -> None:
+    for table, last in (("table3a", "joint"), ("table1", "continued")):
+        assert main(["config", f"base:{table}/pixel_rf"]) == 0
+        config = yaml.safe_load(capsys.readouterr().out)
+        assert [stage["name"] for stage in config["stages"]][-1] == last
+        assert config["model"]["max_image_size"] == 1024  # the model is the same, whose weights go on
+
+
+def test_table_1_alone_is_pixel_rf_alone_at_tiny(tmp_path: Path) -> None:
+    alone, ablations = (make_plan("tiny", [table], None, tmp_path).jobs for table in ("table1", "table3a"))
+    assert [job.name for job in alone] == ["stage-pretrain s0", "pixel_rf s0"]
+    assert {job.run.path for job in alone} <= {job.run.path for job in ablations}

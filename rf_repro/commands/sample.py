@@ -60,7 +60,7 @@ def run(options: argparse.Namespace) -> int:
     if options.batch_size is not None:
         at_least_one(options.batch_size, "--batch-size")
     folder = ImageFolder(writable_folder(options.out, "--out"))
-    if options.out.exists() and any(options.out.iterdir()) and not folder.origin_path.exists():
+    if folder.is_foreign():
         raise UserError(f"--out {options.out}: is not empty; name a new folder")
     prompts = _prompts(options)
     from rf_repro.experiment.sampling import sample_prompts

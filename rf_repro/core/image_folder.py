@@ -77,16 +77,23 @@ class ImageFolder:
         Raises:
             UserError: the folder holds something else, or images of another origin.
         """
-        begun = self.origin()
+        is_foreign, begun = self.is_foreign(), self.origin()
         if begun == origin:
             return
         if begun is not None:
             name = next(item.name for item in fields(Origin) if getattr(begun, item.name) != getattr(origin, item.name))
             other = f"{name.replace('_', ' ')} {getattr(begun, name)}, not {getattr(origin, name)}"
             raise UserError(f"{self.path}: is not empty, it holds images of {other}; name a new folder")
-        if self.path.exists() and any(self.path.iterdir()):
+        if is_foreign:
             raise UserError(f"{self.path}: is not empty; name a new folder")
         write_json(self.origin_path, asdict(origin))
+
+    def is_foreign(self) -> bool:
+        """Whether it holds files, and nothing that says where images in it are from. Shares may begin at the same moment: the
+        origin is written before all else, so it is looked for last, and what it is written to first is passed over."""
+        temporary = f".{self.origin_path.name}."
+        holds = self.path.exists() and any(not path.name.startswith(temporary) for path in self.path.iterdir())
+        return holds and not self.origin_path.exists()
 
     def origin(self) -> Origin | None:
         """Where the images are from; None where nobody wrote it. Raises UserError when it is not of this version."""

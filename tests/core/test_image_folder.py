@@ -1,3 +1,6 @@
+import json
+from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -5,7 +8,7 @@ from PIL import Image
 
 from rf_repro.core.errors import UserError
 from rf_repro.core.hashing import file_sha256
-from rf_repro.core.image_folder import ImageFolder
+from rf_repro.core.image_folder import ImageFolder, Origin
 
 
 def test_layout_manifest_and_digests(tmp_path: Path) -> None:
@@ -27,3 +30,25 @@ def test_layout_manifest_and_digests(tmp_path: Path) -> None:
         assert entry.sha256 == file_sha256(folder.image_path(entry.prompt_id, entry.sample))
         with Image.open(folder.image_path(entry.prompt_id, entry.sample)) as image:
             assert image.getpixel((0, 0)) == (entry.prompt_id, entry.sample, 0)
+
+
+def test_shares_that_begin_at_the_same_moment_find_no_foreign_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    origin = Origin("tiny", "pixel", 0, "hash", 3, "ema", 24, 24, 0, 1, "prompts", 4)
+    other, mine = ImageFolder(tmp_path), ImageFolder(tmp_path)
+    (tmp_path / ".origin.json.x1.tmp").write_text("{")  # the other is about to write it
+    mine.begin(origin)
+    mine.origin_path.unlink()
+    listed = Path.iterdir
+
+    def late(self: Path) -> Iterator[Path]:
+        """The other begins, and writes an image, while this one looks."""
+        other.origin_path.write_text(json.dumps(asdict(origin)))
+        (tmp_path / "00000").mkdir(exist_ok=True)
+        return listed(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "iterdir", late)
+        mine.begin(origin)
+    mine.origin_path.unlink()
+    with pytest.raises(UserError, match="is not empty; name a new folder"):
+        mine.begin(origin)

@@ -5,14 +5,15 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
-from rich.console import Console
+from rich.console import Console, Group
 from rich.table import Table
 
 from rf_repro.core.action_dir import all_attempts
 from rf_repro.core.records import ACTIONS
 from rf_repro.launch.progress import clock, read_progress
 from rf_repro.launch.state import hours, last_attempt
-from slurm.cost import CostRow
+from slurm.cost import cost_rows
+from slurm.profile import Profile
 from slurm.state import JobState, Row, foremost
 
 PLAIN_WIDTH = 200  # columns where nobody's terminal says how many
@@ -58,15 +59,17 @@ def actions_table(rows: Sequence[Row]) -> Table:
     return table
 
 
-def cost_table(rows: Sequence[CostRow]) -> Table:
-    """Every action of a grid, seeds together: its jobs, the GPUs of each, and GPU hours, by estimate."""
+def costs(rows: Sequence[Row], profile: Profile) -> Group:
+    """Every action of a grid, seeds together: its jobs, the GPUs of each, and GPU hours, by estimate. `profile`: names a GPU."""
+    found = cost_rows([row.job for row in rows], profile)
     table = _table("variant", "action", "runs", "jobs each", "GPUs a job", "GB on a GPU", "GPU hours")
-    for row in rows:
+    for row in found:
         cost = row.cost
         memory = f"{cost.device_bytes / 1e9:.0f}{', in phases' if cost.in_phases else ''}" if cost.device_bytes else "-"
         hours = f"{row.gpu_hours:,.0f}" if row.gpu_hours >= 10 else f"{row.gpu_hours:.2g}"
         table.add_row(row.variant, row.action, str(row.runs), str(cost.jobs), str(cost.gpus), memory, hours)
-    return table
+    total = sum(row.gpu_hours for row in found)
+    return Group(f"\nby estimate, on {profile.gpu}:", table, f"{total:,.0f} GPU hours in all\n")
 
 
 def summary(rows: Sequence[Row]) -> str:

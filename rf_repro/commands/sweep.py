@@ -132,10 +132,9 @@ def _add_logs(actions: Commands) -> None:
 
 
 def run_plan(options: argparse.Namespace) -> int:
-    from slurm.cost import cost_rows
     from slurm.profile import ACTIONS
     from slurm.sweep import look
-    from slurm.table import cost_table, make_console, plan_table, summary
+    from slurm.table import costs, make_console, plan_table, summary
 
     ledger, request = _request(options)
     sweep = look(ledger, request, here=getattr(options, "dry_run", False))
@@ -154,10 +153,7 @@ def run_plan(options: argparse.Namespace) -> int:
     console.print(plan_table(sweep.rows))
     print(summary(sweep.rows))
     if sweep.profile.gpu is not None:
-        costs = cost_rows([row.job for row in sweep.rows], sweep.profile)
-        console.print(f"\nby estimate, on {sweep.profile.gpu}:")
-        console.print(cost_table(costs))
-        console.print(f"{sum(row.gpu_hours for row in costs):,.0f} GPU hours in all\n")
+        console.print(costs(sweep.rows, sweep.profile))
     groups = sweep.groups()
     jobs = sum(group.num_jobs for group in groups)
     calls = sum(len(group.actions) for group in groups)

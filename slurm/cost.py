@@ -131,12 +131,11 @@ class CostRow:
 
 def cost_rows(jobs: Iterable[Job], profile: Profile) -> Sequence[CostRow]:
     """Of every action, in the order of the plan, seeds together."""
-    rows: dict[tuple[str, str], CostRow] = {}
+    rows: dict[tuple[str, str, str], CostRow] = {}
     for job in jobs:
+        digest = job.run.path.name.rpartition("-s")[0]
         for action in job.actions:
-            known = rows.get((job.variant, action))
-            if known is not None:
-                rows[job.variant, action] = replace(known, runs=known.runs + 1)
-            else:
-                rows[job.variant, action] = CostRow(job.variant, action, 1, cost_of(job, action, profile))
+            known = rows.get((job.variant, digest, action))
+            cost = cost_of(job, action, profile) if known is None else known.cost
+            rows[job.variant, digest, action] = CostRow(job.variant, action, 1 + (known.runs if known else 0), cost)
     return list(rows.values())

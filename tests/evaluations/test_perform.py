@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from reports.collect import load_runs
+from reports.ship import ship_results
 from rf_repro.config.overrides import config_of
 from rf_repro.core.action_dir import ActionDir, Share, all_attempts
 from rf_repro.core.errors import Stopped, UserError
@@ -261,3 +263,14 @@ def test_ranks_of_torchrun_share_out_what_is_drawn_and_asked(
         shares = ActionDir.of(run, name).begun()
         assert [share.path.name for share in shares] == ["1-of-2", "2-of-2"]
     assert run.eval_items("understanding-mmmu") == whole.eval_items("understanding-mmmu")
+
+
+def test_hours_of_evaluations_are_the_runs_in_reports(world: Path, whole: RunDir, tmp_path: Path) -> None:
+    """Also in what is published of a run, where the folders of actions are left out."""
+    (run,) = load_runs([whole.path])
+    evaluated = [one for one in run.attempts if one not in run.record.attempts]
+    assert {one.action for one in evaluated} == {path.name for path in whole.path.glob("actions/*")}
+    (shipped,) = ship_results([whole.path.parents[2]], tmp_path / "shipped", "base", changes_of(world))
+    published = RunDir(shipped).record().attempts
+    assert [(one.action, one.seconds) for one in published] == [(one.action, one.seconds) for one in run.attempts]
+    assert not (shipped / "actions").exists()

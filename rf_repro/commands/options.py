@@ -99,11 +99,23 @@ def add_evaluations(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
-def evaluation_plan(name: str | None, tables: Sequence[str]) -> "EvaluationPlan":
-    """That of `--evaluations`, for these tables."""
-    from ablations.user_grids import is_of_file, load_grid
-    from rf_repro.evaluations.plan import load_plan
+def evaluation_plan(name: str | None, tables: Sequence[str], scale: str, changes: dict[str, Any]) -> "EvaluationPlan":
+    """That of `--evaluations`, for these tables; of a world that scores itself the empty one.
 
+    Raises:
+        UserError: one is given there, or it is not what it should be.
+    """
+    from ablations.user_grids import is_of_file, load_grid
+    from rf_repro.config.overrides import apply_overrides
+    from rf_repro.config.scales import get_scale
+    from rf_repro.evaluations.plan import EMPTY, load_plan
+    from rf_repro.worlds import world_of
+
+    base = apply_overrides(get_scale(scale), changes)
+    if world_of(base).scores_itself:
+        if name is not None:
+            raise UserError(f"--evaluations {name}: runs of data.world={base.data.world} score themselves; leave it out")
+        return EMPTY
     return load_plan(name, [load_grid(table).name for table in tables if is_of_file(table)])
 
 
@@ -198,9 +210,11 @@ def grid_plan(options: argparse.Namespace) -> "Plan":
     """The plan that the options of `add_grid` ask for."""
     from rf_repro.launch.plan import make_plan
 
+    changes = all_overrides(options)
     return make_plan(
         options.scale, options.tables, numbers(options.seeds, "--seeds") if options.seeds else None, options.runs,
-        all_overrides(options), options.reseed_first_stage, evaluations=evaluation_plan(options.evaluations, options.tables),
+        changes, options.reseed_first_stage,
+        evaluations=evaluation_plan(options.evaluations, options.tables, options.scale, changes),
     )  # fmt: skip
 
 

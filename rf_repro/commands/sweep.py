@@ -4,7 +4,6 @@ import argparse
 import subprocess
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,10 +25,7 @@ from rf_repro.commands.options import (
     numbers,
     writable_folder,
 )
-from rf_repro.config.overrides import apply_overrides
-from rf_repro.config.scales import get_scale
 from rf_repro.core.errors import UserError
-from rf_repro.worlds import world_of
 
 if TYPE_CHECKING:
     from slurm.profile import Profile
@@ -317,22 +313,19 @@ def _request(options: argparse.Namespace) -> "tuple[Ledger, Request]":
     profile = options.profile
     if profile is not None and Path(profile).suffix:
         profile = str(Path(profile).absolute())
-    tables = options.grid or options.named
+    tables, changes = options.grid or options.named, all_overrides(options)
     request = Request(
         scale=options.scale,
         tables=tables,
         seeds=list(_seeds(options.seeds)) if options.seeds else None,
         only=options.only.split(",") if options.only else [],
-        overrides=all_overrides(options),
+        overrides=changes,
         reseed_first_stage=options.reseed_first_stage,
         out=str(options.out.absolute()),
         profile=profile,
         max_parallel=None if options.max_parallel is None else at_least_one(options.max_parallel, "--max-parallel"),
+        evaluations=dict(evaluation_plan(options.evaluations, tables, options.scale, changes).raw),
     )
-    if not world_of(apply_overrides(get_scale(options.scale), request.overrides)).scores_itself:
-        request = replace(request, evaluations=dict(evaluation_plan(options.evaluations, tables).raw))
-    elif options.evaluations is not None:
-        raise UserError(f"--evaluations {options.evaluations}: drawn scenes score themselves; leave it out")
     return _ledger(options), request
 
 

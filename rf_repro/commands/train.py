@@ -53,9 +53,10 @@ def run(options: argparse.Namespace) -> int:
     seeds = numbers(str(options.seed), "--seed")
     if len(options.table) > 1:
         raise UserError(f"--table {','.join(options.table)}: must be one table, that of --variant; name it once")
+    changes = all_overrides(options)
     plan = make_plan(
-        options.scale, options.table, seeds, options.runs, all_overrides(options), only=[options.variant],
-        init_from=options.init_from, evaluations=evaluation_plan(options.evaluations, options.table),
+        options.scale, options.table, seeds, options.runs, changes, only=[options.variant], init_from=options.init_from,
+        evaluations=evaluation_plan(options.evaluations, options.table, options.scale, changes),
     )  # fmt: skip
     writable_folder(options.runs, "--runs")
     threads = at_least_one(options.threads, "--threads")

@@ -8,7 +8,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from rf_repro.core.action_dir import ActionDir
 from rf_repro.core.hashing import content_hash
+from rf_repro.core.run_dir import RunDir
 
 Kind = Literal["sample", "evaluate", "answer"]
 IMAGES = ("geneval", "dpg", "geneval2", "geneval-vlm")  # benchmarks of images; all others ask the run itself
@@ -99,6 +101,19 @@ class Scoring:
 
 
 Evaluation = Drawing | Scoring
+
+
+def stale_reason(run: RunDir, evaluation: Evaluation) -> str:
+    """What to do where an action was done by other settings: its number must not change under a table's feet."""
+    folders = [ActionDir.of(run, evaluation.name).path]
+    if isinstance(evaluation, Drawing):
+        folders.append(images_of(run, evaluation))
+    return f"made by other settings; move {' and '.join(map(str, folders))} away to have it made again"
+
+
+def images_of(run: RunDir, drawing: Drawing) -> Path:
+    """Where a run keeps the images of a prompt set at a size."""
+    return run.path / "images" / drawing.set_name
 
 
 def word(text: str) -> str:

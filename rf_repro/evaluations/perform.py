@@ -23,9 +23,9 @@ from rf_repro.core.image_folder import ImageFolder
 from rf_repro.core.provenance import utc_now
 from rf_repro.core.records import Attempt
 from rf_repro.core.run_dir import RunDir
-from rf_repro.evaluations.actions import Drawing, Evaluation, Scoring
+from rf_repro.evaluations.actions import Drawing, Evaluation, Scoring, images_of, stale_reason
 from rf_repro.evaluations.prompts import prompt_rows
-from rf_repro.evaluations.score import Scorer, images_of
+from rf_repro.evaluations.score import Scorer
 from rf_repro.evaluations.self_check import self_check_once
 from rf_repro.experiment.attempt import device_name, slurm_job_id
 from rf_repro.experiment.sampling import sample_prompts
@@ -68,20 +68,23 @@ def perform(work: Work) -> bool:
         UserError: among others, before its turn, or where images of other settings are in the way.
     """
     action, folder = work.action, work.folder
-    if folder.has_done(action.digest):
-        return True
+    if (done := folder.record()) is not None:
+        if done.digest == action.digest:
+            return True
+        raise UserError(f"{work.run.path}: {action.name}: {stale_reason(work.run, action)}")
     require_turn(work.run, work.config, action)
     share = folder.share(work.share)
+    scorer = _scorer(work, share)
     if not _is_done(share, action):
         with _attempt(work, share):
-            _do(work, share)
+            _do(work, share, scorer)
             if work.share[1] == 1:
-                _finish(work, share)
+                _finish(work, scorer)
                 return True
     with file_lock(folder.path / ".merge", MERGE_PATIENCE):
         if not folder.has_done(action.digest) and all(_is_done(one, action) for one in folder.shares(work.share[1])):
             with _attempt(work, share):
-                _finish(work, share)
+                _finish(work, scorer)
     return folder.has_done(action.digest)
 
 
@@ -101,13 +104,20 @@ def _is_done(share: ShareDir, action: Evaluation) -> bool:
     return record is not None and record.done and record.digest == action.digest
 
 
-def _do(work: Work, share: ShareDir) -> None:
+def _scorer(work: Work, share: ShareDir) -> Scorer | None:
+    """Of a scoring: whatever it loads serves its share and the score."""
+    if isinstance(work.action, Drawing):
+        return None
+    return Scorer(work.run, work.config, work.action, work.folder.path / "work", work.device, _progress(work, share))
+
+
+def _do(work: Work, share: ShareDir, scorer: Scorer | None) -> None:
     torch.set_num_threads(work.threads)
-    progress = _progress(work, share)
-    if isinstance(work.action, Scoring):
-        Scorer(work.run, work.config, work.action, work.folder.path / "work", work.device, progress).share(work.share)
+    if scorer is not None:
+        scorer.share(work.share)
         return
-    drawing = work.action
+    drawing, progress = work.action, _progress(work, share)
+    assert isinstance(drawing, Drawing)
     for scoring in work.judged_by:
         self_check_once(scoring, work.run, work.device)
     sample_prompts(
@@ -116,13 +126,12 @@ def _do(work: Work, share: ShareDir) -> None:
     )  # fmt: skip
 
 
-def _finish(work: Work, share: ShareDir) -> None:
+def _finish(work: Work, scorer: Scorer | None) -> None:
     action, results = work.action, list[Path]()
-    if isinstance(action, Drawing):
-        if not ImageFolder(images_of(work.run, action)).is_complete():
-            raise UserError(f"{images_of(work.run, action)}: images are missing; run the action again")
-    else:
-        results = [Scorer(work.run, work.config, action, work.folder.path / "work", work.device, _progress(work, share)).finish()]
+    if scorer is not None:
+        results = [scorer.finish()]
+    elif isinstance(action, Drawing) and not ImageFolder(images_of(work.run, action)).is_complete():
+        raise UserError(f"{images_of(work.run, action)}: images are missing; run the action again")
     settings = {key: value for key, value in asdict(action).items() if value is not None}
     work.folder.finish(ActionRecord(action.name, action.digest, settings, [path.stem for path in results], utc_now()))
 

@@ -124,15 +124,15 @@ def plan_of(raw: Mapping[str, Any]) -> EvaluationPlan:
     """The plan whose `raw` this is."""
     if raw.get("tables") == NOTHING:
         return EMPTY
-    return parse_plan(raw, raw, Place("evaluation plan"), Path("/"), list(raw["tables"]))
+    return parse_plan(raw, raw, Place("evaluation plan"), None, list(raw["tables"]))
 
 
-def parse_plan(raw: Any, defaults: Mapping[str, Any], place: Place, folder: Path, tables: Sequence[str]) -> EvaluationPlan:
+def parse_plan(raw: Any, defaults: Mapping[str, Any], place: Place, folder: Path | None, tables: Sequence[str]) -> EvaluationPlan:
     """A plan from what a file holds.
 
     Args:
         defaults: the parts that it leaves out.
-        folder: where relative paths start.
+        folder: where relative paths start; None: they were looked for before, and are taken as they are.
 
     Raises:
         UserError: one line with the file, the key and what is allowed.
@@ -154,13 +154,13 @@ def parse_plan(raw: Any, defaults: Mapping[str, Any], place: Place, folder: Path
     return plan
 
 
-def _setting(place: Place, parser: Callable[[Any], Any], value: Any, folder: Path) -> Any:
+def _setting(place: Place, parser: Callable[[Any], Any], value: Any, folder: Path | None) -> Any:
     if value is None:
         if parser in (_required_text, _detector, _profile, _protocol):
             raise place.refuse(value, "must not be null; remove the key for the default")
         return None
     parsed = place.parse(parser, value)
-    return _located(parsed, folder) if parser in (parse_text, _required_text) else parsed
+    return _located(parsed, folder) if folder is not None and parser in (parse_text, _required_text) else parsed
 
 
 def _required_text(value: Any) -> str:
@@ -188,13 +188,13 @@ def _located(text: str, folder: Path) -> str:
     return str(path) if path.exists() else text
 
 
-def _wanted(raw: Any, place: Place, folder: Path) -> tuple[Wanted, ...]:
+def _wanted(raw: Any, place: Place, folder: Path | None) -> tuple[Wanted, ...]:
     if not isinstance(raw, list):
         raise place.refuse(raw, "must be a list of benchmarks, such as [mmmu, {benchmark: geneval, size: 256}]")
     return tuple(_one(item, place.at(index), folder) for index, item in enumerate(raw))
 
 
-def _one(raw: Any, place: Place, folder: Path) -> Wanted:
+def _one(raw: Any, place: Place, folder: Path | None) -> Wanted:
     given = (
         {"benchmark": raw} if isinstance(raw, str) else place.mapping(raw, ["benchmark", "prompts", "size", "num", "rewritten"])
     )
@@ -207,7 +207,7 @@ def _one(raw: Any, place: Place, folder: Path) -> Wanted:
         return Wanted(benchmark)
     prompts = given.get("prompts") or OWN_PROMPTS[benchmark]
     prompts = place.at("prompts").parse(parse_text, prompts)
-    if prompts not in PUBLISHED:
+    if prompts not in PUBLISHED and folder is not None:
         path = folder / prompts
         if not path.is_file():
             raise place.at("prompts").refuse(prompts, f"no such file; name one, or {', '.join(PUBLISHED)}")
@@ -220,11 +220,11 @@ def _one(raw: Any, place: Place, folder: Path) -> Wanted:
     return Wanted(benchmark, prompts, size, num, rewritten)
 
 
-def _folders(raw: Any, place: Place, folder: Path) -> dict[str, str]:
+def _folders(raw: Any, place: Place, folder: Path | None) -> dict[str, str]:
     found = {}
     for prompts, value in place.mapping(raw, PUBLISHED).items():
-        path = folder / Path(place.at(prompts).parse(parse_text, value)).expanduser()
-        if not path.is_dir():
+        path = Path(place.at(prompts).parse(parse_text, value)).expanduser()
+        if folder is not None and not (path := folder / path).is_dir():
             raise place.at(prompts).refuse(value, "no such folder of images")
         found[prompts] = str(path)
     return found

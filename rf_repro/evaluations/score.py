@@ -16,17 +16,12 @@ from rf_repro.core.geneval_names import REWRITTEN
 from rf_repro.core.image_folder import ImageFolder
 from rf_repro.core.records import EvalResult
 from rf_repro.core.run_dir import RunDir
-from rf_repro.evaluations.actions import Drawing, Scoring
+from rf_repro.evaluations.actions import Drawing, Scoring, images_of
 from rf_repro.evaluations.prompts import own_file, questions
 from rf_repro.evaluations.recording import SampledRun, SystemImages, record
 from rf_repro.evaluations.scenes import SCENES
 
 Progress = Callable[[str, int, int], None]
-
-
-def images_of(run: RunDir, drawing: Drawing) -> Path:
-    """Where a run keeps the images of a prompt set at a size."""
-    return run.path / "images" / drawing.set_name
 
 
 def geneval_options(scoring: Scoring, device: str, **more: Any) -> Any:

@@ -8,7 +8,7 @@ from rf_repro.config.schema import ExperimentConfig
 from rf_repro.core.action_dir import ActionDir, Share, ShareDir, all_attempts
 from rf_repro.core.records import Attempt, RunRecord
 from rf_repro.core.run_lock import lock_holder
-from rf_repro.evaluations.actions import Drawing, Evaluation
+from rf_repro.evaluations.actions import Evaluation, stale_reason
 from rf_repro.launch.plan import Job
 from rf_repro.worlds import world_of
 
@@ -58,7 +58,7 @@ def _evaluation_state(job: Job, evaluation: Evaluation, is_next: bool, obstacle:
     if done is not None:
         if done.digest == evaluation.digest:
             return ActionState("done")
-        return ActionState("stale", f"made by other settings; move {_made(job, evaluation)} away to have it made again")
+        return ActionState("stale", stale_reason(job.run, evaluation))
     part = folder.share(share)
     if part.holder() is not None:
         return ActionState("running", "outside the queue")
@@ -76,14 +76,6 @@ def _evaluation_state(job: Job, evaluation: Evaluation, is_next: bool, obstacle:
 def _is_whole(part: ShareDir, evaluation: Evaluation) -> bool:
     record = part.record()
     return record is not None and record.done and record.digest == evaluation.digest
-
-
-def _made(job: Job, evaluation: Evaluation) -> str:
-    """The folders that hold what an action made."""
-    folders = [ActionDir.of(job.run, evaluation.name).path]
-    if isinstance(evaluation, Drawing):
-        folders.append(job.run.path / "images" / evaluation.set_name)
-    return " and ".join(map(str, folders))
 
 
 def last_attempt(record: RunRecord | None, action: str) -> Attempt | None:

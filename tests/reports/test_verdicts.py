@@ -182,7 +182,7 @@ def test_what_was_not_run_says_why():
     assert reason == "Pixel+RF and Pixel have no seed in common"
     one_column = scores("table2", {"vlm_only": 0.5, "pixel": 0.5, ("pixel", "chart"): None})
     assert judge(CLAIM["generation_costs_understanding"], "tiny", one_column, {}).verdict == "not run"
-    other_systems = judge(CLAIM["rf_pixel_beats_bagel"], "paper", {}, {})
+    other_systems = judge(CLAIM["rf_pixel_beats_bagel"], "tiny", {}, {})
     assert (other_systems.verdict, other_systems.reason[:5]) == ("not run", "needs")
 
 

@@ -109,6 +109,7 @@ class RowScores:
     notes: tuple[str, ...]  # what a reader must know beside the number
     reason: str  # why there is no number; empty when there is one
     cluster: str = "prompt"  # field of an item that intervals draw by
+    is_fixed: bool = False  # whether one record, of a system without training seeds, stands for each of them
     known: dict[tuple[str, ...], Interval] = field(default_factory=dict, repr=False, compare=False)  # tasks -> interval
 
     def interval(self, tasks: Sequence[str]) -> Interval:
@@ -253,7 +254,7 @@ def _row_scores(runs: GridRuns, row: Variant, column: Column, expected_seeds: Se
         left_out = [f"{text}; not in the mean" for text in absent]
         first = runs.rows[row.key][min(results)]
         known = first.intervals.setdefault((column.evaluation, tuple(results)), {})
-        return RowScores(row, results, items, (*notes, *left_out), "", column.cluster, known)
+        return RowScores(row, results, items, (*notes, *left_out), "", column.cluster, known=known)
     if not runs.rows[row.key]:
         name = runs.names[row.key]
         others = sum(other.variant == name for other in runs.left_out)

@@ -134,7 +134,7 @@ def _beside(score: RowScores, seeds: Sequence[int]) -> RowScores:
     if not score.results or not seeds:
         return score
     (result,), (items,) = score.results.values(), score.items.values()
-    return replace(score, results=dict.fromkeys(seeds, result), items=dict.fromkeys(seeds, items), known={})
+    return replace(score, results=dict.fromkeys(seeds, result), items=dict.fromkeys(seeds, items), is_fixed=True, known={})
 
 
 def _common_judge(rows: Sequence[SystemRow]) -> str | None:

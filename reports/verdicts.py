@@ -191,18 +191,15 @@ def _measure(claim: Claim, grid: AblationGrid, scores: Mapping[str, Mapping[str,
     if isinstance(claim.comparison, ColumnsWon):
         return columns_won(columns, claim.comparison.better, claim.comparison.worse)
     measured = contrast(columns, claim.comparison.weights)
-    return replace(measured, n=measured.n - sum(_counted_again(column, measured.seeds) for column in columns))
+    sides = [(scores[key][row], by_key[key].tasks) for key in claim.columns for row in claim.rows]
+    again = sum(_scored(side, tasks) * (len(measured.seeds) - 1) for side, tasks in sides if side.is_fixed)
+    return replace(measured, n=measured.n - again)
 
 
-def _counted_again(column: ColumnItems, seeds: Sequence[int]) -> int:
-    """Scored items that stand for several training seeds: those of a system that has none."""
-    again = 0
-    for row in column.rows.values():
-        kept = {id(row[seed]): row[seed] for seed in seeds}
-        scored = [sum(item["tag"] in column.tasks and item["correct"] is not None for item in row[seed]) for seed in seeds]
-        once = [sum(item["tag"] in column.tasks and item["correct"] is not None for item in items) for items in kept.values()]
-        again += sum(scored) - sum(once)
-    return again
+def _scored(side: RowScores, tasks: Sequence[str]) -> int:
+    """Items of a row's first record that were scored."""
+    items = next(iter(side.items.values()))
+    return sum(item["tag"] in tasks and item["correct"] is not None for item in items)
 
 
 def _unlike(sides: Sequence[RowScores]) -> str:

@@ -4,23 +4,29 @@ import json
 import os
 import re
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from rf_repro.cli import main
 from rf_repro.core.run_dir import RunDir
-from rf_repro.launch.display import PlainDisplay
-from rf_repro.launch.jobs import LocalJob, RunJob
-from rf_repro.launch.local import run_plan
 from rf_repro.launch.plan import make_plan
 from slurm.submission import Ledger
 from slurm.sweep import all_sweeps
 from tests.slurm_cluster.cluster import restart_controller, run, sbatch, squeue, wait_until
 from tests.train.test_trainer import assert_same_run
 
-STEPS = {"stages.joint.steps": 240, "evals.every": 0}
-GRID = ["table3a", "--scale", "smoke", *(part for path, value in STEPS.items() for part in ("--set", f"{path}={value}"))]
+STEPS = {"stages.joint.steps": 240, "evals.every": 0}  # long enough to be met at work
+SHORT = {**STEPS, "stages.joint.steps": 40}
+
+
+def grid_of(steps: dict[str, int]) -> list[str]:
+    return ["table3a", "--scale", "smoke", *(part for path, value in steps.items() for part in ("--set", f"{path}={value}"))]
+
+
+GRID = grid_of(STEPS)
 ROWS = ("pixel", "pixel_rf", "vae", "vae_rf")
 
 PROFILE = """\
@@ -67,19 +73,29 @@ def states(runs: Path) -> dict[str, str]:
     return {row.job.slug: row.state for one in all_sweeps(Ledger(runs)) for row in one.rows}
 
 
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same grid on this machine, one run at a time."""
-    runs = tmp_path_factory.mktemp("undisturbed")
-    plan = make_plan("smoke", ["table3a"], [0], runs, STEPS)
-    with open(os.devnull, "w") as silence:
-        assert not run_plan(plan, lambda job, n, slot: LocalJob(RunJob(job, runs, "cpu", n)), PlainDisplay(silence), jobs=2)
-    return runs
+def undisturbed(folder: Path) -> "subprocess.Popen[bytes]":
+    """The same grid on this machine, while the cluster waits for its clocks."""
+    command = [
+        sys.executable,
+        "-m",
+        "rf_repro.cli",
+        "reproduce",
+        "--tables",
+        *GRID,
+        "--seeds",
+        "0",
+        "--jobs",
+        "1",
+        "--device",
+        "cpu",
+    ]
+    out = ["--runs", str(folder / "runs"), "--out", str(folder / "report")]
+    return subprocess.Popen([*command, *out], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
-def test_a_grid_survives_what_happens_on_clusters(
-    runs: Path, undisturbed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_grid_survives_what_happens_on_clusters(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    peace = tmp_path / "peace"
+    peace.mkdir()
     profile, report = tmp_path / "profile.yaml", tmp_path / "report"
     profile.write_text(PROFILE)
     submit = ["submit", *GRID, "--runs", str(runs), "--profile", str(profile), "--out", str(report)]
@@ -97,8 +113,10 @@ def test_a_grid_survives_what_happens_on_clusters(
     wait_until(lambda: len(killed.record().attempts) >= 2, 60, "the killed run starts again")
     restart_controller()
     assert "nothing to submit" in sweep(capsys, *submit)
-    wait_until(lambda: set(states(runs).values()) == {"done"}, 200, "every row ends")
-    wait_until((report / "report.html").exists, 60, "the last job builds the report")
+    with undisturbed(peace) as other:
+        wait_until(lambda: set(states(runs).values()) == {"done"}, 200, "every row ends")
+        wait_until((report / "report.html").exists, 60, "the last job builds the report")
+        assert other.wait() == 0
 
     assert "nothing to submit" in sweep(capsys, *submit)
     trained = {key: [one for one in find(runs, key).record().attempts if one.action == "train"] for key in ROWS}
@@ -110,7 +128,7 @@ def test_a_grid_survives_what_happens_on_clusters(
         assert last is None
     assert all(len({one.job_id for one in attempts}) == 1 for attempts in trained.values())  # requeued, never submitted anew
     for key in (*ROWS, "stage-pretrain", "stage-vae"):
-        own, expected = find(runs, key), find(undisturbed, key)
+        own, expected = find(runs, key), find(peace / "runs", key)
         assert_same_run(expected, own, metrics=False)
         assert own.eval_names() == expected.eval_names()
         assert all(own.eval_result(name) == expected.eval_result(name) for name in own.eval_names())
@@ -180,8 +198,8 @@ def test_a_row_that_fails_stops_nothing_else_and_is_tried_again_when_asked(
     profile = tmp_path / "profile.yaml"
     profile.write_text(PROFILE.replace("1m", "5m"))
     report = tmp_path / "report"
-    grid = [*GRID, "--only", "pixel,pixel_rf", "--profile", str(profile), "--out", str(report), "--runs", str(runs)]
-    plan = make_plan("smoke", ["table3a"], [0], runs, STEPS, only=["pixel", "pixel_rf"])
+    grid = [*grid_of(SHORT), "--only", "pixel,pixel_rf", "--profile", str(profile), "--out", str(report), "--runs", str(runs)]
+    plan = make_plan("smoke", ["table3a"], [0], runs, SHORT, only=["pixel", "pixel_rf"])
     plan.create()
     damaged = next(job.run for job in plan.jobs if job.variant == "pixel").checkpoints / "step-000010"
     damaged.mkdir(parents=True)

@@ -17,12 +17,12 @@ from rf_repro.compute.devices import resolve_device
 from rf_repro.config.schema import ExperimentConfig
 from rf_repro.core.action_dir import ActionDir, ActionRecord, Share, ShareDir, ShareRecord
 from rf_repro.core.errors import Stopped, UserError
-from rf_repro.core.file_lock import file_lock
 from rf_repro.core.files import write_text
 from rf_repro.core.image_folder import ImageFolder
 from rf_repro.core.provenance import utc_now
 from rf_repro.core.records import Attempt
 from rf_repro.core.run_dir import RunDir
+from rf_repro.core.run_lock import run_lock
 from rf_repro.evaluations.actions import Drawing, Evaluation, Scoring, images_of, stale_reason
 from rf_repro.evaluations.prompts import prompt_rows
 from rf_repro.evaluations.score import Scorer
@@ -81,7 +81,7 @@ def perform(work: Work) -> bool:
             if work.share[1] == 1:
                 _finish(work, scorer)
                 return True
-    with file_lock(folder.path / ".merge", MERGE_PATIENCE):
+    with run_lock(folder.path, MERGE_PATIENCE):
         if not folder.has_done(action.digest) and all(_is_done(one, action) for one in folder.shares(work.share[1])):
             with _attempt(work, share):
                 _finish(work, scorer)

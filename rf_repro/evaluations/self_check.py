@@ -1,11 +1,11 @@
 """The check of GenEval's models before images are drawn for them: once for all runs of a folder that ask for the same models."""
 
 from rf_repro.core.action_dir import ActionDir
-from rf_repro.core.file_lock import file_lock
 from rf_repro.core.files import write_json
 from rf_repro.core.hashing import content_hash
 from rf_repro.core.provenance import utc_now
 from rf_repro.core.run_dir import RunDir
+from rf_repro.core.run_lock import run_lock
 from rf_repro.evaluations.actions import Scoring
 from rf_repro.evaluations.scenes import SCENES
 
@@ -27,7 +27,7 @@ def self_check_once(scoring: Scoring, run: RunDir, device: str) -> None:
     marker = folder.path / "passed.json"
     if marker.exists():
         return
-    with file_lock(folder.path / ".lock", PATIENCE):
+    with run_lock(folder.path, PATIENCE):
         if marker.exists():
             return
         from rf_repro.evaluations.score import geneval_options

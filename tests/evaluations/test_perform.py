@@ -13,15 +13,17 @@ import pytest
 from reports.collect import load_runs
 from reports.ship import ship_results
 from rf_repro.config.overrides import config_of
-from rf_repro.core.action_dir import ActionDir, Share, all_attempts
+from rf_repro.core.action_dir import ActionDir, ActionRecord, Share, ShareRecord, all_attempts
 from rf_repro.core.errors import Stopped, UserError
 from rf_repro.core.files import read_json
+from rf_repro.core.records import Attempt
 from rf_repro.core.run_dir import RunDir
 from rf_repro.evaluations.actions import Evaluation, Scoring
 from rf_repro.evaluations.check import check_evaluations
 from rf_repro.evaluations.perform import Work, perform
 from rf_repro.evaluations.plan import EvaluationPlan, load_plan
-from rf_repro.launch.plan import make_plan
+from rf_repro.launch.plan import Job, make_plan
+from rf_repro.launch.state import action_state
 from tests.tiny_run import tiny_changes, write_run
 
 pytest.importorskip("open_clip", reason="the extra `geneval` is not installed")
@@ -274,3 +276,48 @@ def test_hours_of_evaluations_are_the_runs_in_reports(world: Path, whole: RunDir
     published = RunDir(shipped).record().attempts
     assert [(one.action, one.seconds) for one in published] == [(one.action, one.seconds) for one in run.attempts]
     assert not (shipped / "actions").exists()
+
+
+def test_other_settings_change_no_number_that_is_there(world: Path, whole: RunDir, plan: EvaluationPlan) -> None:
+    """They are another action: its state is stale, and nothing does it again before what is there was moved away."""
+    before = {path: path.read_bytes() for path in whole.path.rglob("*.json")}
+    actions = evaluations(whole, plan)
+    drawing, scoring = actions["sample-prompts-64"], actions["geneval-prompts-64"]
+    other = (replace(drawing, seed=1), replace(scoring, settings=(("detector", "scenes"),)))  # type: ignore[call-arg]
+    job = Job(whole, config_of(whole), "pixel_rf", 0, 0, evaluations=other)
+    for one, away in zip(other, ("images/prompts-64 away", "actions/geneval-prompts-64 away"), strict=True):
+        with pytest.raises(UserError, match=f"{one.name}: made by other settings; move .*{away} to have it made again"):
+            do(whole, one)
+        state = action_state(job, one.name, whole.record(), True, "")
+        assert (state.state, away in state.reason) == ("stale", True)
+    assert {path: path.read_bytes() for path in whole.path.rglob("*.json")} == before
+
+
+def test_states_follow_the_files_of_shares(world: Path, plan: EvaluationPlan, tmp_path: Path) -> None:
+    run = new_run(world, tmp_path)
+    actions = evaluations(run, plan)
+    drawing = actions["sample-prompts-64"]
+    job = Job(run, config_of(run), "pixel_rf", 0, 0, evaluations=tuple(actions.values()))
+    assert job.before(drawing.name) == ("train",)
+    assert (job.kind_of("mmmu"), job.kind_of("train"), job.state) == ("answer", "train", "resumable")
+
+    def states(is_next: bool = True, obstacle: str = "") -> list[str]:
+        found = [action_state(job, drawing.name, run.record(), is_next, obstacle, (index, 2)) for index in range(2)]
+        return [one.state for one in found]
+
+    assert states() == ["missing", "missing"]
+    assert states(False, "train failed") == ["blocked", "blocked"]
+    folder = ActionDir.of(run, drawing.name)
+    attempt = Attempt("2026-01-01T00:00:00+00:00", "h", 1, "cpu", 1, action=drawing.name)
+    folder.share((0, 2)).write(ShareRecord(drawing.digest, attempts=[attempt]))
+    assert states() == ["resumable", "missing"]  # killed before it could say
+    folder.share((0, 2)).write(ShareRecord(drawing.digest, done=True, attempts=[replace(attempt, seconds=1.0)]))
+    failed = replace(attempt, seconds=1.0, error="UserError: no room")
+    folder.share((1, 2)).write(ShareRecord(drawing.digest, failed=True, attempts=[failed]))
+    assert states() == ["done", "failed"]
+    assert action_state(job, drawing.name, run.record(), True, "", (1, 2)).reason == "UserError: no room"
+    assert job.state == "failed"
+    folder.share((1, 2)).write(ShareRecord(drawing.digest, done=True, attempts=[failed]))
+    assert states() == ["resumable", "resumable"]  # nobody has put the parts together
+    folder.finish(ActionRecord(drawing.name, drawing.digest, {}, [], "2026-01-01T00:00:00+00:00"))
+    assert states() == ["done", "done"]

@@ -152,6 +152,9 @@ def test_runs_are_asked_and_the_report_reads_them(
     assert "those about one image or page together" in page
     assert "### The paper's Table 2" not in page  # its numbers stand beside ours
     assert "Table 3e: VLM-only with a contrastive and with a self-supervised encoder" in page
+    assert "Left out." not in page
+    alone = {path: value for path, value in changes.items() if "contrastive" not in path}  # no SigLIP2 to set beside it
+    page = build_report([tmp_path / "runs"], tmp_path / "alone", "base", alone).with_suffix(".md").read_text(encoding="utf-8")
     assert "Left out. model.encoder: has 2 layers of width 24: Table 3e has no SigLIP2 of that size class" in page
     claims = {claim["id"]: claim for claim in read_json(tmp_path / "out" / "claims.json")}
     assert claims["dino_beats_siglip"]["verdict"] == "not run"

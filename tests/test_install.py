@@ -28,7 +28,7 @@ from slurm.snapshot import PACKAGES, make_snapshot
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parents[1]
-DATA = re.compile(r"reports/page/[^/]+|slurm/profiles/[^/]+\.yaml|[^/]+/py\.typed")
+DATA = re.compile(r"rf_repro/evaluations/[^/]+\.yaml|reports/page/[^/]+|slurm/profiles/[^/]+\.yaml|[^/]+/py\.typed")
 MADE = ("dev", "hub", "geneval", "mmdet")  # extras that `make install` installs
 HINT = "from rf_repro.core.install import extra_hint; print(extra_hint('hub'))"
 

@@ -35,7 +35,7 @@ from tests.train.processes import Group
 
 CPU = torch.device("cpu")
 PROMPTS = ["a photo of a dog", "a photo of two red circles above a blue square", "a photo of a cat", "dogs", "a photo of a cup"]
-SIZE = (48, 96)
+SIZE = (32, 64)
 EXPERTS: dict[str, Any] = {
     "model.decoder.num_experts": 4, "model.decoder.num_active_experts": 2, "objective.router_weight": 0.001,
 }  # fmt: skip

@@ -10,7 +10,7 @@ from PIL import Image
 
 from ablations.grid import GENEVAL_TASKS
 from ablations.questions import QUESTIONS
-from ablations.registry import GRIDS
+from ablations.registry import ABLATIONS, GRIDS
 from rf_repro.core.files import append_jsonl, write_jsonl
 from rf_repro.core.image_folder import ImageFolder
 from rf_repro.core.records import Attempt, EvalResult
@@ -65,7 +65,7 @@ def write_run(root: Path, variant: str, seed: int, scale: str = "smoke", change:
     """A finished run of a table's variant, or of the shared stage `stage-pretrain`, with a config of that scale."""
     from rf_repro.config.overrides import apply_overrides
 
-    grid = next((grid for grid in GRIDS.values() if variant in {row.key for row in grid.rows}), GRIDS["table3a"])
+    grid = next((grid for grid in ABLATIONS if variant in {row.key for row in grid.rows}), GRIDS["table3a"])
     if variant.startswith("stage-"):
         config = next(run.config for (name, _), run in grid.shared(scale).items() if name == variant)
     else:

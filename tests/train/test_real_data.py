@@ -40,7 +40,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_models(folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tiny_shards, "png", noise)  # of one colour, all patches would tie for their codes
-        for task, count in (("generation", 60), ("understanding", 40), ("text", 20)):
+        # Of an image that comes twice in these steps two prototypes may start, which tie for its codes ever after.
+        for task, count in (("generation", 240), ("understanding", 40), ("text", 20)):
             tiny_shards.write_source(folder / task, task, 2, count)
     return folder
 

@@ -17,7 +17,7 @@ from slurm.profile import Profile
 from slurm.state import JobState, Row, foremost
 
 PLAIN_WIDTH = 200  # columns where nobody's terminal says how many
-WHY = 80  # letters of a reason, which must not press the other columns together
+WHY = 100  # letters of a reason, which must not press the other columns together
 STYLES = {"done": "green", "running": "cyan", "queued": "blue", "resumable": "yellow", "failed": "bold red", "blocked": "red",
           "stale": "magenta", "missing": "dim"}  # fmt: skip
 
@@ -162,4 +162,7 @@ def _why(now: JobState | None) -> str:
         return ""
     if now.state == "running" and now.job is not None:
         return f"{now.job.nodes}, {now.job.elapsed}"
-    return now.reason if len(now.reason) <= WHY else now.reason[: WHY - 1] + "…"  # `sweep logs` has all of it
+    reason = now.reason
+    if len(reason) > WHY:  # `sweep logs` has all of it; what is in front is often a path
+        reason = f"{reason[: WHY // 4]}…{reason[-WHY * 3 // 4 :]}"
+    return reason

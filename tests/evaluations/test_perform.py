@@ -22,6 +22,7 @@ from rf_repro.evaluations.actions import Evaluation, Scoring
 from rf_repro.evaluations.check import check_evaluations
 from rf_repro.evaluations.perform import Work, perform
 from rf_repro.evaluations.plan import EvaluationPlan, load_plan
+from rf_repro.evaluations.score import Scorer
 from rf_repro.launch.plan import Job, make_plan
 from rf_repro.launch.state import action_state
 from tests.tiny_run import tiny_changes, write_run
@@ -321,3 +322,13 @@ def test_states_follow_the_files_of_shares(world: Path, plan: EvaluationPlan, tm
     assert states() == ["resumable", "resumable"]  # nobody has put the parts together
     folder.finish(ActionRecord(drawing.name, drawing.digest, {}, [], "2026-01-01T00:00:00+00:00"))
     assert states() == ["done", "done"]
+
+
+def test_mplug_looks_from_an_environment_of_its_own(world: Path, whole: RunDir, tmp_path: Path) -> None:
+    """Here without its libraries, as that environment's error says; the command line there has the images and the work."""
+    scoring = evaluations(whole, plan_in(world))["dpg-questions-64"]
+    assert isinstance(scoring, Scoring)
+    mplug = replace(scoring, settings=(("judge", "mplug"), ("python", sys.executable)))
+    scorer = Scorer(whole, config_of(whole), mplug, tmp_path / "work", "cpu", lambda what, done, total: None)
+    with pytest.raises(UserError, match=r"evaluate dpg .*images/questions-64 --model mplug .*--shard 1/2.*: exit status 2"):
+        scorer.share((0, 2))

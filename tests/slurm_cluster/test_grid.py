@@ -19,7 +19,7 @@ from tests.slurm_cluster.cluster import restart_controller, run, sbatch, squeue,
 from tests.train.test_trainer import assert_same_run
 
 STEPS = {"stages.joint.steps": 240, "evals.every": 0}  # long enough to be met at work
-SHORT = {**STEPS, "stages.joint.steps": 40}
+MEDIUM, SHORT = ({**STEPS, "stages.joint.steps": steps} for steps in (120, 40))
 
 
 def grid_of(steps: dict[str, int]) -> list[str]:
@@ -229,7 +229,8 @@ def test_a_run_that_is_killed_every_time_is_given_up_and_a_cancelled_one_stays_s
 ) -> None:
     profile = tmp_path / "profile.yaml"
     profile.write_text(PROFILE.replace("1m", "5m") + "max_crashes: 1\n")
-    grid = [*GRID, "--only", "pixel,pixel_rf", "--profile", str(profile), "--out", str(tmp_path / "report"), "--runs", str(runs)]
+    folders = ["--profile", str(profile), "--out", str(tmp_path / "report"), "--runs", str(runs)]
+    grid = [*grid_of(MEDIUM), "--only", "pixel,pixel_rf", *folders]
     sweep(capsys, "submit", *grid, "--set", "checkpoint_every=1000")
     wait_until(lambda: is_stage_done(runs), 60, "the stage ends")
     killed, cancelled = find(runs, "pixel"), find(runs, "pixel_rf")

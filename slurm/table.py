@@ -1,5 +1,6 @@
 """Tables of a grid for the terminal: what `sweep plan` and `sweep status` show."""
 
+import re
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -18,6 +19,7 @@ from slurm.state import JobState, Row, foremost
 
 PLAIN_WIDTH = 200  # columns where nobody's terminal says how many
 WHY = 100  # letters of a reason, which must not press the other columns together
+LONG_PATH = re.compile(r"/(?:[^/\s:;,]+/)+([^/\s:;,]+/[^/\s:;,]+)")  # its last two names are what tells
 STYLES = {"done": "green", "running": "cyan", "queued": "blue", "resumable": "yellow", "failed": "bold red", "blocked": "red",
           "stale": "magenta", "missing": "dim"}  # fmt: skip
 
@@ -162,7 +164,5 @@ def _why(now: JobState | None) -> str:
         return ""
     if now.state == "running" and now.job is not None:
         return f"{now.job.nodes}, {now.job.elapsed}"
-    reason = now.reason
-    if len(reason) > WHY:  # `sweep logs` has all of it; what is in front is often a path
-        reason = f"{reason[: WHY // 4]}…{reason[-WHY * 3 // 4 :]}"
-    return reason
+    reason = LONG_PATH.sub(r"…\1", now.reason)
+    return reason if len(reason) <= WHY else reason[: WHY - 1] + "…"  # `sweep logs` has all of it

@@ -31,6 +31,15 @@ from rf_repro.model.rf_model import RFModel
         (["--gpus", "128", "--variant", "nothing"], "--variant 'nothing': unknown; choose one of"),
         (["--gpus", "8", "--gpu", "h100", "--tables", "table1"], "GB more than h100's 80"),
         (["--scale", "tiny", "--gpus", "64"], "samples of a kind at most for 64 GPUs"),
+        ([], "--gpus: is missing; say how many GPUs train one run together"),
+        (["--inference", "--gpu", "4090"], "GB more than 4090's 24; it fits with: --gpu a100-80, h100, h200, b200"),
+        (
+            ["--inference", "--gpu", "h100", "--set", "model.decoder.num_layers=60"],
+            "it fits with: --gpu h200, b200; or fewer than 194 at once",
+        ),
+        (["--inference", "--set", "model.decoder.num_layers=300"], "no kind of GPU mends it; make the model smaller"),
+        (["--inference", "--gpus", "8"], "--inference: is of one GPU"),
+        (["--inference", "--gpu", "abacus"], "--gpu 'abacus': unknown"),
     ],
 )
 def test_what_cannot_be_done_is_one_line_and_status_2(
@@ -133,30 +142,6 @@ def test_what_inference_costs(capsys: pytest.CaptureFixture[str]) -> None:
 def test_every_scale_can_be_sampled_by_the_estimate(scale: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["estimate", "--inference", "--scale", scale, "--gpu", "h100"]) == 0
     assert "whole" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--inference", "--gpu", "4090"], "GB more than 4090's 24; it fits with: --gpu a100-80, h100, h200, b200"),
-        (
-            ["--inference", "--gpu", "h100", "--set", "model.decoder.num_layers=60"],
-            "it fits with: --gpu h200, b200; or fewer than 194 at once",
-        ),
-        (["--inference", "--set", "model.decoder.num_layers=300"], "no kind of GPU mends it; make the model smaller"),
-        (["--inference", "--gpus", "8"], "--inference: is of one GPU"),
-        (["--inference", "--gpu", "abacus"], "--gpu 'abacus': unknown"),
-        ([], "--gpus: is missing; say how many GPUs train one run together"),
-    ],
-)
-def test_inference_that_cannot_be_is_one_line_and_status_2(
-    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(["estimate", *arguments]) == 2
-    said = capsys.readouterr()
-    assert message in said.err
-    assert len(said.err.splitlines()) == 1
-    assert not said.out
 
 
 def test_the_page_shows_what_the_command_prints(capsys: pytest.CaptureFixture[str]) -> None:

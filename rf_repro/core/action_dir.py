@@ -60,6 +60,11 @@ class ShareDir:
         attempts = [strict(Attempt, item, f"{path}: attempts") for item in raw.get("attempts", [])]
         return strict(ShareRecord, {**raw, "attempts": attempts}, str(path))
 
+    def has_done(self, digest: str) -> bool:
+        """Whether this share's work was done by the settings of `digest`."""
+        record = self.record()
+        return record is not None and record.done and record.digest == digest
+
     def write(self, record: ShareRecord) -> None:
         write_json(self.path / "share.json", asdict(record))
 

@@ -75,14 +75,14 @@ def perform(work: Work) -> bool:
     require_turn(work.run, work.config, action)
     share = folder.share(work.share)
     scorer = _scorer(work, share)
-    if not _is_done(share, action):
+    if not share.has_done(action.digest):
         with _attempt(work, share):
             _do(work, share, scorer)
             if work.share[1] == 1:
                 _finish(work, scorer)
                 return True
     with run_lock(folder.path, MERGE_PATIENCE):
-        if not folder.has_done(action.digest) and all(_is_done(one, action) for one in folder.shares(work.share[1])):
+        if not folder.has_done(action.digest) and all(one.has_done(action.digest) for one in folder.shares(work.share[1])):
             with _attempt(work, share):
                 _finish(work, scorer)
     return folder.has_done(action.digest)
@@ -97,11 +97,6 @@ def require_turn(run: RunDir, config: ExperimentConfig, action: Evaluation) -> N
             done = ActionDir.of(run, before).record() is not None
         if not done:
             raise UserError(f"{run.path}: {action.name} comes after {before}, which is not done")
-
-
-def _is_done(share: ShareDir, action: Evaluation) -> bool:
-    record = share.record()
-    return record is not None and record.done and record.digest == action.digest
 
 
 def _scorer(work: Work, share: ShareDir) -> Scorer | None:
@@ -156,7 +151,7 @@ def _attempt(work: Work, share: ShareDir) -> Iterator[None]:
     )  # fmt: skip
     before = share.record()
     attempts = before.attempts if before is not None else []
-    was_done = before is not None and before.done and before.digest == work.action.digest
+    was_done = share.has_done(work.action.digest)
     share.write(ShareRecord(work.action.digest, was_done, False, [*attempts, begun]))
     begin = time.monotonic()
 

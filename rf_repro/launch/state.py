@@ -5,7 +5,7 @@ from functools import cache
 from typing import Literal
 
 from rf_repro.config.schema import ExperimentConfig
-from rf_repro.core.action_dir import ActionDir, Share, ShareDir, all_attempts
+from rf_repro.core.action_dir import ActionDir, Share, all_attempts
 from rf_repro.core.records import Attempt, RunRecord
 from rf_repro.core.run_lock import lock_holder
 from rf_repro.evaluations.actions import Evaluation, stale_reason
@@ -64,18 +64,13 @@ def _evaluation_state(job: Job, evaluation: Evaluation, is_next: bool, obstacle:
         return ActionState("running", "outside the queue")
     record = part.record()
     own = record if record is not None and record.digest == evaluation.digest else None
-    if own is not None and own.done and not all(_is_whole(one, evaluation) for one in folder.shares(share[1])):
+    if own is not None and own.done and not all(one.has_done(evaluation.digest) for one in folder.shares(share[1])):
         return ActionState("done")  # this share; where all are, the last one puts them together
     if is_next and own is not None and own.failed:
         return ActionState("failed", own.attempts[-1].error or "")
     if obstacle:
         return ActionState("blocked", obstacle)
     return ActionState("missing" if own is None else "resumable")
-
-
-def _is_whole(part: ShareDir, evaluation: Evaluation) -> bool:
-    record = part.record()
-    return record is not None and record.done and record.digest == evaluation.digest
 
 
 def last_attempt(record: RunRecord | None, action: str) -> Attempt | None:

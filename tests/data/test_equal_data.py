@@ -176,7 +176,7 @@ def test_no_row_of_a_table_touches_what_is_read_to_understand(scale: str) -> Non
     base = get_scale(scale)
     for grid in GRIDS.values():
         for key, config in grid.configs(scale).items():
-            for ours, theirs in zip(config.stages, base.stages, strict=False):  # a table may end before the last
+            for ours, theirs in zip(config.stages, base.stages[: len(config.stages)], strict=True):  # a table may end early
                 assert ours.understanding_tokens == theirs.understanding_tokens, key
                 assert (ours.mixture.understanding, ours.mixture.text) == (theirs.mixture.understanding, theirs.mixture.text)
             assert config.image_stride == base.image_stride

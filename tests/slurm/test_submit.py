@@ -17,6 +17,7 @@ from slurm.state import Row, read_rows
 from slurm.submission import Element, Ledger, Request
 from slurm.submit import dependency, group_rows
 from slurm.sweep import Sweep, all_sweeps, dry_run, select
+from slurm.table import make_console, status_table
 from tests.launch.workers import longer_smoke
 
 PHOTOS = {"data.sources": [{"name": "photos", "path": "/photos"}]}
@@ -279,3 +280,21 @@ def test_five_hundred_rows_are_a_few_calls(tmp_path: Path) -> None:
     small, large = (calls(look(Ledger(tmp_path), request(seeds=list(range(count))))) for count in (2, 125))
     assert len(small) == len(large) == 8
     assert sum(int(re.findall(r"0-(\d+)%", text)[0]) + 1 for text in large if flag(text, "job-name") == "rf-train") == 502
+
+
+def test_a_long_reason_says_what_it_is_and_leaves_room_for_the_other_columns(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ledger, asked = Ledger(tmp_path), request(seeds=[0], only=["pixel"])
+    plan = asked.plan(ledger.runs)
+    plan.create()
+    where = "/gpfs" + "/a-long-name" * 12 + "/step-000010/state.json"
+    error = f"UserError: {where}: corrupt checkpoint (not the state that was written); {'delete this folder ' * 20}"
+    attempt = Attempt("2026-01-01T00:00:00+00:00", "h", 1, "cpu", 1, action="train", seconds=1.0, error=error)
+    stage = plan.jobs[0].run
+    stage.write_record(replace(stage.record(), status="failed", attempts=[attempt]))
+    make_console().print(status_table(look(ledger, asked).rows))
+    said = capsys.readouterr().out
+    assert "UserError: …step-000010/state.json: corrupt checkpoint (not the state" in said
+    line = next(line for line in said.splitlines() if line.startswith("pixel-s0"))
+    assert line.split()[:4] == ["pixel-s0", "blocked", "blocked", "blocked"]

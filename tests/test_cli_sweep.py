@@ -8,6 +8,7 @@ import pytest
 from rf_repro.cli import main
 from rf_repro.core.files import read_json
 from rf_repro.core.run_dir import RunDir
+from rf_repro.evaluations.plan import load_plan
 from slurm.profile import bundled_profiles, load_profile
 
 
@@ -98,3 +99,15 @@ def test_the_same_jobs_run_here(tmp_path: Path, capfd: pytest.CaptureFixture[str
     monkeypatch.setenv("PATH", "/usr/bin:/bin")
     assert main(["sweep", "logs", "pixel-s0", "--runs", str(runs)]) == 0
     assert "Job completed successfully" in capfd.readouterr().out
+
+
+def test_the_bundled_evaluation_plan_is_printed_to_be_edited(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["sweep", "evaluations"]) == 0
+    (tmp_path / "my-evals.yaml").write_text(capsys.readouterr().out)
+    assert load_plan(str(tmp_path / "my-evals.yaml")) == load_plan(None)
+
+
+@pytest.mark.parametrize("command", [["plan"], ["train", "--variant", "pixel"], ["sweep", "plan", "table3a"], ["reproduce"]])
+def test_runs_that_score_themselves_take_no_evaluation_plan(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*command, "--scale", "smoke", "--evaluations", "mine.yaml"]) == 2
+    assert "--evaluations mine.yaml: runs of data.world=scenes score themselves; leave it out" in capsys.readouterr().err

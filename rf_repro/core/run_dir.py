@@ -98,6 +98,10 @@ class RunDir:
         return self.path / "metrics.jsonl"
 
     @property
+    def progress_path(self) -> Path:
+        return self.path / "progress.json"
+
+    @property
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
 

@@ -1,9 +1,6 @@
 """Carries out an action of an evaluation plan, or a share of it. Every share leaves its part where the others find it, and
 whoever ends last puts the parts together, so that shares may run at the same time, be killed, and go on."""
 
-import json
-import os
-import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,17 +14,15 @@ from rf_repro.compute.devices import resolve_device
 from rf_repro.config.schema import ExperimentConfig
 from rf_repro.core.action_dir import ActionDir, ActionRecord, Share, ShareDir, ShareRecord
 from rf_repro.core.errors import Stopped, UserError
-from rf_repro.core.files import write_text
 from rf_repro.core.image_folder import ImageFolder
 from rf_repro.core.provenance import utc_now
-from rf_repro.core.records import Attempt
 from rf_repro.core.run_dir import RunDir
 from rf_repro.core.run_lock import run_lock
 from rf_repro.evaluations.actions import Drawing, Evaluation, Scoring, images_of, stale_reason
 from rf_repro.evaluations.prompts import prompt_rows
 from rf_repro.evaluations.score import Scorer
 from rf_repro.evaluations.self_check import self_check_once
-from rf_repro.experiment.attempt import device_name, slurm_job_id
+from rf_repro.experiment.attempt import new_attempt, progress_writer
 from rf_repro.experiment.sampling import sample_prompts
 
 MERGE_PATIENCE = 3600.0  # seconds that a share may wait for another that puts the parts together
@@ -103,7 +98,8 @@ def _scorer(work: Work, share: ShareDir) -> Scorer | None:
     """Of a scoring: whatever it loads serves its share and the score."""
     if isinstance(work.action, Drawing):
         return None
-    return Scorer(work.run, work.config, work.action, work.folder.path / "work", work.device, _progress(work, share))
+    progress = progress_writer(share.progress_path, work.stop)
+    return Scorer(work.run, work.config, work.action, work.folder.path / "work", work.device, progress)
 
 
 def _do(work: Work, share: ShareDir, scorer: Scorer | None) -> None:
@@ -111,7 +107,7 @@ def _do(work: Work, share: ShareDir, scorer: Scorer | None) -> None:
     if scorer is not None:
         scorer.share(work.share)
         return
-    drawing, progress = work.action, _progress(work, share)
+    drawing, progress = work.action, progress_writer(share.progress_path, work.stop)
     assert isinstance(drawing, Drawing)
     for scoring in work.judged_by:
         self_check_once(scoring, work.run, work.device)
@@ -131,24 +127,11 @@ def _finish(work: Work, scorer: Scorer | None) -> None:
     work.folder.finish(ActionRecord(action.name, action.digest, settings, [path.stem for path in results], utc_now()))
 
 
-def _progress(work: Work, share: ShareDir) -> Callable[[str, int, int], None]:
-    def write(phase: str, done: int, total: int) -> None:
-        if work.stop():
-            raise Stopped(f"{work.action.name} {done}/{total}: asked to stop")
-        text = json.dumps({"phase": phase, "done": done, "total": total})
-        write_text(share.progress_path, text, durable=False)
-
-    return write
-
-
 @contextmanager
 def _attempt(work: Work, share: ShareDir) -> Iterator[None]:
     """Records who works on the share, and how that ends."""
     device = resolve_device(work.device)
-    begun = Attempt(
-        utc_now(), socket.gethostname(), os.getpid(), device_name(device), work.threads, slurm_job_id(),
-        action=work.action.name, arithmetic=arithmetic(work.config.optim.precision, device),
-    )  # fmt: skip
+    begun = new_attempt(work.action.name, device, work.threads, arithmetic(work.config.optim.precision, device))
     before = share.record()
     attempts = before.attempts if before is not None else []
     was_done = share.has_done(work.action.digest)

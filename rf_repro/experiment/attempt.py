@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 
@@ -36,11 +37,8 @@ def attempt(
     run.remove_leftovers()
     revision, dirty = code_revision()
     number = len(run.record().attempts)
-    begun = Attempt(
-        utc_now(), socket.gethostname(), os.getpid(), device_name(device), threads, slurm_job_id(),
-        from_step=max((step_of(path) for path in list_checkpoints(run.checkpoints)), default=0), action=action, ranks=ranks.size,
-        arithmetic=used,
-    )  # fmt: skip
+    from_step = max((step_of(path) for path in list_checkpoints(run.checkpoints)), default=0)
+    begun = replace(new_attempt(action, device, threads, used), from_step=from_step, ranks=ranks.size)
     record = run.record()
     run.write_record(
         replace(
@@ -70,6 +68,12 @@ def attempt(
     end("done" if completes else "planned", None)
 
 
+def new_attempt(action: str, device: torch.device, threads: int, used: str) -> Attempt:
+    """One that begins here and now. `used`: the arithmetic."""
+    who = socket.gethostname(), os.getpid(), _device_name(device), threads, _slurm_job_id()
+    return Attempt(utc_now(), *who, action=action, arithmetic=used)
+
+
 def record_training(run: RunDir, trainer: TrainingLoop, started_from: list[str]) -> None:
     """What was trained: steps, tokens, seconds, parameters in all and of each part."""
     model = trainer.model
@@ -88,22 +92,22 @@ def record_training(run: RunDir, trainer: TrainingLoop, started_from: list[str])
     )
 
 
-def progress_writer(run: RunDir, stop: Callable[[], bool]) -> Progress:
-    """Keeps `progress.json` of a run up to date, for whoever watches it; ends the work with `Stopped` when `stop` says so."""
+def progress_writer(path: Path, stop: Callable[[], bool]) -> Progress:
+    """Keeps a `progress.json` up to date, for whoever watches it; ends the work with `Stopped` when `stop` says so."""
 
     def write(phase: str, done: int, total: int) -> None:
         if stop():
             raise Stopped(f"{phase} {done}/{total}: asked to stop")
-        write_text(run.path / "progress.json", json.dumps({"phase": phase, "done": done, "total": total}), durable=False)
+        write_text(path, json.dumps({"phase": phase, "done": done, "total": total}), durable=False)
 
     return write
 
 
-def slurm_job_id() -> str | None:
+def _slurm_job_id() -> str | None:
     """As SLURM's commands take it: `123`, or `123_4` for an element of an array, whose raw id names it alone nowhere else."""
     array, element = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
     return f"{array}_{element}" if array else os.environ.get("SLURM_JOB_ID")
 
 
-def device_name(device: torch.device) -> str:
+def _device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type

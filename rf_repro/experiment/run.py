@@ -68,7 +68,7 @@ def run_prerequisite(
         trainer.run(run, stop=stop)
         if not ranks.is_first:
             return run
-        report = progress_writer(run, stop)
+        report = progress_writer(run.progress_path, stop)
         match prerequisite.kind:
             case "encoder":
                 assert isinstance(trainer, EncoderPretraining)
@@ -177,7 +177,8 @@ def run_variant(
     with attempt(run, config, torch_device, threads, ranks, action, config.actions[-1] in actions):
         space = image_space(config, by_kind(before, done), torch_device)
         encoder = pretrained_encoder(before, done, start)
-        trainer, report = make_trainer(config, seed, torch_device, start, encoder, space, ranks), progress_writer(run, stop)
+        trainer = make_trainer(config, seed, torch_device, start, encoder, space, ranks)
+        report = progress_writer(run.progress_path, stop)
         if "train" in actions:
             if ranks.is_first:
                 run.write_record(replace(run.record(), started_from=names))

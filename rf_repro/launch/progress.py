@@ -38,7 +38,7 @@ def read_progress(job: Job, action: str | None = None) -> Progress:
         shares = [read_json(path) for path in run.glob(f"actions/{action}/*-of-*/progress.json")]
         slowest = min(shares, key=lambda state: state["done"] / max(1, state["total"]), default=None)
         return Progress(slowest["phase"], slowest["done"], slowest["total"]) if slowest else Progress("start", 0, 1)
-    written = [path for path in (run / "progress.json", *run.glob("actions/*/*-of-*/progress.json")) if path.exists()]
+    written = [path for path in (job.run.progress_path, *run.glob("actions/*/*-of-*/progress.json")) if path.exists()]
     other = max(written, key=lambda path: path.stat().st_mtime_ns, default=None)
     if other is not None and (not metrics.exists() or other.stat().st_mtime_ns >= metrics.stat().st_mtime_ns):
         state = read_json(other)

@@ -227,7 +227,7 @@ def _how(result: EvalResult) -> str:
 def machine(attempt: Attempt) -> str:
     """What an attempt computed on and in, e.g. `cpu, 1 thread, bf16`."""
     threads = f"{attempt.threads} thread{'' if attempt.threads == 1 else 's'}"
-    return ", ".join(filter(None, (attempt.device, threads, attempt.arithmetic)))
+    return ", ".join(filter(None, (attempt.device, threads, attempt.arithmetic, "compiled" if attempt.compiled else None)))
 
 
 def _row_scores(runs: GridRuns, row: Variant, column: Column, expected_seeds: Sequence[int]) -> RowScores:

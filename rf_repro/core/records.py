@@ -28,6 +28,7 @@ class Attempt:
     action: str = field(default="all", metadata=LATER)  # train, sample, evaluate, or all of them
     ranks: int = field(default=1, metadata=LATER)
     arithmetic: str | None = field(default=None, metadata=LATER)  # bf16 or fp32, as the machine has it; None: before it was kept
+    compiled: bool | None = field(default=None, metadata=LATER)  # whether layers were, in training; None: no training
 
 
 @dataclass(frozen=True)

@@ -74,6 +74,13 @@ def new_attempt(action: str, device: torch.device, threads: int, used: str) -> A
     return Attempt(utc_now(), *who, action=action, arithmetic=used)
 
 
+def record_start(run: RunDir, trainer: TrainingLoop, started_from: list[str]) -> None:
+    """What is about to be trained from, and how, in the attempt that has just begun."""
+    record = run.record()
+    attempts = [*record.attempts[:-1], replace(record.attempts[-1], compiled=trainer.is_compiled)]
+    run.write_record(replace(record, started_from=started_from, attempts=attempts))
+
+
 def record_training(run: RunDir, trainer: TrainingLoop, started_from: list[str]) -> None:
     """What was trained: steps, tokens, seconds, parameters in all and of each part."""
     model = trainer.model

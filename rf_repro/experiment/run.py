@@ -2,7 +2,6 @@
 anywhere loses at most the steps since the last checkpoint, stopping it (`stop`) loses nothing."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import assert_never
 
@@ -16,7 +15,7 @@ from rf_repro.core.errors import UserError
 from rf_repro.core.records import ACTIONS
 from rf_repro.core.run_dir import RunDir
 from rf_repro.core.run_lock import run_lock
-from rf_repro.experiment.attempt import attempt, progress_writer, record_training
+from rf_repro.experiment.attempt import attempt, progress_writer, record_start, record_training
 from rf_repro.experiment.load import image_space, last_checkpoint
 from rf_repro.model.space import ImageSpace
 from rf_repro.model.vae import LatentSpace
@@ -65,6 +64,8 @@ def run_prerequisite(
     with attempt(run, config, torch_device, threads, ranks, "train"):
         space = image_space(config, by_kind(before, done), torch_device) if prerequisite.is_stage else None
         trainer = make_training(prerequisite, seed, torch_device, before, done, space, ranks)
+        if ranks.is_first:
+            record_start(run, trainer, started_from(done))
         trainer.run(run, stop=stop)
         if not ranks.is_first:
             return run
@@ -181,7 +182,7 @@ def run_variant(
         report = progress_writer(run.progress_path, stop)
         if "train" in actions:
             if ranks.is_first:
-                run.write_record(replace(run.record(), started_from=names))
+                record_start(run, trainer, names)
             trainer.run(run, at_step=lambda step: world.score_step(trainer, run, report), stop=stop)
             if ranks.is_first:
                 record_training(run, trainer, names)

@@ -25,14 +25,28 @@ class _RMSNorm(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad: Tensor):  # type: ignore[no-untyped-def]
         normed, weight, scale = ctx.saved_tensors
-        grad_weight = (grad * normed).flatten(0, -2).sum(0)
+        grad_weight = (grad * normed).sum_to_size(weight.shape)
         grad_normed = grad * weight
         inner = (grad_normed * normed).mean(-1, keepdim=True)
         return torch.addcmul(grad_normed, normed, inner, value=-1).mul_(scale.to(grad.dtype)), grad_weight, None
 
 
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """Qwen3's norm over the last dimension: statistics in float32, the weight applied in the input's dtype.
+
+    Args:
+        x: [..., dim].
+        weight: [dim], or of more dimensions, the last ones of x.
+    """
+    if x.is_cuda or torch.compiler.is_compiling():  # one kernel, which rounds once where Qwen3's code rounds twice
+        if weight.ndim == 1:
+            return F.rms_norm(x, weight.shape, weight, eps)
+        return F.rms_norm(x, x.shape[-1:], eps=eps) * weight
+    return _RMSNorm.apply(x, weight, eps)
+
+
 class RMSNorm(nn.Module):
-    """Qwen3's norm: statistics in fp32, the weight applied in the input's dtype. [..., dim] -> [..., dim]."""
+    """`rms_norm` with a weight of its own. [..., dim] -> [..., dim]."""
 
     def __init__(self, dim: int, eps: float) -> None:
         super().__init__()
@@ -40,9 +54,7 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.is_cuda:  # one kernel, which rounds once where Qwen3's code rounds twice
-            return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
-        return _RMSNorm.apply(x, self.weight, self.eps)
+        return rms_norm(x, self.weight, self.eps)
 
 
 def rope_tables(positions: Tensor, head_dim: int, theta: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:

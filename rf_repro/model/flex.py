@@ -21,13 +21,15 @@ from rf_repro.model.layout import PackedLayout
 BLOCK = 128  # tokens a side
 
 
-def flex_attend(queries_THd: Tensor, keys_TKd: Tensor, values_TKd: Tensor, packed: PackedLayout) -> Tensor:
+def flex_attend(queries_THd: Tensor, keys_TKd: Tensor, values_TKd: Tensor, mask: BlockMask) -> Tensor:
     """What `rf_repro.model.attention.attend` gives for a pack without a cache, [T, H*d].
 
     Compiled on CUDA. On a CPU it runs uncompiled, forward only, and makes all scores: for tests.
+
+    Args:
+        mask: the pack's `block_mask`.
     """
     T, H, _ = queries_THd.shape
-    mask = block_mask(packed, queries_THd.device)
     padding = mask.seq_lengths[0] - T
     q, k, v = (F.pad(x, (0, 0, 0, 0, 0, padding)).transpose(0, 1)[None] for x in (queries_THd, keys_TKd, values_TKd))
     attention: Any = _compiled() if queries_THd.is_cuda else flex_attention
@@ -40,7 +42,6 @@ def _compiled() -> Callable[..., Any]:
     return torch.compile(flex_attention)
 
 
-@lru_cache(maxsize=4)  # of a step's packs; the backward pass of a checkpointed block asks again
 def block_mask(packed: PackedLayout, device: torch.device) -> BlockMask:
     """The mask of a pack, padded to whole blocks; padding tokens see each other alone, so that no row is empty."""
     touched, full = block_maps(packed)

@@ -5,19 +5,16 @@ T packed tokens, D width, H query heads, K key-value heads, d head_dim.
 """
 
 from collections.abc import Sequence
-from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
 
+from rf_repro.compute.compiled import compilable
 from rf_repro.config.model_schema import DecoderConfig
-from rf_repro.maths.layers import RMSNorm, apply_rope, rope_tables
-from rf_repro.model.attention import KVCache, attend
+from rf_repro.maths.layers import RMSNorm, apply_rope, rms_norm
+from rf_repro.model.attention import KVCache, PackContext, attend, context_of
 from rf_repro.model.experts import build_pool
 from rf_repro.model.layout import POOLS, PackedLayout, Pool
-
-# Attention to far pixels falls by these per patch in the heads in turn; the last head sees everything alike.
-DISTANCE_SLOPES = (1.5, 0.6, 0.2, 0.0)
 
 
 class SelfAttention(nn.Module):
@@ -30,18 +27,14 @@ class SelfAttention(nn.Module):
         self.out = nn.Linear(self.num_heads * self.head_dim, config.width, bias=False)
         self.q_norm = RMSNorm(self.head_dim, config.norm_eps)
         self.k_norm = RMSNorm(self.head_dim, config.norm_eps)
-        self.slopes = None
-        if config.distance_bias:
-            self.slopes = tuple(DISTANCE_SLOPES[head % len(DISTANCE_SLOPES)] for head in range(config.num_heads))
 
-    def forward(
-        self, x_TD: Tensor, packed: PackedLayout, rope: tuple[Tensor, Tensor], cache: KVCache | None, commit: bool
-    ) -> Tensor:
-        heads = self.qkv(x_TD).view(x_TD.shape[0], -1, self.head_dim)
-        q_THd, k_TKd, v_TKd = heads.split([self.num_heads, self.num_kv_heads, self.num_kv_heads], 1)
-        q_THd = apply_rope(self.q_norm(q_THd), *rope)
-        k_TKd = apply_rope(self.k_norm(k_TKd), *rope)
-        return self.out(attend(q_THd, k_TKd, v_TKd, packed, slopes_H=self.slopes, cache=cache, commit=commit))
+    def forward(self, x_TD: Tensor, context: PackContext, cache: KVCache | None, commit: bool) -> Tensor:
+        heads = self.qkv(x_TD).unflatten(1, (-1, self.head_dim))
+        qk_TXd, v_TKd = heads.split([self.num_heads + self.num_kv_heads, self.num_kv_heads], 1)
+        weights = [self.q_norm.weight.expand(self.num_heads, -1), self.k_norm.weight.expand(self.num_kv_heads, -1)]
+        qk_TXd = apply_rope(rms_norm(qk_TXd, torch.cat(weights), self.q_norm.eps), context.cos, context.sin)
+        q_THd, k_TKd = qk_TXd.split([self.num_heads, self.num_kv_heads], 1)
+        return self.out(attend(q_THd, k_TKd, v_TKd, context, cache, commit))
 
 
 class Block(nn.Module):
@@ -61,14 +54,9 @@ class Block(nn.Module):
         if "pixel" in pools and config.time_conditioning == "adaln":
             self.modulation = nn.Linear(config.width, 6 * config.width)
 
+    @compilable
     def forward(
-        self,
-        x_TD: Tensor,
-        packed: PackedLayout,
-        rope: tuple[Tensor, Tensor],
-        time_BD: Tensor | None,
-        cache: KVCache | None,
-        commit: bool,
+        self, x_TD: Tensor, context: PackContext, time_BD: Tensor | None, cache: KVCache | None, commit: bool
     ) -> tuple[Tensor, Tensor]:
         modulation = None
         if self.modulation is not None and time_BD is not None:
@@ -76,51 +64,49 @@ class Block(nn.Module):
 
         h_TD = self.attention_norm(x_TD)
         if modulation is not None:
-            h_TD = _on_pixels(h_TD, packed, scale_BD=modulation[0], shift_BD=modulation[1])
-        h_TD = self.attention(h_TD, packed, rope, cache, commit)
+            h_TD = _on_pixels(h_TD, context, scale_BD=modulation[0], shift_BD=modulation[1])
+        h_TD = self.attention(h_TD, context, cache, commit)
         if modulation is not None:
-            h_TD = _on_pixels(h_TD, packed, scale_BD=modulation[2])
+            h_TD = _on_pixels(h_TD, context, scale_BD=modulation[2])
         x_TD = x_TD + h_TD
 
-        h_TD = torch.cat([self.ffn_norms[pool](part) for pool, part in self._by_pool(x_TD, packed)])
-        if modulation is not None:
-            h_TD = _on_pixels(h_TD, packed, scale_BD=modulation[3], shift_BD=modulation[4])
         balance = x_TD.new_zeros((), dtype=torch.float32)
         parts = []
-        for pool, part in self._by_pool(h_TD, packed):
-            result = self.pools[pool](part)
-            if isinstance(result, tuple):
-                balance = balance + result[1]
-            parts.append(result[0] if isinstance(result, tuple) else result)
-        h_TD = torch.cat(parts)
-        if modulation is not None:
-            h_TD = _on_pixels(h_TD, packed, scale_BD=modulation[5])
-        return x_TD + h_TD, balance
-
-    def _by_pool(self, x_TD: Tensor, packed: PackedLayout) -> list[tuple[Pool, Tensor]]:
-        """The pools to run, each with its tokens."""
-        pairs = zip(POOLS, x_TD.split(list(packed.pool_sizes)), strict=True)
-        return [(pool, part) for pool, part in pairs if part.shape[0] or (pool in self.pools and torch.is_grad_enabled())]
-
-
-def _on_pixels(h_TD: Tensor, packed: PackedLayout, scale_BD: Tensor, shift_BD: Tensor | None = None) -> Tensor:
-    """`(1 + scale) h + shift` on pixel tokens, with one scale and shift for each sample that has pixels."""
-    pieces, first = [h_TD[: h_TD.shape[0] - packed.pool_sizes[2]]], 0
-    for index, group in enumerate(packed.groups):
-        if not group.num_samples or not any(span.kind == "pixel" for span in group.layout.spans):
-            continue
-        count = group.num_samples
-        h_BPD = h_TD[packed.rows("pixel", index)].view(count, -1, h_TD.shape[1])
-        samples = slice(first, first + count)
-        base = h_BPD if shift_BD is None else h_BPD + shift_BD[samples, None]
-        pieces.append(torch.addcmul(base, h_BPD, scale_BD[samples, None]).flatten(0, 1))
-        first += count
-    return torch.cat(pieces)
+        for pool, part in zip(POOLS, x_TD.split(list(context.pool_sizes)), strict=True):
+            if not part.shape[0] and not (pool in self.pools and torch.is_grad_enabled()):
+                continue
+            h = self.ffn_norms[pool](part)
+            if pool == "pixel" and modulation is not None:
+                h = _modulate(h, context, modulation[3], modulation[4])
+            h = self.pools[pool](h)
+            if isinstance(h, tuple):
+                h, balance = h[0], balance + h[1]
+            if pool == "pixel" and modulation is not None:
+                h = _modulate(h, context, modulation[5])
+            parts.append(part + h)
+        return parts[0] if len(parts) == 1 else torch.cat(parts), balance
 
 
-@lru_cache(maxsize=64)
-def _rope(packed: PackedLayout, head_dim: int, theta: float, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
-    return rope_tables(packed.positions().to(device), head_dim, theta, dtype)
+def _on_pixels(h_TD: Tensor, context: PackContext, scale_BD: Tensor, shift_BD: Tensor | None = None) -> Tensor:
+    """`_modulate` of a pack's pixel tokens, which are its last; the others stay."""
+    others, pixels = h_TD.split([h_TD.shape[0] - context.pool_sizes[2], context.pool_sizes[2]])
+    modulated = _modulate(pixels, context, scale_BD, shift_BD)
+    return torch.cat([others, modulated]) if len(others) else modulated
+
+
+def _modulate(h_PD: Tensor, context: PackContext, scale_BD: Tensor, shift_BD: Tensor | None = None) -> Tensor:
+    """`(1 + scale) h + shift` of all pixel tokens, with one scale and shift for each sample that has pixels."""
+    if not context.pixels:
+        return h_PD  # no tokens
+    samples = [count for _, count in context.pixels]
+    parts = h_PD.split([count * length for length, count in context.pixels])
+    scales, shifts = scale_BD.split(samples), None if shift_BD is None else shift_BD.split(samples)
+    pieces = []
+    for index, part in enumerate(parts):
+        h_BPD = part.unflatten(0, (samples[index], -1))
+        base = h_BPD if shifts is None else h_BPD + shifts[index][:, None]
+        pieces.append(torch.addcmul(base, h_BPD, scales[index][:, None]).flatten(0, 1))
+    return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
 
 
 class MixtureOfTransformers(nn.Module):
@@ -151,16 +137,27 @@ class MixtureOfTransformers(nn.Module):
             Hidden states [T, D] after the last block, and at the tap; the mean load-balancing loss of all pools, float32 (0
             where they are dense).
         """
-        rope = _rope(packed, self.config.head_dim, self.config.rope_theta, x_TD.dtype, x_TD.device)
+        return self.run(x_TD, context_of(packed, self.config, x_TD.dtype, x_TD.device), time_BD, caches, commit, tap)
+
+    def run(
+        self,
+        x_TD: Tensor,
+        context: PackContext,
+        time_BD: Tensor | None = None,
+        caches: Sequence[KVCache] | None = None,
+        commit: bool = False,
+        tap: int = 0,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """As `forward`, where the pack's context is known."""
         tapped_TD, balances = x_TD, []
         for index, block in enumerate(self.blocks):
-            x_TD, balance = block(x_TD, packed, rope, time_BD, caches[index] if caches else None, commit)
+            x_TD, balance = block(x_TD, context, time_BD, caches[index] if caches else None, commit)
             balances.append(balance)
             tapped_TD = x_TD if index + 1 == tap else tapped_TD
         return x_TD, tapped_TD, torch.stack(balances).mean() / self.num_pools
 
-    def new_caches(self, count: int) -> list[KVCache]:
-        """Empty caches, one a layer, for `count` samples."""
+    def new_caches(self, count: int, room: int = 0) -> list[KVCache]:
+        """Empty caches, one a layer, for `count` samples, with room for so many tokens."""
         like = next(self.parameters())
-        empty = like.new_empty(count, 0, self.config.num_kv_heads, self.config.head_dim)
-        return [KVCache(empty, empty) for _ in self.blocks]
+        shape = (count, self.config.num_kv_heads, room, self.config.head_dim)
+        return [KVCache(like.new_empty(shape), like.new_empty(shape), 0) for _ in self.blocks]

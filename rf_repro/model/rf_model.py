@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from rf_repro.config.schema import ExperimentConfig
 from rf_repro.data.packing import PackedBatch, Size
 from rf_repro.maths.layers import Grid, RMSNorm, pool_2x2, sincos_2d, upper_left
-from rf_repro.model.attention import KVCache
+from rf_repro.model.attention import KVCache, PackContext, token_contexts
 from rf_repro.model.encoders import encoder_of
 from rf_repro.model.inputs import ForwardOutput, GenerationInput, GenerationOutput, UnderstandingInput
 from rf_repro.model.layout import Group, PackedLayout, Pool, SampleLayout, Span, SpanKind
@@ -25,6 +25,8 @@ from rf_repro.model.spaces import space_of
 from rf_repro.representation.kinds import representation_of
 
 TEXT_ROWS = 4096  # rows of logits at a time
+
+BySpan = dict[tuple[int, SpanKind], Tensor]  # (group, kind of tokens) -> [B, L, D]
 
 
 class RFModel(nn.Module):
@@ -143,15 +145,15 @@ class RFModel(nn.Module):
         x_TD = torch.cat([block.flatten(0, 1) for block in ordered])
         hidden_TD, middle_TD, balance = self.decoder(x_TD, packed, time_BD, tap=tap)
 
-        outputs = self._read_generation(packed, hidden_TD, middle_TD, len(generation))
-        answers = [_part(packed, hidden_TD, index, "text") for index in range(len(generation), len(groups))]
+        states = _by_span(packed, hidden_TD)
+        middle = states if self.alignment is None else _by_span(packed, middle_TD)
+        outputs = self._read_generation(states, middle, len(generation))
+        answers = [states[index, "text"] for index in range(len(generation), len(groups))]
         return ForwardOutput(outputs[:num_generation], answers[:num_understanding], balance)
 
-    def _embed_generation(
-        self, generation: Sequence[GenerationInput]
-    ) -> tuple[Tensor | None, dict[tuple[int, SpanKind], Tensor]]:
+    def _embed_generation(self, generation: Sequence[GenerationInput]) -> tuple[Tensor | None, BySpan]:
         """Time of all samples [B, D]; (group, kind) -> pixel and representation tokens."""
-        tokens: dict[tuple[int, SpanKind], Tensor] = {}
+        tokens: BySpan = {}
         if not generation:
             return None, tokens
         assert self.pixels is not None
@@ -169,27 +171,23 @@ class RFModel(nn.Module):
                 tokens[index, "representation"] = self.representation.place(identity, sample.representation_dropped, grid)
         return time_BD, tokens
 
-    def _embed_seen(self, understanding: Sequence[UnderstandingInput], first: int) -> dict[tuple[int, SpanKind], Tensor]:
+    def _embed_seen(self, understanding: Sequence[UnderstandingInput], first: int) -> BySpan:
         """(group, "image") -> image tokens; groups are numbered from `first`."""
         seen = [(index, one.images) for index, one in enumerate(understanding, start=first) if one.images is not None]
         embedded = self.embed_images([images for _, images in seen]) if seen else []
         return {(index, "image"): tokens for (index, _), tokens in zip(seen, embedded, strict=True)}
 
-    def _read_generation(self, packed: PackedLayout, hidden_TD: Tensor, middle_TD: Tensor, count: int) -> list[GenerationOutput]:
+    def _read_generation(self, states: BySpan, middle: BySpan, count: int) -> list[GenerationOutput]:
         """What the hidden states of the first `count` groups predict."""
         indices = range(count)
-        clean = _at_once(self.predict_clean, [_part(packed, hidden_TD, index, "pixel") for index in indices])
+        clean = _at_once(self.predict_clean, [states[index, "pixel"] for index in indices])
         predicted: list[Tensor | None] = [None for _ in indices]
         aligned: list[Tensor | None] = [None for _ in indices]
         if self.representation is not None:
-            before = [_part(packed, hidden_TD, index, "representation")[:, :-1] for index in indices]
-            predicted = [*_at_once(self.representation.predict, before)]
+            predicted = [*_at_once(self.representation.predict, [states[index, "representation"][:, :-1] for index in indices])]
         if self.alignment is not None:
-            aligned = [*_at_once(self.alignment, [_part(packed, middle_TD, index, "pixel") for index in indices])]
-        return [
-            GenerationOutput(_part(packed, hidden_TD, index, "text"), predicted[index], clean[index], aligned[index])
-            for index in indices
-        ]
+            aligned = [*_at_once(self.alignment, [middle[index, "pixel"] for index in indices])]
+        return [GenerationOutput(states[index, "text"], predicted[index], clean[index], aligned[index]) for index in indices]
 
     def _with_empty_groups(
         self, generation: Sequence[GenerationInput], understanding: Sequence[UnderstandingInput]
@@ -238,6 +236,16 @@ class RFModel(nn.Module):
         packed = PackedLayout((Group(layout, tokens.shape[0]),))
         return self._run(tokens, packed, None, caches, commit=True)
 
+    def decode(self, caches: list[KVCache], contexts: Sequence[PackContext], index: int, tokens: Tensor) -> Tensor:
+        """Runs one token a sample, [B, D], which is the `index`-th of those that `contexts_of` tells; stores it in the caches;
+        returns hidden [B, D]."""
+        return self.decoder.run(tokens, contexts[index], None, caches, commit=True)[0]
+
+    def contexts_of(self, layout: SampleLayout, count: int) -> tuple[PackContext, ...]:
+        """What `decode` needs of the fresh tokens of a layout, which are of its last span, for `count` samples."""
+        like = next(self.decoder.parameters())
+        return token_contexts(layout, count, self.decoder.config, like.dtype, like.device)
+
     def denoise(self, caches: list[KVCache], layout: SampleLayout, noisy: Tensor, t: Tensor, grid: Grid | None = None) -> Tensor:
         """Predicted clean patches of noisy ones [B, P, C] at times t [B], given cached text and representation."""
         assert self.pixels is not None
@@ -250,6 +258,8 @@ class RFModel(nn.Module):
         (group,) = packed.groups
         blocks = [(packed.blocks[0, span], bounds) for span, bounds in enumerate(group.layout.fresh_bounds)]
         blocks = sorted(((rows, bounds) for rows, bounds in blocks if bounds[1] > bounds[0]), key=lambda item: item[0].start)
+        if len(blocks) == 1:  # one span: the two orders are one
+            return self.decoder(tokens.flatten(0, 1), packed, time_BD, caches, commit)[0].view_as(tokens)
         x_TD = torch.cat([tokens[:, first:stop].flatten(0, 1) for _, (first, stop) in blocks])
         hidden_TD, _, _ = self.decoder(x_TD, packed, time_BD, caches, commit)
         result = torch.empty_like(tokens)
@@ -273,8 +283,13 @@ def _cells(size: Size, patch: int) -> Grid:
     return (size[0] // patch, size[1] // patch)
 
 
-def _part(packed: PackedLayout, states_TD: Tensor, index: int, kind: SpanKind) -> Tensor:
-    """A group's states of one kind of tokens, [B, L, D]."""
-    group = packed.groups[index]
-    length = next(span.length for span in group.layout.spans if span.kind == kind)
-    return states_TD[packed.rows(kind, index)].view(group.num_samples, length, states_TD.shape[1])
+def _by_span(packed: PackedLayout, states_TD: Tensor) -> BySpan:
+    """States by group and kind of tokens, each [B, L, D]."""
+    parts = states_TD.split([rows.stop - rows.start for rows in packed.blocks.values()])
+    found: BySpan = {}
+    for (index, span), part in zip(packed.blocks, parts, strict=True):
+        group = packed.groups[index]
+        found[index, group.layout.spans[span].kind] = part.view(
+            group.num_samples, group.layout.spans[span].length, states_TD.shape[1]
+        )
+    return found

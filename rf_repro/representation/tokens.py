@@ -39,6 +39,10 @@ class RepresentationTokens(nn.Module, ABC):
         """
         return self.place(self.identity(values), dropped, grid)
 
+    def embed_one(self, values: Tensor, index: int, grid: Grid) -> Tensor:
+        """Values [B, ...] of the `index`-th token of a sequence on `grid` -> [B, D]."""
+        return self.identity(values) + upper_left(self.position, grid)[index]
+
     def place(self, identity: Tensor, dropped: Tensor | None, grid: Grid | None) -> Tensor:
         """As `embed`, from identities [B, n, D]."""
         if dropped is not None:

@@ -22,16 +22,18 @@ def generate(model: RFModel, prompt: Sequence[Tensor], eos_id: int, max_new_toke
     Returns:
         int64 [B, n], n <= max_new_tokens; what follows a row's eos means nothing.
     """
-    caches, layout, hidden = _read(model, prompt)
-    generated = prompt[-1][:, :0]
+    caches, layout, states = _read(model, prompt, room=max_new_tokens)
+    spans = (*layout.spans[:-1], Span("text", layout.spans[-1].length + max_new_tokens))
+    contexts = model.contexts_of(SampleLayout(spans, num_cached=layout.length), len(prompt[-1]))
+    hidden, generated = states[:, -1], list[Tensor]()
+    ended = torch.zeros(len(hidden), dtype=torch.bool, device=hidden.device)
     while True:
-        token = model.text_logits(hidden[:, -1:]).argmax(-1)
-        generated = torch.cat([generated, token], 1)
-        if generated.shape[1] == max_new_tokens or bool((generated == eos_id).any(1).all()):
-            return generated
-        spans = (*layout.spans[:-1], Span("text", layout.spans[-1].length + 1))
-        layout = SampleLayout(spans, num_cached=layout.length)
-        hidden = model.extend(caches, layout, model.text_embedding(token))
+        token = model.text_logits(hidden).argmax(-1)
+        generated.append(token)
+        ended |= token == eos_id
+        if len(generated) == max_new_tokens or bool(ended.all()):
+            return torch.stack(generated, 1)
+        hidden = model.decode(caches, contexts, len(generated) - 1, model.text_embedding(token))
 
 
 def next_token_logits(model: RFModel, prompt: Sequence[Tensor]) -> Tensor:
@@ -46,8 +48,9 @@ def answer_logits(model: RFModel, prompt: Sequence[Tensor], answer: Tensor) -> T
     return model.text_logits(hidden[:, -1 - answer.shape[1] :])
 
 
-def _read(model: RFModel, prompt: Sequence[Tensor]) -> tuple[list[KVCache], SampleLayout, Tensor]:
-    """Runs a prompt through the decoder: the caches that hold it, its layout, and its hidden states [B, S, D]."""
+def _read(model: RFModel, prompt: Sequence[Tensor], room: int = 0) -> tuple[list[KVCache], SampleLayout, Tensor]:
+    """Runs a prompt through the decoder: the caches that hold it, with room for more tokens, its layout, and its hidden states
+    [B, S, D]."""
     if prompt[-1].is_floating_point():
         raise ValueError("a prompt must end with text")
     images = [segment for segment in prompt if segment.is_floating_point()]
@@ -62,5 +65,5 @@ def _read(model: RFModel, prompt: Sequence[Tensor]) -> tuple[list[KVCache], Samp
             spans.append(Span("text", segment.shape[1]))
             tokens.append(model.text_embedding(segment))
     layout = SampleLayout(tuple(spans))
-    caches = model.decoder.new_caches(prompt[-1].shape[0])
+    caches = model.decoder.new_caches(prompt[-1].shape[0], layout.length + room)
     return caches, layout, model.extend(caches, layout, torch.cat(tokens, 1))

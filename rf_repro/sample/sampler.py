@@ -76,36 +76,38 @@ class Sampler:
         Returns:
             Codes int64 [B, N] or features [B, N, F], and the caches of `[text | representation]` that stage 2 continues.
         """
-        representation = self.model.representation
+        model, representation = self.model, self.model.representation
         assert representation is not None
         B, T = text_ids.shape
-        grid, guided = self.model.feature_grid(size), self.sampling.cfg_representation != 1
+        grid, guided = model.feature_grid(size), self.sampling.cfg_representation != 1
         N = prod(grid)
         draws = [representation.randomness(_generator("representation", seed), N) for seed in seeds]
         random = torch.stack(draws).to(self.device)
         rows = 2 * B if guided else B
-        values = representation.zeros(rows, 0)
-        tokens, num_cached = representation.embed(values, grid=grid), T
+        start = representation.embed(representation.zeros(rows, 0), grid=grid)
         if read is None:
             null = self.tokens.dropped(T).to(self.device).expand(B, -1)
             both = torch.cat([text_ids, null]) if guided else text_ids
-            caches, num_cached = self.model.decoder.new_caches(rows), 0
-            tokens = torch.cat([self.model.text_embedding(both), tokens], 1)
+            caches = model.decoder.new_caches(rows, T + 1 + N)
+            tokens = torch.cat([model.text_embedding(both), start], 1)
+            before = model.generation_layout(T, 0, with_pixels=False, size=size)
+            hidden = model.extend(caches, before, tokens)[:, -1]
         else:
             caches, none = read
             for layer, other in enumerate(none if guided else ()):
-                caches[layer] = KVCache.stack(caches[layer], other.expand(B))
-        for index in range(N + 1):
-            layout = replace(self.model.generation_layout(T, index, with_pixels=False, size=size), num_cached=num_cached)
-            hidden = self.model.extend(caches, layout, tokens)
-            num_cached = layout.length
-            if index == N:
-                break
-            predicted = representation.predict(hidden[:, -1])
-            drawn = representation.draw(predicted[:B], predicted[B:] if guided else None, random[:, index], self.sampling)
-            values = torch.cat([values, torch.cat([drawn] * (rows // B))[:, None]], 1)
-            tokens = representation.embed(values, grid=grid)[:, -1:]
-        return values[:B], [cache.first(B) for cache in caches]
+                caches[layer] = KVCache.stack(caches[layer], other, B, 1 + N)
+            before = replace(model.generation_layout(T, 0, with_pixels=False, size=size), num_cached=T)
+            hidden = model.extend(caches, before, start)[:, -1]
+        whole = model.generation_layout(T, with_pixels=False, size=size)
+        contexts = model.contexts_of(replace(whole, num_cached=before.length), rows)
+        drawn: list[Tensor] = []
+        for index in range(N):
+            predicted = representation.predict(hidden)
+            value = representation.draw(predicted[:B], predicted[B:] if guided else None, random[:, index], self.sampling)
+            drawn.append(value)
+            token = representation.embed_one(value, index, grid)
+            hidden = model.decode(caches, contexts, index, token.repeat(rows // B, 1))
+        return torch.stack(drawn, 1), [cache.first(B) for cache in caches]
 
     def sample_pixels(
         self,
@@ -128,7 +130,7 @@ class Sampler:
         scale = self.sampling.cfg_pixel
         if scale != 1:
             for layer, other in enumerate(none or self._unconditional_prefix(T, size)):
-                caches[layer] = KVCache.stack(caches[layer], other.expand(B))
+                caches[layer] = KVCache.stack(caches[layer], other, B)
         layout = self.model.generation_layout(T, size=size)
         layout = replace(layout, num_cached=layout.length - prod(grid))
         times = shifted_times(self.sampling.steps, timestep_shift(prod(grid), self.sampling.shift_base_patches)).tolist()

@@ -57,6 +57,7 @@ class TrainingLoop(ABC):
     model: nn.Module
     optimizer: MasterOptimizer
     average: Average
+    is_compiled = False  # whether layers are
     can_share = False  # whether several ranks can each take a part of a step
 
     def __init__(

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from rf_repro.compute.compiled import compile_layers, compiles
 from rf_repro.compute.ranks import ALONE, Ranks
 from rf_repro.compute.sharding import (
     before_backward,
@@ -89,6 +90,9 @@ class Trainer(TrainingLoop):
         self.targets: TargetMaker | None = None
         if (targets := representation_of(config).targets(config)) is not None:
             self.targets = TargetMaker(self.model, targets, self._encoder_masters(), device, self.dtype, ranks)
+        self.is_compiled = compiles(config.parallel.compile, stage.steps, device)
+        if self.is_compiled:
+            compile_layers(self.model, self.masked_head, self.targets.encoder if self.targets else None)
         self._has_targets = start is not None and start.continues
         if start is not None and start.continues:
             take_over(start.checkpoint, self.averaged_state(), self.targets.state() if self.targets else {}, ranks)

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from rf_repro.model import flex
-from rf_repro.model.attention import attend
+from rf_repro.config.model_schema import DecoderConfig
+from rf_repro.model.attention import PackContext, attend, make_context
 from rf_repro.model.flex import BLOCK, block_maps, block_mask, flex_attend
 from rf_repro.model.layout import Group, PackedLayout, SampleLayout, Span
 
@@ -33,6 +33,12 @@ PACKS = {
     "whole blocks": PackedLayout((Group(question(2 * BLOCK, 16, 16), 1), Group(generation(BLOCK, 8, 16), 1))),
     "one token": PackedLayout((Group(SampleLayout((Span("text", 1),)), 1),)),
 }
+
+
+def context(packed: PackedLayout) -> PackContext:
+    """On a CPU: of attention group by group."""
+    config = DecoderConfig(num_heads=H, num_kv_heads=K, head_dim=D)
+    return make_context(packed, config, torch.float32, torch.device("cpu"))
 
 
 def allowed(packed: PackedLayout) -> Tensor:
@@ -82,7 +88,8 @@ def test_the_mask_is_the_papers(packed: PackedLayout) -> None:
 @torch.no_grad()
 def test_it_equals_attention_group_by_group(packed: PackedLayout) -> None:
     q, k, v = heads(packed, H, 0), heads(packed, K, 1), heads(packed, K, 2)
-    torch.testing.assert_close(flex_attend(q, k, v, packed), attend(q, k, v, packed), rtol=0, atol=2e-6)
+    out = flex_attend(q, k, v, block_mask(packed, q.device))
+    torch.testing.assert_close(out, attend(q, k, v, context(packed)), rtol=0, atol=2e-6)
 
 
 @pytest.mark.gpu
@@ -90,14 +97,14 @@ def test_it_equals_attention_group_by_group(packed: PackedLayout) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("packed", PACKS.values(), ids=PACKS)
 def test_compiled_with_gradients_it_equals_attention_group_by_group(packed: PackedLayout, dtype: torch.dtype) -> None:
-    flex.block_mask.cache_clear()
     results = []
     for device in ("cuda", "cpu"):  # on the CPU in float32, by groups
         parts = [heads(packed, count, seed, dtype).to(device) for seed, count in enumerate((H, K, K))]
         parts = [part if device == "cuda" else part.float() for part in parts]
         for part in parts:
             part.requires_grad_()
-        out = flex_attend(*parts, packed) if device == "cuda" else attend(*parts, packed)
+        cuda = device == "cuda"
+        out = flex_attend(*parts, block_mask(packed, parts[0].device)) if cuda else attend(*parts, context(packed))
         weights = heads(packed, H, 9).flatten(1).to(out)
         (out * weights).sum().backward()
         results.append([tensor.detach().float().cpu() for tensor in (out, *(part.grad for part in parts))])

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from rf_repro.config.model_schema import DecoderConfig
-from rf_repro.maths.layers import RMSNorm, rope_tables
+from rf_repro.maths.layers import RMSNorm
+from rf_repro.model.attention import make_context
 from rf_repro.model.experts import FeedForward, SparseFeedForward
 from rf_repro.model.layout import POOLS, Group, PackedLayout, SampleLayout, Span
 from rf_repro.model.mot import MixtureOfTransformers
@@ -118,9 +119,9 @@ def test_three_identical_pools_equal_one(config: DecoderConfig) -> None:
     x = torch.randn(packed.num_tokens, config.width)
     time = torch.randn(2, config.width)
     expected = x
-    rope = _rope(packed, config)
+    context = make_context(packed, config, torch.float32, x.device)
     for block in one.blocks:  # the dense block: attention, then the one feed-forward on every token
-        expected = expected + block.attention(block.attention_norm(expected), packed, rope, None, False)
+        expected = expected + block.attention(block.attention_norm(expected), context, None, False)
         fed = block.pools["understanding"](block.ffn_norms["understanding"](expected))
         expected = expected + (fed[0] if isinstance(fed, tuple) else fed)
     assert largest_difference(three(x, packed, time)[0], expected) < TOLERANCE
@@ -130,10 +131,6 @@ def test_three_identical_pools_equal_one(config: DecoderConfig) -> None:
     assert bool((moved[: packed.rows("pixel", 0).start] < TOLERANCE).all())  # time touches pixel tokens alone
 
 
-def _rope(packed: PackedLayout, config: DecoderConfig) -> tuple[Tensor, Tensor]:
-    return rope_tables(packed.positions(), config.head_dim, config.rope_theta, torch.float32)
-
-
 @torch.no_grad()
 def test_modulation_scales_and_shifts_each_sample_by_its_own_time() -> None:
     model = small_model()
@@ -141,8 +138,8 @@ def test_modulation_scales_and_shifts_each_sample_by_its_own_time() -> None:
     both, alone = (Span("text", 2), Span("pixel", 4, (2, 2))), (Span("pixel", 9, (3, 3)),)
     packed = PackedLayout((Group(SampleLayout(both), 2), Group(SampleLayout(alone), 1)))
     x, time = torch.randn(packed.num_tokens, 32), torch.randn(3, 32)
-    rope = _rope(packed, model.config.model.decoder)
-    out, _ = block(x, packed, rope, time, None, False)
+    context = make_context(packed, model.config.model.decoder, torch.float32, x.device)
+    out, _ = block(x, context, time, None, False)
     ids = packed.visibility[0]
     pixels = slice(packed.num_tokens - packed.pool_sizes[2], None)
     parts = block.modulation(time).view(3, 6, 32)[ids[pixels]]  # of each pixel token: scale, shift, gate, scale, shift, gate
@@ -152,7 +149,7 @@ def test_modulation_scales_and_shifts_each_sample_by_its_own_time() -> None:
         h[pixels] = (1 + parts[:, first]) * h[pixels] + (parts[:, first + 1] if shift else 0)
         return h
 
-    attended = block.attention(modulated(block.attention_norm(x), 0, True), packed, rope, None, False)
+    attended = block.attention(modulated(block.attention_norm(x), 0, True), context, None, False)
     middle = x + modulated(attended, 2, False)
     norms = {pool: block.ffn_norms[pool] for pool in POOLS}
     sizes, start, normed, pools = packed.pool_sizes, 0, middle.clone(), []

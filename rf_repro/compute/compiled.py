@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 Forward = TypeVar("Forward", bound=Callable[..., Any])
-FEW_STEPS = 1000  # of a stage, in which compiling, a minute or two where its cache is empty, would not pay
+FEW_STEPS = 2000  # of a stage at `tiny`, in which compiling, a minute or two where its cache is empty, would not pay
 
 
 def compilable(forward: Forward) -> Forward:
@@ -28,9 +28,9 @@ def compilable(forward: Forward) -> Forward:
     return either  # type: ignore[return-value]
 
 
-def compile_layers(*models: nn.Module | None) -> None:
-    """Lets all `compilable` layers of models run compiled from now on, while they train."""
-    for layer in (layer for model in models if model is not None for layer in model.modules()):
+def compile_layers(model: nn.Module) -> None:
+    """Lets all `compilable` layers of a model run compiled from now on, while it trains."""
+    for layer in model.modules():
         if hasattr(type(layer).forward, "compilable"):
             layer.compiled = True  # type: ignore[assignment]
 

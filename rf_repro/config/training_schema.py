@@ -131,7 +131,7 @@ class ParallelConfig:
 
     sharding: Literal["none", "fsdp"] = "none"  # fsdp: parameters, gradients, optimiser and averages lie in parts (FSDP2)
     shard_group: int = 0  # ranks that share one copy, a divisor of all; 0: all of them
-    compile: Literal["auto", "on", "off"] = "auto"  # decoder blocks and encoder layers (rf_repro.compute.compiled)
+    compile: Literal["auto", "on", "off"] = "auto"  # decoder blocks (rf_repro.compute.compiled)
     activation_checkpointing: bool = False  # of decoder blocks and encoder layers: computed again in the backward pass
 
     def __post_init__(self) -> None:

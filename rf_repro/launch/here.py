@@ -34,11 +34,12 @@ def complete(plan: Plan, device: str, jobs: int | None, threads: int = 1) -> boo
         _say(f"this machine: {machine.describe(at_once, left)}")
     gpus = machine.gpus if machine is not None else ()
 
-    def make_call(job: Job, count: int, slot: int) -> LocalJob:
+    def make_call(job: Job, count: int, slot: int, ranks: int) -> LocalJob:
         one = RunJob(job, plan.runs, device, count)
-        return LocalJob(one, gpus[slot % len(gpus)]) if gpus else LocalJob(one)
+        return LocalJob(one, gpus[slot % len(gpus)]) if gpus else LocalJob(one, ranks=ranks)
 
-    return not run_plan(plan, make_call, make_display(), at_once, threads, machine.speed if machine else None)
+    may_share, speed = (machine is not None and machine.kind == "cpu"), machine.speed if machine else None
+    return not run_plan(plan, make_call, make_display(), at_once, threads, speed, may_share)
 
 
 def check_plan(plan: Plan) -> None:

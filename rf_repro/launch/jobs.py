@@ -1,11 +1,13 @@
 """What a process of a run does: what Submitit pickles for `rf_repro.launch.local`, and what torchrun starts."""
 
+import multiprocessing
 import os
 import signal
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import FrameType
 from typing import TYPE_CHECKING
 
@@ -136,17 +138,51 @@ def set_visible_devices(devices: str | None) -> None:
 
 @dataclass(frozen=True)
 class LocalJob:
-    """A run job for `rf_repro.launch.local`; `devices`: the launcher's CUDA_VISIBLE_DEVICES."""
+    """A run job for `rf_repro.launch.local`.
+
+    Attributes:
+        devices: the launcher's CUDA_VISIBLE_DEVICES.
+        ranks: processes that do it together.
+    """
 
     run_job: RunJob
     devices: str | None = field(default_factory=visible_devices)
+    ranks: int = 1
 
     def __call__(self) -> None:
         stop_on_sigterm()
         set_visible_devices(self.devices)
         submitit.JobEnvironment().paths.submitted_pickle.unlink(missing_ok=True)  # it is loaded; if killed, we leave none
-        with run_lock(self.run_job.place):
+        with run_lock(self.run_job.place), _other_ranks(self.run_job, self.ranks):
             self.run_job.work()
+
+
+@contextmanager
+def _other_ranks(run_job: RunJob, size: int) -> Iterator[None]:
+    """Makes this process the first of so many ranks for the block. The others are its children: they end with the block, and
+    where this process is killed, with the next thing that they want to tell it."""
+    if size == 1:
+        yield
+        return
+    with TemporaryDirectory(prefix="rf-ranks-") as folder:
+        os.environ |= {"WORLD_SIZE": str(size), "RANK": "0", "RF_RENDEZVOUS": str(Path(folder) / "rendezvous")}
+        children = [
+            multiprocessing.get_context("spawn").Process(target=_work_as, args=(rank, run_job), daemon=True)
+            for rank in range(1, size)
+        ]
+        for child in children:
+            child.start()
+        try:
+            yield
+        finally:
+            for child in children:
+                child.terminate()
+                child.join()
+
+
+def _work_as(rank: int, run_job: RunJob) -> None:
+    os.environ["RANK"] = str(rank)
+    run_job.work()
 
 
 # In several ranks, and on a cluster

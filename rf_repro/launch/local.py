@@ -8,7 +8,7 @@ import itertools
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +29,7 @@ POLL_SECONDS = 0.25
 STOP_SECONDS = 20.0  # time for a stopped job to unwind before it is killed
 TIMEOUT_MINUTES = 60 * 24 * 365  # Submitit's default would stop a local job after minutes
 
-MakeCall = Callable[[Job, int, int], Callable[[], object]]  # (job, threads, slot) -> what Submitit pickles and calls
+MakeCall = Callable[[Job, int, int, int], Callable[[], object]]  # (job, threads, slot, ranks) -> what Submitit pickles and calls
 
 
 class Interrupted(KeyboardInterrupt):
@@ -56,6 +56,7 @@ class _Active:
     watch: Watch
     process: submitit.Job[object] | None
     slot: int | None = None
+    ranks: int = 1  # each takes a place of the launcher's
     has_told: bool = False  # that its device failed
 
     @property
@@ -90,7 +91,13 @@ class _Signals:
 
 
 def run_plan(
-    plan: Plan, make_call: MakeCall, display: Display, jobs: int, threads: int = 1, speed: Callable[[Job], Speed] | None = None
+    plan: Plan,
+    make_call: MakeCall,
+    display: Display,
+    jobs: int,
+    threads: int = 1,
+    speed: Callable[[Job], Speed] | None = None,
+    may_share: bool = False,
 ) -> list[Failure]:
     """Completes every job of the plan, at most `jobs` at a time, and shows how far they are.
 
@@ -100,6 +107,7 @@ def run_plan(
         jobs: processes at a time.
         threads: threads of each. One is fastest at `tiny`: the matrices are small.
         speed: of each run on this machine, where that was measured: then the time left is known from the start.
+        may_share: whether a stage that all others wait for may be trained by as many ranks as there are places.
 
     Returns:
         What failed. A failed job stops those that start from it and no others.
@@ -109,7 +117,7 @@ def run_plan(
         Interrupted: SIGINT, SIGTERM or SIGHUP; the jobs that this launcher started have ended.
     """
     plan.create()
-    launcher = _Launcher(plan, make_call, display, jobs, threads, speed)
+    launcher = _Launcher(plan, make_call, display, jobs, threads, speed, may_share)
     signals = _Signals()
     with signals.installed(), display:
         try:
@@ -124,9 +132,17 @@ def run_plan(
 
 class _Launcher:
     def __init__(
-        self, plan: Plan, make_call: MakeCall, display: Display, jobs: int, threads: int, speed: Callable[[Job], Speed] | None
+        self,
+        plan: Plan,
+        make_call: MakeCall,
+        display: Display,
+        jobs: int,
+        threads: int,
+        speed: Callable[[Job], Speed] | None,
+        may_share: bool,
     ):
         self.make_call, self.display, self.jobs, self.threads, self.speed = make_call, display, jobs, threads, speed
+        self.may_share = may_share
         self.failures: list[Failure] = []
         self.active: list[_Active] = []
         self.waiting: list[Job] = []
@@ -139,6 +155,9 @@ class _Launcher:
                 self.done.add(job.run.path)
             else:
                 self.waiting.append(job)
+        self.waiting = in_order_of_start(
+            self.waiting, {job.run.path: seconds_left(job, self._speed(job)) for job in self.waiting}
+        )
         self.total = len(self.waiting)
         if self.done:
             display.note(f"{len(self.done)} of {len(plan.jobs)} runs are done already")
@@ -157,14 +176,20 @@ class _Launcher:
             if lost := [path for path in missing if path in failed]:
                 self.waiting.remove(job)
                 self._fail(job, f"not started: it needs {lost[0].parent.name}, which failed", None)
-            elif len(self.active) < self.jobs and not missing:
+            elif not missing and (ranks := self._ranks(job)) <= self.jobs - sum(active.ranks for active in self.active):
                 self.waiting.remove(job)
-                self._start(job)
+                self._start(job, ranks)
         for active in self.active:
             active.watch.update()
             self._tell_of_failed_device(active)
         finished = self.total - len(self.waiting) - len(self.active)
         self.display.update([active.watch for active in self.active], finished, self.total, self._remaining())
+
+    def _ranks(self, job: Job) -> int:
+        """As many as there are places, for a stage that all others wait for, but for small parts."""
+        others = [*self.waiting, *(active.job for active in self.active)]
+        alone = all(other is job or other.single or job.run.path in other.after for other in others)
+        return self.jobs if self.may_share and job.kind == "stage" and alone else 1
 
     def _tell_of_failed_device(self, active: _Active) -> None:
         """One line where a run went on with the CPU: what it says itself is in its log."""
@@ -192,7 +217,7 @@ class _Launcher:
     def _watch(self, job: Job) -> Watch:
         return Watch(job, self._speed(job), self.speed is not None)
 
-    def _start(self, job: Job) -> None:
+    def _start(self, job: Job, ranks: int) -> None:
         pid = lock_holder(job.run.path)
         if pid is not None:
             self.display.note(f"{job.name}: process {pid} of another launcher works on it; waiting for it (kill {pid} stops it)")
@@ -200,9 +225,9 @@ class _Launcher:
             return
         verb = "resumes" if job.state == "resumable" else "starts again after a failure" if job.state == "failed" else "starts"
         slot = next(index for index in itertools.count() if index not in {active.slot for active in self.active})
-        process = _submit(self.make_call(job, self.threads, slot), job.run.path / "logs", self.threads)
+        process = _submit(self.make_call(job, self.threads, slot, ranks), job.run.path / "logs", self.threads)
         self.display.note(f"{job.name}: {verb} ({job.run.path})")
-        self.active.append(_Active(self._watch(job), process, slot))
+        self.active.append(_Active(self._watch(job), process, slot, ranks))
 
     def _ended(self, active: _Active) -> bool:
         if active.process is not None:
@@ -248,6 +273,20 @@ class _Launcher:
                 if kill:
                     _kill_task(active.job)
             time.sleep(POLL_SECONDS)
+
+
+def in_order_of_start(jobs: Sequence[Job], seconds: Mapping[Path, float]) -> list[Job]:
+    """Seed by seed, and of a seed first what the most work waits for: the longest run, or what leads to it. So all end together.
+
+    Args:
+        seconds: that each will take.
+    """
+    chains = {job.run.path: seconds[job.run.path] for job in jobs}
+    for job in reversed(jobs):  # each stands after all that it starts from
+        for path in job.after:
+            if path in chains:
+                chains[path] = max(chains[path], seconds[path] + chains[job.run.path])
+    return sorted(jobs, key=lambda job: (job.seed, -chains[job.run.path]))
 
 
 def _submit(call: Callable[[], object], folder: Path, threads: int) -> submitit.Job[object]:

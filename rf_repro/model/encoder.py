@@ -7,7 +7,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rf_repro.compute.compiled import compilable
 from rf_repro.config.model_schema import EncoderConfig
 from rf_repro.maths.layers import patchify, pool_2x2, sincos_2d
 
@@ -46,7 +45,6 @@ class EncoderBlock(nn.Module):
         self.ffn_norm = nn.LayerNorm(width)
         self.ffn = nn.Sequential(nn.Linear(width, ffn_width), nn.ReLU(), nn.Linear(ffn_width, width))
 
-    @compilable
     def forward(self, x: Tensor) -> Tensor:
         B, P, D = x.shape
         heads = self.qkv(self.attention_norm(x)).view(B, P, 3, self.num_heads, D // self.num_heads)

@@ -11,7 +11,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from rf_repro.compute.compiled import compile_layers, compiles
 from rf_repro.compute.ranks import ALONE, Ranks
 from rf_repro.config.schema import ExperimentConfig
 from rf_repro.core.errors import UserError
@@ -65,7 +64,6 @@ class EncoderPretraining(TrainingLoop):
         else:
             raise UserError("model.encoder.pretraining.kind='none': nothing to pretrain; choose dino or siglip")
         initialise(self.model, seed)
-        self.is_compiled = compiles(config.parallel.compile, self.stage.steps, device)
         self.model.to(device)
         self.optimizer = MasterOptimizer(dict(self.model.named_parameters()), config.optim, self.stage, self.dtype)
         self.average = Average(self.optimizer.masters, AVERAGE_DECAY, warm_up=True)
@@ -73,8 +71,6 @@ class EncoderPretraining(TrainingLoop):
         self.teacher: SelfDistillationModel | None = None
         if isinstance(self.model, SelfDistillationModel):
             self.teacher = copy.deepcopy(self.model).requires_grad_(False)
-        if self.is_compiled:
-            compile_layers(self.model, self.teacher)
 
     def losses(self, step: int) -> list[StepLosses]:
         terms = self.terms(step)
@@ -101,7 +97,7 @@ class EncoderPretraining(TrainingLoop):
 
     def averaged_encoder(self) -> VisionTransformer:
         """A copy with the averaged weights."""
-        encoder = copy.deepcopy(self.model.encoder).eval().requires_grad_(False)
+        encoder = copy.deepcopy(self.model.encoder).requires_grad_(False)
         prefix = "encoder."
         encoder.load_state_dict({n.removeprefix(prefix): t for n, t in self.average.values.items() if n.startswith(prefix)})
         return encoder

@@ -92,7 +92,7 @@ class Trainer(TrainingLoop):
             self.targets = TargetMaker(self.model, targets, self._encoder_masters(), device, self.dtype, ranks)
         self.is_compiled = compiles(config.parallel.compile, stage.steps, device)
         if self.is_compiled:
-            compile_layers(self.model, self.masked_head, self.targets.encoder if self.targets else None)
+            compile_layers(self.model.decoder)
         self._has_targets = start is not None and start.continues
         if start is not None and start.continues:
             take_over(start.checkpoint, self.averaged_state(), self.targets.state() if self.targets else {}, ranks)

@@ -173,7 +173,7 @@ def test_runs_beside_each_other_have_a_gpu_each(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
     taken: list[int] = []
 
-    def make_call(job: Job, threads: int, slot: int) -> Count:
+    def make_call(job: Job, threads: int, slot: int, ranks: int) -> Count:
         taken.append(slot)
         return Count(job, threads, 0.1, devices=gpus[slot])
 

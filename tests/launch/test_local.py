@@ -30,7 +30,7 @@ def jobs_can_import_the_workers(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def launch(plan: Plan, jobs: int = 2, output: io.StringIO | None = None, **settings: object) -> tuple[list[Failure], str]:
     output = output or io.StringIO()
-    failures = run_plan(plan, lambda job, threads, slot: Count(job, threads, **settings), PlainDisplay(output), jobs)  # type: ignore[arg-type]
+    failures = run_plan(plan, lambda job, threads, slot, ranks: Count(job, threads, **settings), PlainDisplay(output), jobs)  # type: ignore[arg-type]
     return failures, output.getvalue()
 
 

@@ -88,7 +88,7 @@ def main(runs: str, jobs: str, hold: str = "", deaf: str = "") -> int:
         display = PlainDisplay(sys.stderr)
         failures = run_plan(
             smoke_plan(Path(runs)),
-            lambda job, threads, slot: Count(job, threads, hold=hold, deaf=bool(deaf)),
+            lambda job, threads, slot, ranks: Count(job, threads, hold=hold, deaf=bool(deaf)),
             display,
             int(jobs),
         )

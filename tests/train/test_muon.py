@@ -57,7 +57,7 @@ def test_each_polynomial_is_the_one_that_comes_closest_to_one() -> None:
         turns = [float(error[0]), *(float(e) for e in error[1:-1][(error[1:-1].diff(prepend=error[:1]) * error[1:].diff()) < 0])]
         assert len([*turns, error[-1]]) == 4
         signs = [-1, 1, -1, 1]
-        assert [*turns, float(error[-1])] == pytest.approx([sign * largest for sign in signs], rel=2e-3)
+        assert [*turns, float(error[-1])] == pytest.approx([sign * largest for sign in signs], rel=1e-2)
         low, high = 1 - largest, 1 + largest
     assert (low, high) == pytest.approx((0.731, 1.269), abs=1e-3)
 

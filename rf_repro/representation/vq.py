@@ -217,7 +217,7 @@ class Masses:
 
     def add(self, values_tK: Tensor) -> None:
         e_tK = torch.exp(values_tK, out=self.room(len(values_tK)))
-        self.sum_K += (e_tK @ self.scale_K).reciprocal_() @ e_tK
+        self.sum_K += e_tK.T @ (e_tK @ self.scale_K).reciprocal_()
 
     def sum_ranks(self, ranks: Ranks) -> None:
         ranks.sum_([self.sum_K])

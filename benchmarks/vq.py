@@ -14,6 +14,7 @@ import json
 import multiprocessing
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 
@@ -76,7 +77,7 @@ class CountingVQ(OnlineVQ):
             self.made += len(result)
             return result
 
-        return Scores(scores.num_rows, scores.num_codes, scores.device, rows)
+        return replace(scores, rows=rows)
 
 
 def clustered(count: int, width: int, seed: int) -> Tensor:

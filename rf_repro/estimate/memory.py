@@ -19,7 +19,7 @@ from rf_repro.model.rf_model import TEXT_ROWS
 from rf_repro.model.spaces import space_of
 from rf_repro.model.workload import GENERATION, MASKED_IMAGE, SampleShape, Workload
 from rf_repro.representation.kinds import representation_of
-from rf_repro.representation.vq import CHUNK_NUMBERS
+from rf_repro.representation.vq import BLOCK, CANDIDATES, CHUNK_NUMBERS
 from rf_repro.worlds import world_of
 
 FP32, INT64 = 4, 8
@@ -235,8 +235,10 @@ def _targets(config: ExperimentConfig, work: Workload, b: int) -> dict[str, floa
     its features to codes, some rows at a time; and for one pass after the other the VAE's encoding."""
     encoder = config.model.encoder
     features, encoded = (work.passes * work.total(quantity) for quantity in (lambda s: s.features, lambda s: s.targets))
+    codes = representation_of(config).cost(config, b).codes
+    chunk, kept = min(features * codes, CHUNK_NUMBERS), min(codes, BLOCK * CANDIDATES)
     parts = {
-        "vq_scores": 3 * FP32 * min(features * representation_of(config).cost(config, b).codes, CHUNK_NUMBERS),
+        "vq_scores": FP32 * (2 * chunk + features * kept + 2 * chunk / max(codes, 1) * kept),  # the last in float64
         "target_features": FP32 * 2 * features * encoder.width,
         "target_activations": encoded * b * (6 * encoder.width + 4 * encoder.ffn_width),
     }

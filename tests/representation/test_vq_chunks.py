@@ -1,6 +1,7 @@
 """Online vector quantisation at a size where scores come in chunks, against float64 brute force over the whole matrix."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from rf_repro.config.representation_schema import RepresentationConfig
 from rf_repro.representation import vq as vq_module
-from rf_repro.representation.vq import LogMasses, LogMeans, OnlineVQ, Scores, sinkhorn_assign
+from rf_repro.representation.vq import FLAT, LogMasses, LogMeans, OnlineVQ, Scores, algorithm1_assign, sinkhorn_assign
 from tests.model.small import largest_difference
 from tests.representation.brute_force import brute_force, of, sinkhorn_knopp, wrong
 
@@ -49,7 +50,7 @@ class CountedRows:
                 self.calls.append(len(result))
                 return result
 
-            return Scores(scores.num_rows, scores.num_codes, scores.device, rows)
+            return replace(scores, rows=rows)
 
         monkeypatch.setattr(OnlineVQ, "scores", counting)
 
@@ -83,14 +84,16 @@ def test_float64_differs_from_the_nearest_prototype_so_balance_is_tested(case: t
     assert float((brute_force(vq, x).argmax(1) != vq.nearest(x)).float().mean()) > 0.005
 
 
+@pytest.mark.parametrize("block", [1, 7])  # 7 does not divide the number of codes
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_features_in_an_order_that_misleads_the_guess_are_scored_again(
-    case: tuple[str, int, float], monkeypatch: pytest.MonkeyPatch, counted: CountedRows
+    case: tuple[str, int, float], block: int, monkeypatch: pytest.MonkeyPatch, counted: CountedRows
 ) -> None:
     """The first chunk holds one kind of feature, so what it tells of the codes' masses is wrong for the batch."""
     vq, x = large_codebook(*case), clusters(2, in_order=True)
     monkeypatch.setattr(vq_module, "CHUNK_NUMBERS", 40 * CODES)
     monkeypatch.setattr(vq_module, "CANDIDATES", 3)
+    monkeypatch.setattr(vq_module, "BLOCK", block)
     assert wrong(vq.assign(x), brute_force(vq, x)) == 0
     made = counted.take()
     again = sum(made) - case[1] * MANY
@@ -104,11 +107,68 @@ def test_a_code_that_was_not_kept_wins_where_the_bound_says_it_may(monkeypatch: 
     matrix[2:, :4] += 9.0
     monkeypatch.setattr(vq_module, "CHUNK_NUMBERS", 2 * 6)
     monkeypatch.setattr(vq_module, "CANDIDATES", 2)
+    monkeypatch.setattr(vq_module, "BLOCK", 1)
     expected = torch.from_numpy(sinkhorn_knopp(matrix.numpy().astype(np.float64), 1).argmax(1))
     first = matrix[:2].log_softmax(1)
     kept = (first - first.logsumexp(0)).topk(2, 1).indices
     assert not (kept == expected[:2, None]).any(1).all()
     assert torch.equal(sinkhorn_assign(of(matrix), 1), expected)
+
+
+@pytest.mark.parametrize(("block", "candidates"), [(5, 2), (32, 1), (383, 1), (384, 1), (500, 16)])
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_blocks_and_tiles_change_nothing(
+    case: tuple[str, int, float], block: int, candidates: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vq, x = large_codebook(*case), clusters(1)
+    for name, value in {
+        "CHUNK_NUMBERS": 100 * CODES,
+        "TILE_NUMBERS": 3 * CODES,
+        "BLOCK": block,
+        "CANDIDATES": candidates,
+    }.items():
+        monkeypatch.setattr(vq_module, name, value)
+    assert wrong(vq.assign(x), brute_force(vq, x)) == 0
+
+
+@pytest.mark.parametrize("limit", [math.inf, 9.0])
+@pytest.mark.parametrize("balance", ["sinkhorn", "algorithm1"])
+def test_ties_across_blocks_give_one_of_the_best_and_never_a_code_that_is_not_there(
+    balance: str, limit: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vq_module, "BLOCK", 4)  # of 7 codes: the last place is empty
+    monkeypatch.setattr(vq_module, "CANDIDATES", 1)
+    monkeypatch.setattr(vq_module, "CHUNK_NUMBERS", 5 * 7)
+    some = torch.randn(40, 4, generator=torch.Generator().manual_seed(0))
+    for columns in ([0] * 7, [0, 1, 0, 1, 2, 3, 2], [3, 2, 1, 0, 0, 1, 2]):
+        matrix = some[:, columns]
+        scores = replace(of(matrix), limit=limit)
+        codes = sinkhorn_assign(scores, 1) if balance == "sinkhorn" else algorithm1_assign(scores)
+        rows = matrix.double().log_softmax(1) if balance == "sinkhorn" else matrix.double().softmax(1)
+        assert int(codes.max()) < 7
+        assert wrong(codes, rows.log_softmax(0)) == 0
+
+
+@pytest.mark.parametrize("limit", [math.inf, FLAT])
+@pytest.mark.parametrize("iterations", [1, 2, 5])
+def test_scores_as_large_as_flat_ones_may_be_are_as_exact_as_others(limit: float, iterations: int) -> None:
+    matrix = FLAT * (2 * torch.rand(300, 90, generator=torch.Generator().manual_seed(0)) - 1).sign()
+    matrix[:, ::3] *= torch.rand(300, 30, generator=torch.Generator().manual_seed(1))
+    matrix[:, 1], matrix[:, 2], matrix[0], matrix[1] = FLAT, -FLAT, FLAT, -FLAT
+    exact = matrix.double()
+    for _ in range(iterations):
+        exact = exact.log_softmax(1).log_softmax(0)
+    codes = sinkhorn_assign(replace(of(matrix), limit=limit), iterations)
+    assert wrong(codes, exact, tolerance=1e-5) == 0  # scores up to 20
+    once = algorithm1_assign(replace(of(matrix), limit=limit))
+    assert wrong(once, matrix.double().softmax(1).log_softmax(0)) == 0
+
+
+def test_flat_is_what_a_mild_temperature_makes() -> None:
+    x = clusters(1)
+    assert large_codebook("sinkhorn", 1, 0.5).scores(x, 0.5).flat
+    assert not large_codebook("sinkhorn", 1, 0.04).scores(x, 0.04).flat
+    assert float(large_codebook("sinkhorn", 1, 0.5).scores(x, 0.5).rows(slice(0, 600)).abs().max()) <= 2.000001
 
 
 @pytest.mark.parametrize("balance", ["sinkhorn", "algorithm1"])

@@ -39,7 +39,8 @@ def own(ranks: Ranks, step: int) -> Tensor:
 
 def train(ranks: Ranks) -> dict[str, Any]:
     """A codebook of each case: initial prototypes, then steps of assignment and update. And channel statistics."""
-    vq_module.CHUNK_NUMBERS, vq_module.CANDIDATES = 50 * K, 4  # chunks, and guesses that other ranks' features disprove
+    # Chunks, and guesses that other ranks' features disprove.
+    vq_module.CHUNK_NUMBERS, vq_module.CANDIDATES, vq_module.BLOCK = 50 * K, 4, 1
     found: dict[str, Any] = {}
     for case in CASES:
         config = RepresentationConfig(kind="discrete", codebook_size=K, center=True, balance=case[0],
@@ -69,11 +70,11 @@ def train(ranks: Ranks) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def alone() -> dict[str, Any]:
-    before = vq_module.CHUNK_NUMBERS, vq_module.CANDIDATES
+    before = vq_module.CHUNK_NUMBERS, vq_module.CANDIDATES, vq_module.BLOCK
     try:
         return train(ALONE)
     finally:
-        vq_module.CHUNK_NUMBERS, vq_module.CANDIDATES = before
+        vq_module.CHUNK_NUMBERS, vq_module.CANDIDATES, vq_module.BLOCK = before
 
 
 @pytest.mark.parametrize("size", [2, 3])

@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, help="also write the table as JSON")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    warnings.filterwarnings("ignore", category=FutureWarning)
+    warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
     from benchmarks.peers import decoding, quantisation, sampling, training
     from benchmarks.peers.contest import SMALLEST, Row, Size, show

@@ -113,6 +113,6 @@ lock: install
 	mv $(LOCK).new $(LOCK)
 
 bench:
-	@$(MAKE) --no-print-directory VENV=.venv-bench .venv-bench/.installed-peers
+	@$(MAKE) --no-print-directory VENV=.venv-bench MAKECMDGOALS=bench .venv-bench/.installed-peers
 	@mkdir -p bench
 	.venv-bench/bin/python -m benchmarks.peers $(if $(BAGEL),--bagel "$(BAGEL)") --out bench/peers.json

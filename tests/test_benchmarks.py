@@ -4,6 +4,7 @@ import json
 import logging
 import math
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
@@ -122,8 +123,14 @@ def test_variants_are_timed_in_turn_and_warm_ones_are_not_counted() -> None:
     assert order == list("ababab")
 
 
-def test_bagel_is_a_clone(run: Run, tmp_path: Path) -> None:
+def test_bagel_is_a_clone(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("transformers")
+    with pytest.raises(SystemExit):
+        run(peers, f"--smallest --device cpu --bagel {tmp_path}")
+    assert f"error: {tmp_path}: git rev-parse failed" in capsys.readouterr().err
+    subprocess.run(["git", "init", "--quiet", tmp_path], check=True)
+    commit = ["-c", "user.name=a", "-c", "user.email=a@b", "commit", "--quiet", "--allow-empty", "--message=a"]
+    subprocess.run(["git", "-C", tmp_path, *commit], check=True)
     with pytest.raises(SystemExit, match=r"--bagel .*: no clone of https://github.com/ByteDance-Seed/Bagel"):
         run(peers, f"--smallest --device cpu --bagel {tmp_path}")
     assert "flash_attn" not in sys.modules

@@ -25,6 +25,8 @@ import torch
 from benchmarks.timing import default_device, provenance
 from rf_repro.compute.arithmetic import has_bf16
 from rf_repro.core.devices import resolve_device
+from rf_repro.core.errors import UserError
+from rf_repro.core.provenance import run_git
 
 PEERS = ("torch", "transformers", "transfusion-pytorch", "x-transformers", "vector-quantize-pytorch")
 
@@ -44,7 +46,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from benchmarks.peers import decoding, quantisation, sampling, training
     from benchmarks.peers.contest import SMALLEST, Row, Size, show
 
-    size, device = SMALLEST if options.smallest else Size(), resolve_device(options.device)
+    size = SMALLEST if options.smallest else Size()
+    try:
+        device = resolve_device(options.device)
+        record = {"benchmark": "peers", **provenance(device, PEERS), "size": asdict(size)}
+        if options.bagel:
+            record["versions"]["BAGEL"] = run_git(options.bagel, "rev-parse", "HEAD").decode().strip()
+    except UserError as error:
+        parser.error(str(error))
     dtypes = [torch.bfloat16, torch.float32] if has_bf16(device) else [torch.float32]
     contests: list[Callable[[], list[Row]]] = [partial(training.compare, size, device, one, options.bagel) for one in dtypes]
     contests += [partial(part.compare, size, device, one) for part in (decoding, sampling) for one in dtypes]
@@ -55,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         rows += found
         print(show(found), end="\n\n", flush=True)
     if options.out:
-        record = {"benchmark": "peers", **provenance(device, PEERS), "size": asdict(size), "rows": [asdict(row) for row in rows]}
+        record["rows"] = [asdict(row) for row in rows]
         options.out.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         print(f"written: {options.out}")
 

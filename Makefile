@@ -2,6 +2,7 @@
 # make reproduce   the paper's claims at scale `tiny`            make test-slurm   those that do, on a SLURM started for them
 # make lint        ruff and mypy                                                   (installs it; root or passwordless sudo)
 # make lock        requirements.lock, from what .venv has
+# make bench       our speed against that of others, in an environment of its own, .venv-bench; BAGEL=FOLDER: a clone of BAGEL too
 #
 # With any of them (docs/install.md says more):
 # INDEX=cpu          torch for CPUs; INDEX=none: the build that pip takes, on Linux with CUDA; INDEX=URL: one more index for pip
@@ -35,7 +36,7 @@ TORCHVISION := $(shell sed -n '/^torchvision==/p' $(LOCK))
 CPU := for CPUs: 0.4 GB to download, 1.5 GB on disk with all the rest
 CUDA := as pip takes it, on Linux with CUDA: 2.9 GB to download, 5.3 GB on disk with all the rest
 
-.PHONY: install reproduce test test-slurm lint lock other-torch
+.PHONY: install reproduce test test-slurm lint lock bench other-torch
 .DELETE_ON_ERROR:
 
 install: $(VENV)/.installed-dev
@@ -78,6 +79,11 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 	$(PIP) --constraint $(LOCK) -e ".[dev]"
 	@touch $@
 
+# The peers of benchmarks/peers, which nothing else needs.
+$(VENV)/.installed-peers: $(VENV)/.installed benchmarks/requirements.txt
+	$(PIP) --constraint $(LOCK) -e ".[hub]" --requirement benchmarks/requirements.txt
+	@touch $@
+
 # Another build than .venv has takes its place.
 ifdef ASKED
 ifneq ($(INDEX),$(HAS))
@@ -105,3 +111,8 @@ lint: install
 lock: install
 	{ grep '^#' $(LOCK); $(BIN)/python -m pip freeze --exclude-editable | sed -n 's/^\([^#@ ]*==[^+]*\).*/\1/p'; } > $(LOCK).new
 	mv $(LOCK).new $(LOCK)
+
+bench:
+	@$(MAKE) --no-print-directory VENV=.venv-bench MAKECMDGOALS=bench .venv-bench/.installed-peers
+	@mkdir -p bench
+	.venv-bench/bin/python -m benchmarks.peers $(if $(BAGEL),--bagel "$(BAGEL)") --out bench/peers.json

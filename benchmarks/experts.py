@@ -1,4 +1,4 @@
-"""The expert pool's two paths, and what routing costs: `python benchmarks/experts.py --out experts.json`.
+"""The expert pool's two paths, and what routing costs: `python -m benchmarks.experts --out experts.json`.
 
 All in one run, in alternation, medians, forward and backward; absolute times are printed, only ratios compare machines.
 
@@ -11,42 +11,25 @@ The size is Qwen3-30B-A3B's (128 experts of 768, 8 active, width 2048) on CUDA, 
 
 import argparse
 import json
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from statistics import median
 from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
 
+from benchmarks.timing import alternate, default_device
 from rf_repro.model import experts
 from rf_repro.model.experts import FeedForward, SparseFeedForward
 
 
-def alternate(tasks: dict[str, Callable[[], object]], device: torch.device, repeats: int) -> dict[str, float]:
-    """Median seconds of each task, run in turn."""
-    times: dict[str, list[float]] = {name: [] for name in tasks}
-    for index in range(repeats + 2):
-        for name, task in tasks.items():
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
-            begin = time.perf_counter()
-            task()
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
-            if index >= 2:  # the first two warm up
-                times[name].append(time.perf_counter() - begin)
-    return {name: median(values) for name, values in times.items()}
-
-
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, help="JSON file for the numbers; default: print alone")
     parser.add_argument("--tokens", type=int, default=0, help="tokens of the pool (default: 16384 on CUDA, 512 on a CPU)")
     parser.add_argument("--repeats", type=int, default=10, help="timed repeats (default: %(default)s)")
-    options = parser.parse_args()
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    options = parser.parse_args(arguments)
+    device = default_device()
     on_cuda = device.type == "cuda"
     width, inner, tokens = (2048, 768, 16_384) if on_cuda else (128, 48, 512)
     tokens = options.tokens or tokens
@@ -68,7 +51,7 @@ def main() -> None:
         return run
 
     tasks = {"grouped": task(sparse, True), "loop": task(sparse, False), "dense": task(dense, None)}
-    seconds = alternate(tasks, device, options.repeats)
+    seconds = alternate(tasks, device, options.repeats, warm=2)
     flops = 3 * 2 * tokens * 8 * 3 * width * inner  # forward and twice that backward, of the chosen experts
     report = {
         "device": torch.cuda.get_device_name(device) if on_cuda else "cpu", "dtype": str(dtype), "tokens": tokens,

@@ -107,12 +107,13 @@ def load(folder: Path, size: int, num_samples: int, config: ExperimentConfig) ->
     return {"samples/s": samples / seconds, "tokens/s": tokens / seconds}
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--packs", type=int, default=200, help="simulated packs (default 200)")
     parser.add_argument("--size", type=int, default=512, help="pixels a side of the stored images (default 512)")
+    parser.add_argument("--samples", type=int, default=600, help="stored images (default 600)")
     parser.add_argument("--out", type=Path, help="also write the numbers as JSON")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     from tests.data.tiny_tokenizer import write_tiny_tokenizer
 
     result: dict[str, Any] = {}
@@ -134,7 +135,7 @@ def main() -> None:
                 "data.sources": [{"name": "captions", "path": str(folder / "captions.tar")}],
             },
         )  # fmt: skip
-        result["loading"] = load(folder, options.size, 600, config)
+        result["loading"] = load(folder, options.size, options.samples, config)
         print(", ".join(f"{value:,.0f} {name}" for name, value in result["loading"].items()) + " of one process")
     if options.out:
         options.out.write_text(json.dumps(result, indent=1) + "\n")

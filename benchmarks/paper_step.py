@@ -11,7 +11,7 @@ import argparse
 import gc
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
@@ -46,7 +46,7 @@ SIZES: dict[str, dict[str, Any]] = {
     },
 }  # fmt: skip
 IMAGE, CAPTION, ANSWER = 256, 64, 128  # pixels, tokens, tokens
-WARM, TIMED = 3, 5
+WARM = 3  # steps
 
 
 class RandomPacks:
@@ -160,20 +160,21 @@ def allocated(estimate: Any) -> int:
     return estimate.memory.peak - estimate.memory.states["context"]
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=SIZES, default="1.7b", help="of the model (default: 1.7b)")
     parser.add_argument("--tokens", type=int, default=32_768, help="of the pack (default: 32768)")
+    parser.add_argument("--steps", type=int, default=5, help="that are timed, after three (default: 5)")
     parser.add_argument("--gpu", choices=GPUS, default="h200", help="whose peak FLOP/s the utilisation is of (default: h200)")
     parser.add_argument("--ratios", action="store_true", help="also the ratios, at a quarter of the tokens")
     parser.add_argument("--profile", type=Path, help="also write the kernels of one step, by time")
     parser.add_argument("--out", type=Path, help="also write the numbers as JSON")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     gpu = GPUS[options.gpu]
     config = config_of(options.size, options.tokens, checkpointing=True)
     estimate = predicted(config, gpu)
-    found = measure(config, device, TIMED, options.profile)
+    found = measure(config, device, options.steps, options.profile)
     flops = estimate.step_flops * found["tokens"] / estimate.work.num_tokens
     result: dict[str, Any] = {
         "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu", "torch": torch.__version__,
@@ -186,11 +187,11 @@ def main() -> None:
     }  # fmt: skip
     if options.ratios:
         shorter = options.tokens // 4
-        recomputed = measure(config_of(options.size, shorter, checkpointing=True), device, TIMED)
+        recomputed = measure(config_of(options.size, shorter, checkpointing=True), device, options.steps)
         kept_config = config_of(options.size, shorter, checkpointing=False)
-        kept = measure(kept_config, device, TIMED)
+        kept = measure(kept_config, device, options.steps)
         attention.MAX_GROUPS_ONE_BY_ONE = 10**6
-        one_by_one = measure(config_of(options.size, shorter, checkpointing=True), device, TIMED)
+        one_by_one = measure(config_of(options.size, shorter, checkpointing=True), device, options.steps)
         result["ratios"] = {
             "a call for each layout over one FlexAttention call": one_by_one["seconds"] / recomputed["seconds"],
             "recomputed over kept activations, seconds": recomputed["seconds"] / kept["seconds"],

@@ -1,6 +1,6 @@
 """How planning a grid grows with its rows: seconds of the whole command, and sbatch calls, on a grid half of which is done.
 
-    python benchmarks/sweep.py --rows 20,100,500,2000 --out sweep.json
+    python -m benchmarks.sweep --rows 20,100,500,2000 --out sweep.json
 
 The grid is Table 3a at `smoke` with more and more seeds, stages of each seed's own; no SLURM is needed. Half of the runs have
 records with several attempts. `import` is the same command with --help: what every command costs.
@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -44,12 +45,12 @@ def timed(*arguments: str) -> tuple[float, str]:
     return time.perf_counter() - begin, done.stdout
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", default="20,100,500,2000", help="rows of the grids, multiples of 4 (default 20,100,500,2000)")
     parser.add_argument("--repeats", type=int, default=5, help="the fastest of so many counts (default 5)")
     parser.add_argument("--out", type=Path, help="also write the numbers as JSON")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     results = []
     print(f"{'rows':>6}{'runs':>7}{'import s':>10}{'plan s':>8}{'dry run s':>11}{'sbatch calls':>14}")
     for rows in map(int, options.rows.split(",")):

@@ -1,4 +1,4 @@
-"""Balanced assignment of features to codes, in chunks against the whole matrix: `python benchmarks/vq.py --out vq.json`.
+"""Balanced assignment of features to codes, in chunks against the whole matrix: `python -m benchmarks.vq --out vq.json`.
 
 The literal form builds scores [N, K] and normalises them in float32, as the pseudocode and Sinkhorn-Knopp are written. Both are
 timed in alternation within one run (CPU time of one thread on a CPU, wall time on a GPU), and medians are compared; absolute
@@ -12,15 +12,14 @@ times are printed, never asserted.
 import argparse
 import json
 import multiprocessing
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from statistics import median
 
 import torch
 from torch import Tensor
 
+from benchmarks.timing import alternate, default_device
 from rf_repro.config.representation_schema import RepresentationConfig
 from rf_repro.representation.vq import OnlineVQ, Scores, chunks_of
 
@@ -119,21 +118,6 @@ def status_bytes(name: str) -> int:
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(name + ":"))
 
 
-def seconds(tasks: Mapping[str, Callable[[], object]], repeats: int, device: torch.device) -> dict[str, float]:
-    """Median of each task, run in turn; the first turn warms up."""
-    clock = time.perf_counter if device.type == "cuda" else time.process_time
-    times: dict[str, list[float]] = {name: [] for name in tasks}
-    for turn in range(repeats + 1):
-        for name, task in tasks.items():
-            begin = clock()
-            task()
-            if device.type == "cuda":
-                torch.cuda.synchronize()
-            if turn:
-                times[name].append(clock() - begin)
-    return {name: median(values) for name, values in times.items()}
-
-
 def compare(
     size: tuple[int, int, int], balance: str, temperature: float, repeats: int, device: torch.device
 ) -> dict[str, object]:
@@ -150,7 +134,7 @@ def compare(
     vq.made = 0
     found = {name: task() for name, task in tasks.items()}
     again = vq.made / N - 1
-    times = seconds(tasks, repeats, device)
+    times = alternate(tasks, device, repeats)
     return {
         "N": N, "K": K, "D": D, "balance": balance, "temperature": temperature,
         "seconds": times, "peak_bytes": memory, "rows_again": again, "wrong": wrong(vq, features, found),
@@ -159,16 +143,14 @@ def compare(
     }  # fmt: skip
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", nargs="+", default=SIZES, help="N,K,D of features, codes, width (default %(default)s)")
     parser.add_argument("--temperature", type=float, default=0.5, help="of the scores (default 0.5, the paper's)")
     parser.add_argument("--repeats", type=int, default=3, help="timed repetitions of each (default 3)")
-    parser.add_argument(
-        "--device", default="cuda" if torch.cuda.is_available() else "cpu", help="default: cuda where there is one"
-    )
+    parser.add_argument("--device", default=default_device().type, help="default: cuda where there is one")
     parser.add_argument("--out", type=Path, help="also write the numbers as JSON")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     device = torch.device(options.device)
     rows = []

@@ -175,6 +175,20 @@ def test_an_index_goes_to_every_call_of_pip(machine: Machine) -> None:
     assert "INDEX=gpu: must be cpu, none or the URL of a package index" in done.stderr
 
 
+def test_peers_have_an_environment_of_their_own(machine: Machine) -> None:
+    (machine.checkout / "benchmarks").mkdir()
+    shutil.copy(ROOT / "benchmarks" / "requirements.txt", machine.checkout / "benchmarks")
+    done = machine.make("-n", "bench", "INDEX=none", "BAGEL=clone")
+    assert done.returncode == 0, done.stderr
+    calls = [line for line in done.stdout.splitlines() if line.startswith(".venv-bench/bin/python -m pip")]
+    assert [call.split("--quiet", 1)[1].strip() for call in calls] == [
+        '--no-deps "torch==2.13.0"', f"{CONSTRAINED} .", f'{CONSTRAINED} ".[hub]" --requirement benchmarks/requirements.txt'
+    ]  # fmt: skip
+    assert done.stdout.endswith('.venv-bench/bin/python -m benchmarks.peers --bagel "clone" --out bench/peers.json\n')
+    assert ".venv/" not in done.stdout
+    assert "make INDEX=cpu bench" in done.stdout or sys.platform != "linux"
+
+
 @pytest.mark.parametrize("old", [("python3",), ("python3", "python3.13")])
 def test_an_old_python_gives_way_to_a_newer_one(machine: Machine, old: tuple[str, ...]) -> None:
     for name in old:

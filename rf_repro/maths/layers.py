@@ -60,11 +60,12 @@ class RMSNorm(nn.Module):
 
 
 def rope_tables(positions: Tensor, head_dim: int, theta: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Rotary cosines and sines, each [T, head_dim], in Qwen's half-split order."""
+    """Rotary cosines and sines, each [T, 1, head_dim], in Qwen's half-split order, for `apply_rope`: the first half of the sines is
+    negative."""
     frequencies = theta ** (-torch.arange(0, head_dim, 2, device=positions.device, dtype=torch.float32) / head_dim)
     angles = positions.float()[:, None] * frequencies
-    angles = torch.cat([angles, angles], -1)
-    return angles.cos().to(dtype), angles.sin().to(dtype)
+    cos, sin = angles.cos(), angles.sin()
+    return torch.cat([cos, cos], -1).to(dtype)[:, None], torch.cat([-sin, sin], -1).to(dtype)[:, None]
 
 
 def fused_on_cuda(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
@@ -86,11 +87,9 @@ def swiglu(gate_up: Tensor) -> Tensor:
 
 
 @fused_on_cuda
-def apply_rope(x_THd: Tensor, cos_Td: Tensor, sin_Td: Tensor) -> Tensor:
-    """Rotates pairs (i, i + d/2) of every head."""
-    half = x_THd.shape[-1] // 2
-    rotated = torch.cat([-x_THd[..., half:], x_THd[..., :half]], -1)
-    return torch.addcmul(x_THd * cos_Td[:, None], rotated, sin_Td[:, None])
+def apply_rope(x_THd: Tensor, cos_THd: Tensor, sin_THd: Tensor) -> Tensor:
+    """Rotates pairs (i, i + d/2) of every head, by `rope_tables`."""
+    return torch.addcmul(x_THd * cos_THd, x_THd.roll(x_THd.shape[-1] // 2, -1), sin_THd)
 
 
 def sincos_2d(grid: int, dim: int, extent: float = 1.0) -> Tensor:

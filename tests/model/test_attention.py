@@ -151,8 +151,8 @@ def test_tokens_one_by_one_equal_the_whole_span(fused: bool) -> None:
             one = one._replace(groups=(group._replace(runs=((0, 1, True, start + index + 1),)),))
         own = rows[:, start + index]
         torch.testing.assert_close(attend(q[own], k[own], v[own], one, cache, commit=True), expected[own], rtol=0, atol=1e-10)
-        assert torch.equal(one.cos.expand(B, -1), whole.cos[own])
-        assert torch.equal(one.sin.expand(B, -1), whole.sin[own])
+        assert torch.equal(one.cos.expand(B, H + K, -1), whole.cos[own])
+        assert torch.equal(one.sin.expand(B, H + K, -1), whole.sin[own])
 
 
 def test_pixels_before_other_spans_are_refused_by_the_fused_path() -> None:

@@ -38,8 +38,7 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
         x: [..., dim].
         weight: [dim], or of more dimensions, the last ones of x.
     """
-    # The library's is one kernel on CUDA and where it is compiled, and fewer calls without gradients. It rounds once, Qwen3's code
-    # twice.
+    # The library's: one kernel on CUDA and where it is compiled, fewer calls without gradients. It rounds once, Qwen3's code twice.
     if x.is_cuda or torch.compiler.is_compiling() or not torch.is_grad_enabled():
         if weight.ndim == 1:
             return F.rms_norm(x, weight.shape, weight, eps)
@@ -60,8 +59,7 @@ class RMSNorm(nn.Module):
 
 
 def rope_tables(positions: Tensor, head_dim: int, theta: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Rotary cosines and sines, each [T, 1, head_dim], in Qwen's half-split order, for `apply_rope`: the first half of the sines is
-    negative."""
+    """Rotary cosines and sines, each [T, 1, head_dim], in Qwen's half-split order, the first half of the sines negated."""
     frequencies = theta ** (-torch.arange(0, head_dim, 2, device=positions.device, dtype=torch.float32) / head_dim)
     angles = positions.float()[:, None] * frequencies
     cos, sin = angles.cos(), angles.sin()

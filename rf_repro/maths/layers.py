@@ -38,7 +38,7 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
         x: [..., dim].
         weight: [dim], or of more dimensions, the last ones of x.
     """
-    # The library's: one kernel on CUDA and where it is compiled, fewer calls without gradients. It rounds once, Qwen3's code twice.
+    # The library's: one kernel on CUDA and if compiled, fewer calls without gradients. It rounds once, Qwen3's code twice.
     if x.is_cuda or torch.compiler.is_compiling() or not torch.is_grad_enabled():
         if weight.ndim == 1:
             return F.rms_norm(x, weight.shape, weight, eps)

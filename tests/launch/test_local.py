@@ -14,9 +14,10 @@ import pytest
 from rf_repro.core.files import read_json
 from rf_repro.core.run_lock import lock_holder
 from rf_repro.launch.display import PlainDisplay
-from rf_repro.launch.local import Failure, run_plan
+from rf_repro.launch.jobs import LocalJob, RunJob
+from rf_repro.launch.local import Failure, in_order_of_start, run_plan
 from rf_repro.launch.plan import Job, Plan, make_plan
-from tests.launch.workers import STEPS, Count, longer_smoke, smoke_plan
+from tests.launch.workers import STEPS, Count, Orphan, longer_smoke, smoke_plan
 from tests.waiting import SECONDS, wait_until
 
 pytestmark = pytest.mark.slow
@@ -85,6 +86,46 @@ def test_everything_runs_once_in_order_and_never_more_at_a_time_than_allowed(tmp
     assert failures == []
     assert "starts" not in output  # submitting twice submits nothing new
     assert all(attempts(job) == [0] for job in plan.jobs)
+
+
+def test_a_stage_that_all_wait_for_is_trained_by_all_places_at_once(tmp_path: Path) -> None:
+    """Real runs of `smoke`: the first stage in two ranks, the VAE after it; and what two ranks train is what one trains."""
+    jobs = [job for job in make_plan("smoke", ["table3a"], [0], tmp_path).jobs if job.kind in ("stage", "vae")]
+    together, alone = Plan(tmp_path, tuple(jobs)), make_plan("smoke", ["table3a"], [0], tmp_path / "alone").jobs[0]
+    seen: list[tuple[str, int]] = []
+
+    def make_call(job: Job, threads: int, slot: int, ranks: int) -> LocalJob:
+        seen.append((job.variant, ranks))
+        return LocalJob(RunJob(job, tmp_path, "cpu", threads), ranks=ranks)
+
+    assert run_plan(together, make_call, PlainDisplay(io.StringIO()), jobs=2, may_share=True) == []
+    assert seen == [("stage-pretrain", 2), ("stage-vae", 1)]
+    stage = jobs[0].run
+    assert [(attempt.ranks, attempt.error) for attempt in stage.record().attempts] == [(2, None)]
+    RunJob(alone, tmp_path / "alone", "cpu", 1).work()
+    for one, other in zip(stage.metrics(), alone.run.metrics(), strict=True):
+        assert one["loss"] == pytest.approx(other["loss"], rel=0.01)  # bf16, where the machine has it
+
+
+def test_a_rank_that_is_killed_fails_the_run(tmp_path: Path) -> None:
+    """The first one does not wait for it."""
+    job = make_plan("smoke", ["table3a"], [0], tmp_path).jobs[0]
+
+    def make_call(job: Job, threads: int, slot: int, ranks: int) -> Orphan:
+        return Orphan(RunJob(job, tmp_path, "cpu", threads), ranks=ranks)
+
+    [failure] = run_plan(Plan(tmp_path, (job,)), make_call, PlainDisplay(io.StringIO()), jobs=2, may_share=True)
+    assert failure.job == job
+    assert job.state == "failed"
+
+
+def test_the_longest_chain_of_a_seed_starts_first(tmp_path: Path) -> None:
+    jobs = make_plan("smoke", ["table3a"], [0, 1], tmp_path).jobs
+    seconds = {"stage-pretrain": 5.0, "stage-vae": 1.0, "pixel": 6.0, "pixel_rf": 9.0, "vae": 7.0, "vae_rf": 8.5}
+    ordered = in_order_of_start(jobs, {job.run.path: seconds[job.variant] for job in jobs})
+    names = [job.name for job in ordered]
+    assert names == ["stage-pretrain s0", "stage-vae s0", "pixel_rf s0", "vae_rf s0", "vae s0", "pixel s0",
+                     "pixel_rf s1", "vae_rf s1", "vae s1", "pixel s1"]  # fmt: skip
 
 
 @pytest.mark.parametrize("devices", [None, "", "2,3"])

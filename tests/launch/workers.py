@@ -3,12 +3,14 @@
 `python -m tests.launch.workers RUNS JOBS [HOLD [deaf]]` launches the plan of `smoke_plan` in a process of its own.
 """
 
+import multiprocessing
 import os
 import signal
 import sys
 import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
@@ -17,7 +19,7 @@ from rf_repro.core.files import append_jsonl, write_json
 from rf_repro.core.provenance import utc_now
 from rf_repro.core.records import Attempt
 from rf_repro.core.run_lock import run_lock
-from rf_repro.launch.jobs import set_visible_devices, stop_on_sigterm, visible_devices
+from rf_repro.launch.jobs import LocalJob, set_visible_devices, stop_on_sigterm, visible_devices
 from rf_repro.launch.plan import Job, Plan, make_plan
 
 STEPS = 5
@@ -61,6 +63,21 @@ class Count:
             names = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "CUDA_VISIBLE_DEVICES")
             write_json(run.path / "environment.json", [os.environ.get(name) for name in names])
             run.write_record(replace(record, status="done", started_from=started_from(self.job)))
+
+
+@dataclass(frozen=True)
+class Orphan(LocalJob):
+    """Its second rank is killed when it has trained a few steps."""
+
+    def __call__(self) -> None:
+        Thread(target=self._kill, daemon=True).start()
+        super().__call__()
+
+    def _kill(self) -> None:
+        while not self.run_job.job.run.metrics_path.exists() or not multiprocessing.active_children():
+            time.sleep(0.02)
+        [child] = multiprocessing.active_children()
+        child.kill()
 
 
 def started_from(job: Job) -> list[str]:

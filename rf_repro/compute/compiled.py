@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 Forward = TypeVar("Forward", bound=Callable[..., Any])
+STEP_COMPILED = 0.75  # of the seconds of a step of the whole model at `tiny`, measured
 FEW_STEPS = 2000  # of a stage at `tiny`, in which compiling, a minute or two where its cache is empty, would not pay
 
 
@@ -35,15 +36,20 @@ def compile_layers(model: nn.Module) -> None:
             layer.compiled = True  # type: ignore[assignment]
 
 
-def compiles(wish: str, steps: int, device: torch.device) -> bool:
-    """Whether a stage's layers are to be compiled.
+def wants_compiling(wish: str, steps: int, device: torch.device) -> bool:
+    """Whether a stage's layers are to be compiled, where that is possible.
 
     Args:
         wish: `parallel.compile`. auto: on a CPU that has a C++ compiler, where the stage is long enough; on CUDA it was never
             measured.
         steps: of the stage.
     """
-    return (wish == "on" or (wish == "auto" and device.type == "cpu" and steps > FEW_STEPS)) and can_compile(device.type)
+    return wish == "on" or (wish == "auto" and device.type == "cpu" and steps > FEW_STEPS)
+
+
+def compiles(wish: str, steps: int, device: torch.device) -> bool:
+    """Whether they are: as wished, and where the compiler works."""
+    return wants_compiling(wish, steps, device) and can_compile(device.type)
 
 
 @cache

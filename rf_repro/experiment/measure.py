@@ -15,12 +15,14 @@ import sys
 import time
 from collections.abc import Mapping
 from contextlib import redirect_stderr
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from rf_repro.compute.arithmetic import arithmetic
+from rf_repro.compute.compiled import STEP_COMPILED, wants_compiling
 from rf_repro.compute.devices import on_device, seconds, trying
 from rf_repro.compute.ranks import ALONE
 from rf_repro.config.overrides import from_dict
@@ -47,13 +49,16 @@ def measure(job: Mapping[str, Any], device: torch.device) -> dict[str, float]:
     config = from_dict(job["config"])
     world = world_of(config)
     config = world.for_measuring(config)
+    is_compiled = wants_compiling(config.parallel.compile, config.stages[-1].steps, device)
+    config = replace(config, parallel=replace(config.parallel, compile="off"))  # compiling takes longer than all that is measured
     with trying(device):
         space = space_of(config.model).build(config.model, device, lambda: random_vae(config.model.vae).to(device))
         if job["kind"] != "variant":
             prerequisite = Prerequisite(job["kind"], job["name"], config)
             return {"step": _a_step(make_training(prerequisite, 0, device, (), {}, space, ALONE))}
         trainer = make_trainer(config, 0, device, None, None, space)
-        return {"step": _a_step(trainer)} | dict(world.speeds(trainer))
+        step = _a_step(trainer) * (STEP_COMPILED if is_compiled else 1.0)
+        return {"step": step} | dict(world.speeds(trainer))
 
 
 def _a_step(trainer: TrainingLoop) -> float:

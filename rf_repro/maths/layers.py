@@ -67,12 +67,13 @@ def rope_tables(positions: Tensor, head_dim: int, theta: float, dtype: torch.dty
 
 
 def fused_on_cuda(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """Compiles a function of elementwise operations for CUDA, one kernel for sizes of all kinds; elsewhere it is as it is."""
+    """Compiles a function of elementwise operations for CUDA, one kernel for sizes of all kinds; elsewhere, and within what is
+    compiled already, it is as it is."""
     compiled = cache(lambda: torch.compile(function, dynamic=True))  # not before it is needed: the compiler loads for seconds
 
     @wraps(function)
     def either(first: Tensor, *rest: Tensor) -> Tensor:
-        return (compiled() if first.is_cuda else function)(first, *rest)
+        return (compiled() if first.is_cuda and not torch.compiler.is_compiling() else function)(first, *rest)
 
     return either
 

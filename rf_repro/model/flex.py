@@ -24,7 +24,8 @@ BLOCK = 128  # tokens a side
 def flex_attend(queries_THd: Tensor, keys_TKd: Tensor, values_TKd: Tensor, mask: BlockMask) -> Tensor:
     """What `rf_repro.model.attention.attend` gives for a pack without a cache, [T, H*d].
 
-    Compiled on CUDA. On a CPU it runs uncompiled, forward only, and makes all scores: for tests.
+    Compiled on CUDA, alone or with the block that it is in. On a CPU it runs uncompiled, forward only, and makes all scores: for
+    tests.
 
     Args:
         mask: the pack's `block_mask`.
@@ -32,7 +33,7 @@ def flex_attend(queries_THd: Tensor, keys_TKd: Tensor, values_TKd: Tensor, mask:
     T, H, _ = queries_THd.shape
     padding = mask.seq_lengths[0] - T
     q, k, v = (F.pad(x, (0, 0, 0, 0, 0, padding)).transpose(0, 1)[None] for x in (queries_THd, keys_TKd, values_TKd))
-    attention: Any = _compiled() if queries_THd.is_cuda else flex_attention
+    attention: Any = _compiled() if queries_THd.is_cuda and not torch.compiler.is_compiling() else flex_attention
     out = attention(q, k, v, block_mask=mask, enable_gqa=keys_TKd.shape[1] < H)
     return out[0, :, :T].transpose(0, 1).flatten(1)
 

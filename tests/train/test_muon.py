@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from rf_repro.train import muon
-from rf_repro.train.muon import COEFFICIENTS, LOWEST, Muon, orthogonalise
+from rf_repro.train.muon import COEFFICIENTS, LOWEST, MARGIN, Muon, orthogonalise
 
 SHAPES = [(24, 16), (16, 24), (16, 16), (1, 8)]
 TORCHS = ((3.4445, -4.7750, 2.0315),) * 5
@@ -44,22 +44,22 @@ def test_orthogonalising_maps_singular_values_by_the_polynomials() -> None:
     torch.testing.assert_close(found.double(), expected, rtol=0, atol=2e-5)
     rounded = orthogonalise(given.float(), torch.bfloat16, COEFFICIENTS, 1e-7)
     assert rounded.dtype == torch.bfloat16
-    torch.testing.assert_close(rounded.double(), expected, rtol=0, atol=0.03)
+    assert (rounded.double() - expected).norm() < 0.05 * expected.norm()
 
 
 def test_each_polynomial_is_the_one_that_comes_closest_to_one() -> None:
     """Of degree 5 and odd: the best has the same error with alternating signs at four points (Chebyshev's theorem)."""
     low, high = LOWEST, 1.0
     for a, b, c in COEFFICIENTS:
-        x = torch.linspace(low, high, 100_001, dtype=torch.float64)
+        x = torch.linspace(low, high, 1_000_001, dtype=torch.float64)
         error = a * x + b * x**3 + c * x**5 - 1
+        inner = error[1:-1][(error[1:-1] - error[:-2]) * (error[2:] - error[1:-1]) < 0]
         largest = float(error.abs().max())
-        turns = [float(error[0]), *(float(e) for e in error[1:-1][(error[1:-1].diff(prepend=error[:1]) * error[1:].diff()) < 0])]
-        assert len([*turns, error[-1]]) == 4
-        signs = [-1, 1, -1, 1]
-        assert [*turns, float(error[-1])] == pytest.approx([sign * largest for sign in signs], rel=1e-2)
-        low, high = 1 - largest, 1 + largest
-    assert (low, high) == pytest.approx((0.679, 1.321), abs=2e-3)
+        assert [float(error[0]), *inner.tolist(), float(error[-1])] == pytest.approx(
+            [-largest, largest, -largest, largest], rel=1e-3
+        )
+        low, high = 1 - largest, MARGIN * (1 + largest)
+    assert (low, high / MARGIN) == pytest.approx((0.669, 1.331), abs=1e-3)
 
 
 def test_with_torchs_coefficients_its_steps_are_torchs(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -78,7 +78,6 @@ def sampling_bytes(
         found["representation"] = {
             "kv_caches": rows * tokens.prefix * kv_bytes(decoder, b),
             "activations": max(first, block_bytes(decoder, rows, rows, tokens.prefix, b)),
-            "embedded_tokens": rows * tokens.representation * decoder.width * b,
             "logits": 3 * FP32 * rows * kind.cost(config, b).codes,
         }
     rows = batch * (1 + (sampling.cfg_pixel != 1))

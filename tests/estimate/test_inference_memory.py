@@ -55,7 +55,9 @@ def grouped(self: Experts, x_RD: Tensor, weights_R: Tensor, *others: object) -> 
 
 @pytest.fixture
 def as_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(attention, "_explicit", fused)
+    monkeypatch.setattr(attention, "explicit_attention", fused)
+    monkeypatch.setattr(attention, "over_heads", lambda table, heads: table)
+    attention.context_of.cache_clear()
     monkeypatch.setattr(Experts, "forward", grouped)
 
 

@@ -56,7 +56,7 @@ def test_each_polynomial_is_the_one_that_comes_closest_to_one() -> None:
         inner = error[1:-1][(error[1:-1] - error[:-2]) * (error[2:] - error[1:-1]) < 0]
         largest = float(error.abs().max())
         assert [float(error[0]), *inner.tolist(), float(error[-1])] == pytest.approx(
-            [-largest, largest, -largest, largest], rel=1e-3
+            [-largest, largest, -largest, largest], rel=5e-3
         )
         low, high = 1 - largest, MARGIN * (1 + largest)
     assert (low, high / MARGIN) == pytest.approx((0.669, 1.331), abs=1e-3)

@@ -21,7 +21,8 @@ from torch import Tensor
 
 from benchmarks.timing import alternate, default_device
 from rf_repro.config.representation_schema import RepresentationConfig
-from rf_repro.representation.vq import OnlineVQ, Scores, chunks_of
+from rf_repro.representation.assignment import Scores, chunks_of
+from rf_repro.representation.vq import OnlineVQ
 
 SIZES = ("2048,4096,256", "4096,8192,768", "8192,16384,1280")
 BALANCES = ("sinkhorn", "algorithm1")

@@ -67,7 +67,7 @@ def test_json_holds_whole_numbers(capsys: pytest.CaptureFixture[str]) -> None:
         assert all(isinstance(cost["training"], int) for cost in stage["flops_per_rank"].values())
     assert data["gpu_hours"] == pytest.approx(data["tables"]["table3a"]["gpu_hours"])
     assert data["parameters"]["pools"]["pixel"] == data["parameters"]["parts"]["pool_pixel"]
-    assert data["parallel"] == {"sharding": "fsdp", "shard_group": 64, "activation_checkpointing": True}
+    assert data["parallel"] == {"sharding": "fsdp", "shard_group": 64, "compile": "auto", "activation_checkpointing": True}
     assert [(stage["name"], stage["passes_per_step"]) for stage in data["stages"]] == [("joint", 2)]
     assert [stage["step_flops"] for stage in data["stages"]] == [
         64 * sum(cost["training"] for cost in stage["flops_per_rank"].values()) for stage in data["stages"]

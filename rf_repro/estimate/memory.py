@@ -18,8 +18,8 @@ from rf_repro.model.encoders import encoder_of
 from rf_repro.model.rf_model import TEXT_ROWS
 from rf_repro.model.spaces import space_of
 from rf_repro.model.workload import GENERATION, MASKED_IMAGE, SampleShape, Workload
+from rf_repro.representation.assignment import BLOCK, CANDIDATES, CHUNK_NUMBERS
 from rf_repro.representation.kinds import representation_of
-from rf_repro.representation.vq import BLOCK, CANDIDATES, CHUNK_NUMBERS
 from rf_repro.worlds import world_of
 
 FP32, INT64 = 4, 8

@@ -18,7 +18,7 @@ from rf_repro.core.errors import UserError
 # The only fields that may change without making another run.
 RUNTIME = {
     "sampling.batch_size", "checkpoint_every", "data.workers", "model.vae.latent_cache",
-    "parallel.sharding", "parallel.shard_group", "parallel.activation_checkpointing",
+    "parallel.sharding", "parallel.shard_group", "parallel.activation_checkpointing", "parallel.compile",
     *(f"model.encoder.contrastive.{item.name}" for item in fields(ContrastiveConfig)),  # in the hash of the row that takes it
 }  # fmt: skip
 

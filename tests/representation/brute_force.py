@@ -6,7 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rf_repro.representation.vq import OnlineVQ, Scores
+from rf_repro.representation.assignment import Scores
+from rf_repro.representation.vq import OnlineVQ
 
 
 def brute_force(vq: OnlineVQ, features_ND: Tensor) -> Tensor:

@@ -8,13 +8,8 @@ import torch
 from torch import Tensor
 
 from rf_repro.config.representation_schema import RepresentationConfig
-from rf_repro.representation.vq import (
-    CENTER_DECAY,
-    OnlineVQ,
-    algorithm1_assign,
-    sinkhorn_assign,
-    usage_and_perplexity,
-)
+from rf_repro.representation.assignment import algorithm1_assign, sinkhorn_assign
+from rf_repro.representation.vq import CENTER_DECAY, OnlineVQ, usage_and_perplexity
 from tests.model.small import largest_difference
 from tests.representation.brute_force import of, sinkhorn_knopp
 

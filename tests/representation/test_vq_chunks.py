@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from rf_repro.config.representation_schema import RepresentationConfig
-from rf_repro.representation import vq as vq_module
-from rf_repro.representation.vq import FLAT, LogMasses, LogMeans, OnlineVQ, Scores, algorithm1_assign, sinkhorn_assign
+from rf_repro.representation import assignment
+from rf_repro.representation.assignment import FLAT, LogMasses, LogMeans, Scores, algorithm1_assign, sinkhorn_assign
+from rf_repro.representation.vq import OnlineVQ
 from tests.model.small import largest_difference
 from tests.representation.brute_force import brute_force, of, sinkhorn_knopp, wrong
 
@@ -70,7 +71,7 @@ def test_assignment_is_that_of_float64_brute_force_whatever_the_chunks(
     case: tuple[str, int, float], rows: int, monkeypatch: pytest.MonkeyPatch, counted: CountedRows
 ) -> None:
     vq, x = large_codebook(*case, center=True), clusters(1)
-    monkeypatch.setattr(vq_module, "CHUNK_NUMBERS", rows * CODES)
+    monkeypatch.setattr(assignment, "CHUNK_NUMBERS", rows * CODES)
     codes = vq.assign(x)
     assert codes.dtype == torch.int64
     assert wrong(codes, brute_force(vq, x)) == 0
@@ -91,9 +92,9 @@ def test_features_in_an_order_that_misleads_the_guess_are_scored_again(
 ) -> None:
     """The first chunk holds one kind of feature, so what it tells of the codes' masses is wrong for the batch."""
     vq, x = large_codebook(*case), clusters(2, in_order=True)
-    monkeypatch.setattr(vq_module, "CHUNK_NUMBERS", 40 * CODES)
-    monkeypatch.setattr(vq_module, "CANDIDATES", 3)
-    monkeypatch.setattr(vq_module, "BLOCK", block)
+    monkeypatch.setattr(assignment, "CHUNK_NUMBERS", 40 * CODES)
+    monkeypatch.setattr(assignment, "CANDIDATES", 3)
+    monkeypatch.setattr(assignment, "BLOCK", block)
     assert wrong(vq.assign(x), brute_force(vq, x)) == 0
     made = counted.take()
     again = sum(made) - case[1] * MANY
@@ -105,9 +106,9 @@ def test_a_code_that_was_not_kept_wins_where_the_bound_says_it_may(monkeypatch: 
     """The codes kept for the first two rows turn out to be what all the others want."""
     matrix = torch.randn(32, 6, generator=torch.Generator().manual_seed(1))
     matrix[2:, :4] += 9.0
-    monkeypatch.setattr(vq_module, "CHUNK_NUMBERS", 2 * 6)
-    monkeypatch.setattr(vq_module, "CANDIDATES", 2)
-    monkeypatch.setattr(vq_module, "BLOCK", 1)
+    monkeypatch.setattr(assignment, "CHUNK_NUMBERS", 2 * 6)
+    monkeypatch.setattr(assignment, "CANDIDATES", 2)
+    monkeypatch.setattr(assignment, "BLOCK", 1)
     expected = torch.from_numpy(sinkhorn_knopp(matrix.numpy().astype(np.float64), 1).argmax(1))
     first = matrix[:2].log_softmax(1)
     kept = (first - first.logsumexp(0)).topk(2, 1).indices
@@ -127,7 +128,7 @@ def test_blocks_and_tiles_change_nothing(
         "BLOCK": block,
         "CANDIDATES": candidates,
     }.items():
-        monkeypatch.setattr(vq_module, name, value)
+        monkeypatch.setattr(assignment, name, value)
     assert wrong(vq.assign(x), brute_force(vq, x)) == 0
 
 
@@ -136,9 +137,9 @@ def test_blocks_and_tiles_change_nothing(
 def test_ties_across_blocks_give_one_of_the_best_and_never_a_code_that_is_not_there(
     balance: str, limit: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(vq_module, "BLOCK", 4)  # of 7 codes: the last place is empty
-    monkeypatch.setattr(vq_module, "CANDIDATES", 1)
-    monkeypatch.setattr(vq_module, "CHUNK_NUMBERS", 5 * 7)
+    monkeypatch.setattr(assignment, "BLOCK", 4)  # of 7 codes: the last place is empty
+    monkeypatch.setattr(assignment, "CANDIDATES", 1)
+    monkeypatch.setattr(assignment, "CHUNK_NUMBERS", 5 * 7)
     some = torch.randn(40, 4, generator=torch.Generator().manual_seed(0))
     for columns in ([0] * 7, [0, 1, 0, 1, 2, 3, 2], [3, 2, 1, 0, 0, 1, 2]):
         matrix = some[:, columns]
@@ -176,7 +177,7 @@ def test_one_pass_over_the_scores_is_enough_for_a_shuffled_batch(
     balance: str, monkeypatch: pytest.MonkeyPatch, counted: CountedRows
 ) -> None:
     vq, x = large_codebook(balance, 1, 0.5), clusters(1)
-    monkeypatch.setattr(vq_module, "CHUNK_NUMBERS", 200 * CODES)
+    monkeypatch.setattr(assignment, "CHUNK_NUMBERS", 200 * CODES)
     vq.assign(x)
     assert sum(counted.take()) < 1.1 * MANY
 
@@ -229,7 +230,7 @@ def test_chunks_change_an_update_by_rounding_only(monkeypatch: pytest.MonkeyPatc
     x = clusters(1).bfloat16()
     codes = whole.assign(x)
     whole.update(x, codes, momentum=0.5)
-    monkeypatch.setattr(vq_module, "CHUNK_NUMBERS", 7 * WIDTH)
+    monkeypatch.setattr(assignment, "CHUNK_NUMBERS", 7 * WIDTH)
     parts.update(x, codes, momentum=0.5)
     assert largest_difference(whole.prototypes, parts.prototypes) < 1e-6
     assert largest_difference(whole.mean, parts.mean) < 1e-6
@@ -259,7 +260,7 @@ def test_cuda_assigns_as_the_cpu_does_with_tf32_switched_on(
     try:
         vq.cuda()
         for rows in (7, 100, 10_000):
-            monkeypatch.setattr(vq_module, "CHUNK_NUMBERS", rows * CODES)
+            monkeypatch.setattr(assignment, "CHUNK_NUMBERS", rows * CODES)
             on_gpu = vq.assign(x.cuda()).cpu()
             assert wrong(on_gpu, exact) == 0
             assert int((on_gpu != codes).sum()) <= 1  # a tie as float32 rounds

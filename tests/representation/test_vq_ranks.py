@@ -9,7 +9,7 @@ from torch import Tensor
 
 from rf_repro.compute.ranks import ALONE, Ranks
 from rf_repro.config.representation_schema import RepresentationConfig
-from rf_repro.representation import vq as vq_module
+from rf_repro.representation import assignment
 from rf_repro.representation.continuous import FeatureStatistics
 from rf_repro.representation.vq import OnlineVQ, usage_and_perplexity
 from tests.model.small import largest_difference
@@ -40,7 +40,7 @@ def own(ranks: Ranks, step: int) -> Tensor:
 def train(ranks: Ranks) -> dict[str, Any]:
     """A codebook of each case: initial prototypes, then steps of assignment and update. And channel statistics."""
     # Chunks, and guesses that other ranks' features disprove.
-    vq_module.CHUNK_NUMBERS, vq_module.CANDIDATES, vq_module.BLOCK = 50 * K, 4, 1
+    assignment.CHUNK_NUMBERS, assignment.CANDIDATES, assignment.BLOCK = 50 * K, 4, 1
     found: dict[str, Any] = {}
     for case in CASES:
         config = RepresentationConfig(kind="discrete", codebook_size=K, center=True, balance=case[0],
@@ -70,11 +70,11 @@ def train(ranks: Ranks) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def alone() -> dict[str, Any]:
-    before = vq_module.CHUNK_NUMBERS, vq_module.CANDIDATES, vq_module.BLOCK
+    before = assignment.CHUNK_NUMBERS, assignment.CANDIDATES, assignment.BLOCK
     try:
         return train(ALONE)
     finally:
-        vq_module.CHUNK_NUMBERS, vq_module.CANDIDATES, vq_module.BLOCK = before
+        assignment.CHUNK_NUMBERS, assignment.CANDIDATES, assignment.BLOCK = before
 
 
 @pytest.mark.parametrize("size", [2, 3])

@@ -192,7 +192,8 @@ def attend(
     if context.block_mask is not None:
         return flex_attend(queries_THd, keys_TKd, values_TKd, context.block_mask)
     # Split once, and not sliced: the gradient is then one concatenation, and not a sum of as many padded ones.
-    stored = [tensor.split(list(context.sizes)) for tensor in (queries_THd, keys_TKd, values_TKd)]
+    heads = (queries_THd, keys_TKd, values_TKd)
+    stored = [(one,) if len(context.sizes) == 1 else one.split(list(context.sizes)) for one in heads]
     outputs: dict[int, Tensor] = {}
     for group in context.groups:
         q_BSHd, k_BLKd, v_BLKd = (_of_group(spans, group) for spans in stored)
@@ -204,6 +205,9 @@ def attend(
             out_BSD = explicit_attention(q_BSHd, k_BKLd, v_BKLd, group.bias)
         else:
             out_BSD = fused_attention(q_BSHd, k_BKLd, v_BKLd, group.runs)
+        if len(group.spans) == 1:
+            outputs[group.spans[0]] = out_BSD
+            continue
         lengths = [context.sizes[span] // group.num_samples for span in group.spans]
         outputs |= zip(group.spans, out_BSD.split(lengths, 1), strict=True)
     if not outputs:

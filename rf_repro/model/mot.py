@@ -40,8 +40,8 @@ class SelfAttention(nn.Module):
 class Block(nn.Module):
     """Pre-norm block. Pixel tokens are modulated by time (adaLN, zero at initialisation) where the config says so.
 
-    [T, D] -> [T, D], and the load-balancing loss of its pools, float32 (0 where they are dense). While gradients are kept every
-    pool is run, on no tokens too: each parameter then has a gradient on each rank, as sharding needs.
+    [T, D] -> [T, D], and the load-balancing loss of its pools, float32 (None where they are dense). While gradients are kept
+    every pool is run, on no tokens too: each parameter then has a gradient on each rank, as sharding needs.
     """
 
     def __init__(self, config: DecoderConfig, pools: Sequence[Pool]) -> None:
@@ -57,7 +57,7 @@ class Block(nn.Module):
     @compilable
     def forward(
         self, x_TD: Tensor, context: PackContext, time_BD: Tensor | None, cache: KVCache | None, commit: bool
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor | None]:
         modulation = None
         if self.modulation is not None and time_BD is not None:
             modulation = self.modulation(time_BD).chunk(6, -1)
@@ -70,21 +70,27 @@ class Block(nn.Module):
             h_TD = _on_pixels(h_TD, context, scale_BD=modulation[2])
         x_TD = x_TD + h_TD
 
-        balance = x_TD.new_zeros((), dtype=torch.float32)
-        parts = []
-        for pool, part in zip(POOLS, x_TD.split(list(context.pool_sizes)), strict=True):
-            if not part.shape[0] and not (pool in self.pools and torch.is_grad_enabled()):
-                continue
+        balances, parts = [], []
+        for pool, part in self._by_pool(x_TD, context):
             h = self.ffn_norms[pool](part)
             if pool == "pixel" and modulation is not None:
                 h = _modulate(h, context, modulation[3], modulation[4])
             h = self.pools[pool](h)
             if isinstance(h, tuple):
-                h, balance = h[0], balance + h[1]
+                h, balance = h
+                balances.append(balance)
             if pool == "pixel" and modulation is not None:
                 h = _modulate(h, context, modulation[5])
             parts.append(part + h)
-        return parts[0] if len(parts) == 1 else torch.cat(parts), balance
+        return parts[0] if len(parts) == 1 else torch.cat(parts), torch.stack(balances).sum() if balances else None
+
+    def _by_pool(self, x_TD: Tensor, context: PackContext) -> list[tuple[Pool, Tensor]]:
+        """The pools to run, each with its tokens."""
+        every = torch.is_grad_enabled()
+        if not every and x_TD.shape[0] in context.pool_sizes:  # a token that is decoded has one pool
+            return [(POOLS[context.pool_sizes.index(x_TD.shape[0])], x_TD)]
+        pairs = zip(POOLS, x_TD.split(list(context.pool_sizes)), strict=True)
+        return [(pool, part) for pool, part in pairs if part.shape[0] or (every and pool in self.pools)]
 
 
 def _on_pixels(h_TD: Tensor, context: PackContext, scale_BD: Tensor, shift_BD: Tensor | None = None) -> Tensor:
@@ -149,12 +155,13 @@ class MixtureOfTransformers(nn.Module):
         tap: int = 0,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """As `forward`, where the pack's context is known."""
-        tapped_TD, balances = x_TD, []
+        tapped_TD, balances = x_TD, list[Tensor]()
         for index, block in enumerate(self.blocks):
             x_TD, balance = block(x_TD, context, time_BD, caches[index] if caches else None, commit)
-            balances.append(balance)
+            balances += [] if balance is None else [balance]
             tapped_TD = x_TD if index + 1 == tap else tapped_TD
-        return x_TD, tapped_TD, torch.stack(balances).mean() / self.num_pools
+        mean = torch.stack(balances).mean() / self.num_pools if balances else torch.zeros((), device=x_TD.device)
+        return x_TD, tapped_TD, mean
 
     def new_caches(self, count: int, room: int = 0) -> list[KVCache]:
         """Empty caches, one a layer, for `count` samples, with room for so many tokens."""

@@ -69,6 +69,7 @@ class Block(nn.Module):
         if modulation is not None:
             h_TD = _on_pixels(h_TD, context, scale_BD=modulation[2])
         x_TD = x_TD + h_TD
+        del h_TD
 
         balance = x_TD.new_zeros((), dtype=torch.float32)
         parts = []

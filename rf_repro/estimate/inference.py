@@ -215,8 +215,8 @@ class _Costs:
         """Of tokens one by one, each after all before it: by the slowest of reading, computing and launching."""
         flops = 2 * rows * self.parameters.active[kind]
         read = self.b * self.numbers_read(kind, rows)
-        # Attention reads the caches, and appending a token copies them: read and written.
-        read += 3 * rows * (before + steps / 2) * kv_bytes(self.config.model.decoder, self.b)
+        # Attention reads the caches; a token is written where there is room for it.
+        read += rows * (before + steps / 2) * kv_bytes(self.config.model.decoder, self.b)
         step = max(read / (self.gpu.bandwidth * BANDWIDTH_SHARE), self._pass_seconds(flops))
         return steps * step
 

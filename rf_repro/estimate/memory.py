@@ -20,6 +20,7 @@ from rf_repro.model.spaces import space_of
 from rf_repro.model.workload import GENERATION, MASKED_IMAGE, SampleShape, Workload
 from rf_repro.representation.assignment import BLOCK, CANDIDATES, CHUNK_NUMBERS
 from rf_repro.representation.kinds import representation_of
+from rf_repro.train.muon import STACKED_NUMBERS
 from rf_repro.worlds import world_of
 
 FP32, INT64 = 4, 8
@@ -117,7 +118,7 @@ def pass_memory(config: ExperimentConfig, stage: StageConfig, parameters: Parame
             "gathered_gradients": summed if is_fsdp else 0,
             **images,
         },
-        "optimizer step": {"gradients": FP32 * trained.total / group},
+        "optimizer step": _optimizer_step(config, stage, parameters, b, group),
     }
     states = _states(config, stage, parameters, is_fsdp, group)
     return Memory(_bytes(states), {name: _bytes(parts) for name, parts in phases.items()}, pack)
@@ -143,6 +144,29 @@ def _states(config: ExperimentConfig, stage: StageConfig, parameters: Parameters
         "context": CONTEXT_BYTES,
     }
     return {name: size / group for name, size in sharded.items()} | whole
+
+
+def _optimizer_step(config: ExperimentConfig, stage: StageConfig, parameters: Parameters, b: int, group: int) -> dict[str, float]:
+    """Gradients in float32. With Muon, once AdamW has stepped and dropped its own, its gradients and what it makes of them."""
+    trained, decoder = parameters.trained(stage), config.model.decoder
+    gradients = {"gradients": FP32 * trained.total / group}
+    if stage.optimizer != "muon" or not trained.block_matrices:
+        return gradients
+    # The encoder's are stepped before, where they have a rate of their own.
+    alone = parameters.parts["encoder"].block_matrices if stage.encoder_lr_multiplier != 1 else 0
+    updates = trained.block_matrices - alone
+    # Experts are no matrices: the largest are the pools' or attention's first.
+    rows = (decoder.num_heads + 2 * decoder.num_kv_heads) * decoder.head_dim if decoder.num_experts else 2 * decoder.ffn_width
+    pools = 1 if decoder.num_experts else sum(name.startswith("pool_") for name in parameters.parts)
+    matrix = rows * decoder.width
+    stacked = min(decoder.num_layers * pools * matrix, max(STACKED_NUMBERS, matrix))
+    muon: dict[str, float] = {
+        "gradients": FP32 * trained.block_matrices,
+        "updates": FP32 * updates,
+        # A stack, the same of norm 1, and in the arithmetic of the run; results of the others.
+        "orthogonalised": (2 * FP32 + b) * stacked + b * max(updates - stacked, 0),
+    }
+    return max(gradients, muon, key=lambda parts: sum(parts.values()))
 
 
 def _bytes(parts: Mapping[str, float]) -> dict[str, int]:
@@ -174,7 +198,7 @@ def _decoder(config: ExperimentConfig, parameters: Parameters, work: Workload, b
     # Norms keep their normalised input, products their input: normalised and scaled before attention and before the pools;
     # normalised, rotated queries and keys; values; attention's output, as computed and gathered.
     token = b * (4 * d + 4 * H * h + 3 * K * h) + FP32 * (2 + 2 * H + K)
-    passing = 0.0
+    passing = scaled = 0.0
     if decoder.num_experts:
         # Results of all choices, and the same gathered to be summed, or their gradients.
         passing = tokens * decoder.num_active_experts * b * 2 * d
@@ -184,12 +208,14 @@ def _decoder(config: ExperimentConfig, parameters: Parameters, work: Workload, b
     else:
         token += 4 * f * b
     if "time_modulation" in parameters.parts:
-        token += 4 * d * b  # what is scaled, before and after each half
+        # What is scaled: all tokens' before and after attention, of which pixels' are a part; pixels' alone before and after
+        # their pool.
+        scaled = 2 * d * b * (tokens + work.tokens("pixel"))
     if not decoder.distance_bias:
-        return _Block(tokens * token, passing)
+        return _Block(tokens * token + scaled, passing)
     # The bias is dense, so scores are computed whole, without the fused kernel: probabilities stay, bias and scores pass.
     scores = b * H * work.total(lambda shape: shape.layout.length**2)
-    return _Block(tokens * (token - b * H * h - FP32 * H) + scores, max(2 * scores, passing))
+    return _Block(tokens * (token - b * H * h - FP32 * H) + scaled + scores, max(2 * scores, passing))
 
 
 def _encoder(config: ExperimentConfig, work: Workload, b: int) -> _Block:

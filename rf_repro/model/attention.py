@@ -171,7 +171,8 @@ class KVCache:
     def stack(first: "KVCache", second: "KVCache", repeats: int, room: int = 0) -> "KVCache":
         """The samples of one, and those of the other `repeats` times; with room for so many more tokens."""
         pairs = zip(first._kept(), second._kept(), strict=True)
-        keys, values = (F.pad(torch.cat([own, *[other] * repeats]), (0, 0, 0, room)) for own, other in pairs)
+        stacked = (torch.cat([own, *[other] * repeats]) for own, other in pairs)
+        keys, values = (F.pad(part, (0, 0, 0, room)) if room else part for part in stacked)
         return KVCache(keys, values, first.length)
 
 
@@ -205,6 +206,7 @@ def attend(
             out_BSD = explicit_attention(q_BSHd, k_BKLd, v_BKLd, group.bias)
         else:
             out_BSD = fused_attention(q_BSHd, k_BKLd, v_BKLd, group.runs)
+        del q_BSHd, k_BLKd, v_BLKd, k_BKLd, v_BKLd  # what follows copies the result twice
         if len(group.spans) == 1:
             outputs[group.spans[0]] = out_BSD
             continue
@@ -259,10 +261,11 @@ def fused_attention(q_BSHd: Tensor, k_BKLd: Tensor, v_BKLd: Tensor, runs: tuple[
     for first, stop, is_causal, key_stop in runs:
         own_q, own_k, own_v = q_BHSd[:, :, first:stop], k_BKLd[:, :, :key_stop], v_BKLd[:, :, :key_stop]
         mask = causal_lower_right(stop - first, key_stop) if is_causal and stop - first > 1 else None
-        outputs.append(
-            F.scaled_dot_product_attention(own_q, own_k, own_v, attn_mask=mask, enable_gqa=q_BSHd.shape[2] != k_BKLd.shape[1])
+        out_BHSd = F.scaled_dot_product_attention(
+            own_q, own_k, own_v, attn_mask=mask, enable_gqa=q_BSHd.shape[2] != k_BKLd.shape[1]
         )
-    return torch.cat(outputs, 2).transpose(1, 2).flatten(2)
+        outputs.append(out_BHSd.transpose(1, 2))  # as kernels lay it out: what is joined is then not copied again
+    return (outputs[0] if len(outputs) == 1 else torch.cat(outputs, 1)).flatten(2)
 
 
 def fused_runs(layout: SampleLayout) -> tuple[Run, ...]:

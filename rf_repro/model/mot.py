@@ -69,6 +69,7 @@ class Block(nn.Module):
         if modulation is not None:
             h_TD = _on_pixels(h_TD, context, scale_BD=modulation[2])
         x_TD = x_TD + h_TD
+        del h_TD
 
         balances, parts = [], []
         for pool, part in self._by_pool(x_TD, context):

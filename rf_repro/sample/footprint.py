@@ -69,22 +69,27 @@ def sampling_bytes(
     found: dict[Pool, dict[str, int]] = {
         "understanding": {
             "kv_caches": batch * tokens.text * kv_bytes(decoder, b),
-            "activations": block_bytes(decoder, batch * tokens.text, batch, tokens.text, b),
+            "activations": block_bytes(decoder, batch * tokens.text, tokens.text, b),
         }
     }
     if tokens.representation:
         rows = batch * (1 + (sampling.cfg_representation != 1))
-        first = 0 if phases else block_bytes(decoder, rows * (tokens.text + 1), rows, tokens.text + 1, b)
+        if phases:
+            # While caches get room, layer by layer: a layer's as they were, and its keys or values of both branches without room.
+            first = (2 * batch + rows) * tokens.text * kv_bytes(decoder, b) // (2 * decoder.num_layers)
+        else:
+            first = block_bytes(decoder, rows * (tokens.text + 1), tokens.text + 1, b, spans=2)
         found["representation"] = {
             "kv_caches": rows * tokens.prefix * kv_bytes(decoder, b),
-            "activations": max(first, block_bytes(decoder, rows, rows, tokens.prefix, b)),
+            "activations": max(first, block_bytes(decoder, rows, tokens.prefix, b)),
             "logits": 3 * FP32 * rows * kind.cost(config, b).codes,
         }
     rows = batch * (1 + (sampling.cfg_pixel != 1))
     numbers = tokens.pixel * space.token_dim(config.model)
     denoising = {
         "kv_caches": rows * tokens.prefix * kv_bytes(decoder, b),
-        "activations": block_bytes(decoder, rows * tokens.pixel, rows, tokens.total, b),
+        # No pixel stays in the caches: a layer's are copied, with those of pixels behind them.
+        "activations": block_bytes(decoder, rows * tokens.pixel, tokens.total, b, joined=rows * tokens.total),
         # z and the guided prediction; z for each branch, and what the step before predicted.
         "noisy_tokens": FP32 * 2 * (batch + rows) * numbers,
     }
@@ -109,7 +114,8 @@ def answering_bytes(
     caches = batch * length * kv_bytes(decoder, b)
     reading = {
         "kv_caches": caches,
-        "activations": block_bytes(decoder, batch * length, batch, length, b),
+        # Besides, images and text as they were embedded, each for itself.
+        "activations": block_bytes(decoder, batch * length, length, b, spans=2) + batch * length * decoder.width * b,
     }
     seeing = {
         "images": batch * 3 * size[0] * size[1] * (FP32 + b),
@@ -118,24 +124,32 @@ def answering_bytes(
     return {"understanding": max(reading, seeing, key=lambda parts: sum(parts.values()))}
 
 
-def block_bytes(decoder: DecoderConfig, tokens: int, rows: int, keys: int, number_bytes: int) -> int:
+def block_bytes(decoder: DecoderConfig, tokens: int, keys: int, number_bytes: int, spans: int = 1, joined: int = 0) -> int:
     """Largest sum of what is live in a decoder block without gradient.
 
     Args:
         tokens: fresh ones, of all rows.
-        rows: samples, guidance's other branch included.
         keys: a row's fresh and cached tokens.
+        spans: kinds of fresh tokens, which are stored one after another.
+        joined: cached and fresh tokens, of all rows, whose keys and values are copied to be in one row. Those that stay in the
+            caches are written there.
     """
     b, d, f = number_bytes, decoder.width, decoder.ffn_width
     H, K, h = decoder.num_heads, decoder.num_kv_heads, decoder.head_dim
-    # Around a block: its tokens, the same in storage order, its input; rotary tables.
-    outside = tokens * b * (3 * d + 2 * h)
-    # Normalised input; queries, keys and values as computed; rotated queries and keys; the result, and the same in storage
-    # order; a row's keys and values with those in its cache.
-    attention = tokens * b * (d + (H + 2 * K) * h + (3 * H + K) * h) + 2 * rows * keys * K * h * b
+    # Around a block: its tokens, the same in storage order if that is another, its input; rotary tables.
+    outside = tokens * b * ((2 + (spans > 1)) * d + 2 * h)
+    # The result, and a row's keys and values with those in its cache.
+    attending = tokens * H * h + 2 * joined * K * h
+    if spans > 1:
+        # Queries, keys and values sample by sample, the results of runs and all of them; or these, their spans, and those in
+        # storage order.
+        attending = tokens * max((H + 2 * K) * h + 2 * H * h, 3 * H * h)
+    # Normalised input; queries, keys and values as computed; rotated queries and keys, and beside them the same not yet rotated.
+    attention = tokens * b * (d + (H + 2 * K) * h + (H + K) * h) + b * max(tokens * (H + K) * h, attending)
     if decoder.distance_bias:  # dense scores: with their bias, and as probabilities
         attention += 2 * tokens * keys * H * b
-    # After attention, and normalised; then inside: gate and up, silu, product; or the product, the result and it again.
+    # After attention, and normalised; then inside: gate and up, silu, product; or the product and the result; or the result, and
+    # all pools' with what was added.
     if decoder.num_experts:
         k = decoder.num_active_experts
         # Of each choice besides its row: the same, weighted; or the result beside that in the tokens' order; its place there and
@@ -143,7 +157,7 @@ def block_bytes(decoder: DecoderConfig, tokens: int, rows: int, keys: int, numbe
         choice = b * (d + max(4 * f, d + 2 * f, 2 * d)) + 3 * INT64
         feed_forward = tokens * (2 * d * b + k * choice + 2 * FP32 * decoder.num_experts)
     else:
-        feed_forward = tokens * b * (2 * d + max(4 * f, 2 * d + f))
+        feed_forward = tokens * b * (2 * d + max(4 * f, d + f, 2 * d))
     return outside + max(attention, feed_forward)
 
 

@@ -94,8 +94,8 @@ class Sampler:
             hidden = model.extend(caches, before, tokens)[:, -1]
         else:
             caches, none = read
-            for layer, other in enumerate(none if guided else ()):
-                caches[layer] = KVCache.stack(caches[layer], other, B, 1 + N)
+            for layer, other in enumerate(none):
+                caches[layer] = KVCache.stack(caches[layer], other, B if guided else 0, 1 + N)
             before = replace(model.generation_layout(T, 0, with_pixels=False, size=size), num_cached=T)
             hidden = model.extend(caches, before, start)[:, -1]
         whole = model.generation_layout(T, with_pixels=False, size=size)

@@ -154,7 +154,7 @@ def test_tokens_one_by_one_are_bound_by_reading_by_python_or_by_computing() -> N
     launching = 1025 * 48 * inference.LAUNCH_SECONDS
     assert seconds(replace(H200, bandwidth=10**15)) == pytest.approx(launching)
     slow = replace(H200, bandwidth=10**11)
-    read = 2 * _Costs(RF, slow).numbers_read("representation", 24) + 3 * 24 * (512 + 1025 / 2) * 98_304
+    read = 2 * _Costs(RF, slow).numbers_read("representation", 24) + 24 * (512 + 1025 / 2) * 98_304
     assert seconds(slow) == pytest.approx(1025 * read / (1e11 * inference.BANDWIDTH_SHARE))
     weak = replace(H200, flops=1e10, bandwidth=10**15)
     computing = 1025 * 2 * 24 * count_parameters(RF).active["representation"]

@@ -88,6 +88,9 @@ def swiglu(gate_up: Tensor) -> Tensor:
 @fused_on_cuda
 def apply_rope(x_THd: Tensor, cos_THd: Tensor, sin_THd: Tensor) -> Tensor:
     """Rotates pairs (i, i + d/2) of every head, by `rope_tables`."""
+    if torch.compiler.is_compiling():  # the compiler reads what is rolled number by number, half as fast
+        (a, b), (cos_a, cos_b), (sin_a, sin_b) = (tensor.chunk(2, -1) for tensor in (x_THd, cos_THd, sin_THd))
+        return torch.cat([torch.addcmul(a * cos_a, b, sin_a), torch.addcmul(b * cos_b, a, sin_b)], -1)
     return torch.addcmul(x_THd * cos_THd, x_THd.roll(x_THd.shape[-1] // 2, -1), sin_THd)
 
 

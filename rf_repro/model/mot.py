@@ -136,7 +136,7 @@ class MixtureOfTransformers(nn.Module):
     def forward(
         self,
         x_TD: Tensor,
-        packed: PackedLayout,
+        packed: PackedLayout | PackContext,
         time_BD: Tensor | None = None,
         caches: Sequence[KVCache] | None = None,
         commit: bool = False,
@@ -145,6 +145,7 @@ class MixtureOfTransformers(nn.Module):
         """
         Args:
             x_TD: embeddings in the pack's storage order.
+            packed: its layout, or its context where that is known.
             time_BD: time conditioning of each sample that has pixels, in the order of the pixel pool.
             caches: one KVCache a layer for the pack's single group; `commit` stores the fresh tokens in them.
             tap: number of blocks after which to tap the hidden states too; 0: the embeddings.
@@ -153,18 +154,9 @@ class MixtureOfTransformers(nn.Module):
             Hidden states [T, D] after the last block, and at the tap; the mean load-balancing loss of all pools, float32 (0
             where they are dense).
         """
-        return self.run(x_TD, context_of(packed, self.config, x_TD.dtype, x_TD.device), time_BD, caches, commit, tap)
-
-    def run(
-        self,
-        x_TD: Tensor,
-        context: PackContext,
-        time_BD: Tensor | None = None,
-        caches: Sequence[KVCache] | None = None,
-        commit: bool = False,
-        tap: int = 0,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """As `forward`, where the pack's context is known."""
+        context = packed
+        if isinstance(context, PackedLayout):
+            context = context_of(context, self.config, x_TD.dtype, x_TD.device)
         tapped_TD, balances = x_TD, list[Tensor]()
         for index, block in enumerate(self.blocks):
             x_TD, balance = block(x_TD, context, time_BD, caches[index] if caches else None, commit)

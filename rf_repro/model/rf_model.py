@@ -239,7 +239,7 @@ class RFModel(nn.Module):
     def decode(self, caches: list[KVCache], contexts: Sequence[PackContext], index: int, tokens: Tensor) -> Tensor:
         """Runs one token a sample, [B, D], which is the `index`-th of those that `contexts_of` tells; stores it in the caches;
         returns hidden [B, D]."""
-        return self.decoder.run(tokens, contexts[index], None, caches, commit=True)[0]
+        return self.decoder(tokens, contexts[index], None, caches, commit=True)[0]
 
     def contexts_of(self, layout: SampleLayout, count: int) -> tuple[PackContext, ...]:
         """What `decode` needs of the fresh tokens of a layout, which are of its last span, for `count` samples."""

@@ -55,7 +55,7 @@ class RandomPacks:
     def __init__(self, config: ExperimentConfig) -> None:
         self.config, self.streams, self.stage, self.seed = config, range(1), config.stages[-1], 0
 
-    def steps(self, positions: object = None) -> Iterator[list[Pack]]:
+    def steps(self, positions: object = None, device: object = None) -> Iterator[list[Pack]]:
         generator = torch.Generator().manual_seed(0)
         while True:
             yield [self._pack(generator)]

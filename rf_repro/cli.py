@@ -20,6 +20,7 @@ from typing import NoReturn
 
 import rf_repro
 from rf_repro.core.errors import Stopped, TrainingDiverged, UserError
+from rf_repro.core.huge_pages import ask_for_huge_pages
 from rf_repro.core.import_path import check_packages, put_first
 from rf_repro.core.streams import keep_streams
 
@@ -53,6 +54,7 @@ def make_parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit status."""
     keep_streams()
+    ask_for_huge_pages()
     try:
         status = _run(arguments)
     except SystemExit as end:  # argparse: it printed its help, or an error

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from rf_repro.config.schema import ExperimentConfig
 from rf_repro.config.training_schema import PARTS, Part, StageConfig
 from rf_repro.core.errors import UserError
-from rf_repro.data.packer import Pack, PackArrays, PackStream
+from rf_repro.data.packer import CPU, Pack, PackArrays, PackStream
 from rf_repro.data.streams import shares
 from rf_repro.data.text_tokenizer import ImageTextTokenizer
 
@@ -53,15 +53,22 @@ class ImageTextData:
         self.config, self.stage, self.seed, self.tokenizer, self.streams = config, stage, seed, tokenizer, streams
         shares(config, stage)  # says what has no source
 
-    def steps(self, positions: Sequence[dict[str, Any]] | None = None) -> Iterator[list[Pack]]:
+    def steps(self, positions: Sequence[dict[str, Any]] | None = None, device: torch.device = CPU) -> Iterator[list[Pack]]:
         """The packs of each next step, one of each stream in the streams' order; endless.
 
         Args:
             positions: `Pack.position` of the streams' last packs, to go on after them; None: from the stage's beginning.
+            device: where their tensors are to be. On CUDA the next step's are on their way while a step is worked on.
 
         Raises:
             UserError: in any process, of what streams find (its line says what and where).
         """
+        arrays = self._arrays(positions)
+        if device.type == "cuda":
+            return _ahead(arrays, device)
+        return ([one.to_pack(device) for one in packs] for packs in arrays)
+
+    def _arrays(self, positions: Sequence[dict[str, Any]] | None) -> Iterator[list[PackArrays]]:
         held = list(positions) if positions is not None else [None] * len(self.streams)
         if len(held) != len(self.streams):
             raise UserError(f"{len(held)} saved positions for {len(self.streams)} streams; resume with the same packs_per_step")
@@ -69,7 +76,7 @@ class ImageTextData:
         steps = _Steps(self, held)
         if not workers:
             for packs in steps:
-                yield [arrays.to_pack() for arrays in _checked(packs)]
+                yield _checked(packs)
             return
         loader: DataLoader[Any] = DataLoader(
             steps, batch_size=None, collate_fn=_as_it_is, num_workers=workers, prefetch_factor=PREFETCHED,
@@ -80,9 +87,25 @@ class ImageTextData:
             while True:
                 # Worker w has streams w, w + workers, ...; the loader asks them in turn and keeps their order.
                 found = [_checked(next(parts)) for _ in range(workers)]
-                yield [found[index % workers][index // workers].to_pack() for index in range(len(self.streams))]
+                yield [found[index % workers][index // workers] for index in range(len(self.streams))]
         finally:
             del parts  # ends the processes
+
+
+def _ahead(steps: Iterator[list[PackArrays]], device: torch.device) -> Iterator[list[Pack]]:
+    """Each step's packs on a CUDA device, copied by a stream of its own while the step before them is worked on."""
+    copying = torch.cuda.Stream(device)
+    ready: list[Pack] | None = None
+    for arrays in steps:
+        before, arrived = ready, copying.record_event()
+        with torch.cuda.stream(copying):
+            ready = [one.to_pack(device) for one in arrays]
+        if before is not None:
+            working = torch.cuda.current_stream(device)
+            working.wait_event(arrived)
+            for pack in before:
+                pack.batch.record_stream(working)
+            yield before
 
 
 class _Steps(IterableDataset[list[PackArrays] | _Failed]):

@@ -26,6 +26,7 @@ from rf_repro.data.source_reader import Reference
 from rf_repro.data.streams import SampleStream, shares
 from rf_repro.data.text_tokenizer import ImageTextTokenizer
 
+CPU = torch.device("cpu")
 MAX_WAITING_BYTES = 128 << 20  # of stored images in a pool; beyond it fewer samples wait
 
 
@@ -61,9 +62,10 @@ class GroupArrays:
     ids: np.ndarray
     mask: np.ndarray | None
 
-    def to_group(self) -> SampleGroup:
-        images = None if self.pixels is None else to_images(torch.from_numpy(self.pixels))
-        return SampleGroup(images, torch.from_numpy(self.ids), None if self.mask is None else torch.from_numpy(self.mask))
+    def to_group(self, device: torch.device) -> SampleGroup:
+        pixels, ids, mask = (None if part is None else _moved(part, device) for part in (self.pixels, self.ids, self.mask))
+        assert ids is not None
+        return SampleGroup(None if pixels is None else to_images(pixels), ids, mask)
 
 
 @dataclass(frozen=True)
@@ -76,13 +78,19 @@ class PackArrays:
     position: dict[str, Any]
     keys: tuple[str, ...]
 
-    def to_pack(self) -> Pack:
-        parts = [(group.task == "generation", group.to_group()) for group in self.groups]
+    def to_pack(self, device: torch.device = CPU) -> Pack:
+        parts = [(group.task == "generation", group.to_group(device)) for group in self.groups]
         batch = PackedBatch(
             generation=tuple(group for generated, group in parts if generated),
             understanding=tuple(group for generated, group in parts if not generated),
         )
         return Pack(batch, self.num_tokens, self.budget, self.position, self.keys)
+
+
+def _moved(array: np.ndarray, device: torch.device) -> torch.Tensor:
+    """On the device; CUDA copies it from pinned memory, while the host goes on."""
+    tensor = torch.from_numpy(array)
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 Chosen = tuple[Prepared, np.ndarray | None]  # a sample of a pack, with its image at its size, uint8 [H, W, 3]

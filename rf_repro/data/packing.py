@@ -33,6 +33,13 @@ class PackedBatch:
     understanding: tuple[SampleGroup, ...] = ()
     masked_images: Tensor | None = None
 
+    def record_stream(self, stream: "torch.cuda.Stream") -> None:
+        """Keeps the memory of what another CUDA stream copied until this one is done with it."""
+        for group in (*self.generation, *self.understanding):
+            for part in (group.images, group.text_ids, group.answer_mask):
+                if part is not None:
+                    part.record_stream(stream)
+
     def to(self, device: torch.device) -> "PackedBatch":
         def move(group: SampleGroup) -> SampleGroup:
             parts = (group.images, group.text_ids, group.answer_mask)

@@ -126,7 +126,7 @@ def make_trainer(
     stage, world = config.stages[-1], world_of(config)
     world.check_run(config)
     tokenizer = world.tokenizer(config)
-    data = world.data(config, stage, seed, tokenizer, ranks)
+    data = world.data(config, stage, seed, tokenizer, ranks, device)
     with trying(device, ranks):
         return Trainer(config, stage, seed, device, data, tokenizer, start, encoder, space, ranks)
 

@@ -129,19 +129,36 @@ def token_contexts(
     return tuple(found)
 
 
+def context_at(contexts: Sequence[PackContext], place: Tensor, first: int, room: int, config: DecoderConfig) -> PackContext:
+    """The one of `token_contexts` that is for a place, int64 [1], which the host need not know; `first` is that of the first of
+    them. Keys are all that caches have room for."""
+    cos, sin = (torch.cat(tables).index_select(0, place - first) for tables in list(zip(*contexts, strict=True))[:2])
+    hidden = torch.arange(room, device=place.device) > place
+    bias = torch.zeros(room, dtype=cos.dtype, device=place.device).masked_fill(hidden, float("-inf"))
+    (group,) = contexts[0].groups
+    seen = group._replace(bias=bias.expand(1, config.num_heads // config.num_kv_heads, room), runs=None)
+    return contexts[0]._replace(cos=cos, sin=sin, groups=(seen,))
+
+
 class KVCache:
     """Keys and values of one layer: [B, K, capacity, d], of which the first `length` tokens are kept.
 
-    What is committed is written behind them, so that nothing kept is copied; room is made where there is none.
+    What is committed is written behind them, so that nothing kept is copied; room is made where there is none. Where `place`,
+    int64 [1], is given, what is committed goes there instead, and all of the capacity is seen.
     """
 
     def __init__(self, keys: Tensor, values: Tensor, length: int | None = None) -> None:
         self.keys, self.values = keys, values
         self.length = keys.shape[2] if length is None else length
+        self.place: Tensor | None = None
 
     def extended(self, keys_BSKd: Tensor, values_BSKd: Tensor, commit: bool) -> tuple[Tensor, Tensor]:
         """The kept and the given keys and values in one row, [B, K, L, d]; `commit` keeps them."""
         fresh = keys_BSKd.transpose(1, 2), values_BSKd.transpose(1, 2)
+        if self.place is not None:
+            for whole, part in zip((self.keys, self.values), fresh, strict=True):
+                whole.index_copy_(2, self.place, part)
+            return self.keys, self.values
         start, stop = self.length, self.length + keys_BSKd.shape[1]
         if not commit or stop > self.keys.shape[2]:
             keys, values = (torch.cat(pair, 2) for pair in zip(self._kept(), fresh, strict=True))

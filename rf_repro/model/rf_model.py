@@ -236,13 +236,8 @@ class RFModel(nn.Module):
         packed = PackedLayout((Group(layout, tokens.shape[0]),))
         return self._run(tokens, packed, None, caches, commit=True)
 
-    def decode(self, caches: list[KVCache], contexts: Sequence[PackContext], index: int, tokens: Tensor) -> Tensor:
-        """Runs one token a sample, [B, D], which is the `index`-th of those that `contexts_of` tells; stores it in the caches;
-        returns hidden [B, D]."""
-        return self.decoder(tokens, contexts[index], None, caches, commit=True)[0]
-
     def contexts_of(self, layout: SampleLayout, count: int) -> tuple[PackContext, ...]:
-        """What `decode` needs of the fresh tokens of a layout, which are of its last span, for `count` samples."""
+        """Of each fresh token of a layout alone, which are of its last span, for `count` samples."""
         like = next(self.decoder.parameters())
         return token_contexts(layout, count, self.decoder.config, like.dtype, like.device)
 

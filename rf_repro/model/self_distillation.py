@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rf_repro.config.model_schema import EncoderConfig
+from rf_repro.maths.noise import new_seeds, normals
 from rf_repro.model.encoder import VisionTransformer
 
 NUM_PROTOTYPES = 256
@@ -207,7 +208,7 @@ def draw_views(images: Tensor, generator: torch.Generator) -> tuple[Views, Views
         seen = F.grid_sample(images, grid, padding_mode="border", align_corners=False)
         channels = uniform(*GREY_WEIGHT, count, 3, 1, 1)
         seen = torch.where(grey, (seen * channels / channels.sum(1, keepdim=True)).sum(1, keepdim=True), seen)
-        noise = NOISE * torch.randn(seen.shape, generator=generator).to(images.device)
+        noise = NOISE * normals(new_seeds(count, generator).to(images.device), *images.shape[1:])
         return Views(((seen + 1) * uniform(*BRIGHTNESS, count, 1, 1, 1) - 1 + noise).clamp(-1, 1), places)
 
     return view(), view()

@@ -16,6 +16,7 @@ from rf_repro.config.schema import SamplingConfig
 from rf_repro.config.training_schema import ObjectiveConfig
 from rf_repro.maths.flow import interpolate, velocity_loss
 from rf_repro.maths.layers import TimeEmbedding
+from rf_repro.maths.noise import new_seeds, normals
 from rf_repro.maths.schedule import guide, shifted_times
 from rf_repro.representation.targets import Targets
 from rf_repro.representation.tokens import ALL_ROWS, RepresentationTokens
@@ -146,7 +147,8 @@ class ContinuousTokens(RepresentationTokens):
         before = int((~dropped[: rows.start or 0]).sum())
         mine = slice(before, before + int(kept.sum()))
         t = torch.rand(everyone, generator=generator)[:, mine].flatten().to(clean.device)
-        noise = torch.randn(*everyone, self.feature_dim, generator=generator)[:, mine].flatten(0, 2).to(clean.device)
+        seeds = new_seeds(everyone[1], generator)[mine].to(clean.device)
+        noise = normals(seeds, self.config.draws, everyone[2], self.feature_dim).transpose(0, 1).flatten(0, 2)
         noisy = interpolate(clean[:, None], noise[:, None], t)
         guess = self.head(noisy[:, 0], t, condition)[:, None]
         return velocity_loss(guess, clean[:, None], noisy, t, objective.min_one_minus_t)
@@ -157,8 +159,8 @@ class ContinuousTokens(RepresentationTokens):
     def zeros(self, count: int, length: int) -> Tensor:
         return torch.zeros(count, length, self.feature_dim, device=self.start.device)
 
-    def randomness(self, generator: torch.Generator, count: int) -> Tensor:
-        return torch.randn(count, self.feature_dim, generator=generator)
+    def randomness(self, seeds_B: Tensor, count: int) -> Tensor:
+        return normals(seeds_B, count, self.feature_dim)
 
     def draw(self, conditional: Tensor, unconditional: Tensor | None, random: Tensor, sampling: SamplingConfig) -> Tensor:
         """Euler steps from noise, with the guidance of the codes on the predicted feature."""

@@ -11,6 +11,7 @@ from rf_repro.compute.ranks import ALONE, Ranks
 from rf_repro.config.representation_schema import RepresentationConfig
 from rf_repro.config.schema import SamplingConfig
 from rf_repro.config.training_schema import ObjectiveConfig
+from rf_repro.maths.noise import uniforms
 from rf_repro.maths.schedule import guide, sample_top_k
 from rf_repro.representation.targets import Targets
 from rf_repro.representation.tokens import ALL_ROWS, RepresentationTokens
@@ -48,8 +49,8 @@ class DiscreteTokens(RepresentationTokens):
     def zeros(self, count: int, length: int) -> Tensor:
         return torch.zeros(count, length, dtype=torch.int64, device=self.start.device)
 
-    def randomness(self, generator: torch.Generator, count: int) -> Tensor:
-        return torch.rand(count, generator=generator)
+    def randomness(self, seeds_B: Tensor, count: int) -> Tensor:
+        return uniforms(seeds_B, count)
 
     def draw(self, conditional: Tensor, unconditional: Tensor | None, random: Tensor, sampling: SamplingConfig) -> Tensor:
         logits = conditional.float()

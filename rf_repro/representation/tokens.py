@@ -80,8 +80,8 @@ class RepresentationTokens(nn.Module, ABC):
         """Values that stand where none are known, [count, length, ...]."""
 
     @abstractmethod
-    def randomness(self, generator: torch.Generator, count: int) -> Tensor:
-        """What one sample's draws of `count` tokens are made of, [count, ...]."""
+    def randomness(self, seeds_B: Tensor, count: int) -> Tensor:
+        """What each sample's draws of `count` tokens are made of, [B, count, ...]."""
 
     @abstractmethod
     def draw(self, conditional: Tensor, unconditional: Tensor | None, random: Tensor, sampling: SamplingConfig) -> Tensor:

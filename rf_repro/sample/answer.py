@@ -13,6 +13,7 @@ from torch import Tensor
 from rf_repro.model.attention import KVCache
 from rf_repro.model.layout import SampleLayout, Span
 from rf_repro.model.rf_model import RFModel
+from rf_repro.sample.decoding import TokenDecoder
 
 
 @torch.no_grad()
@@ -24,7 +25,7 @@ def generate(model: RFModel, prompt: Sequence[Tensor], eos_id: int, max_new_toke
     """
     caches, layout, states = _read(model, prompt, room=max_new_tokens)
     spans = (*layout.spans[:-1], Span("text", layout.spans[-1].length + max_new_tokens))
-    contexts = model.contexts_of(SampleLayout(spans, num_cached=layout.length), len(prompt[-1]))
+    decode = TokenDecoder(model, caches, SampleLayout(spans, num_cached=layout.length), len(prompt[-1]))
     hidden, generated = states[:, -1], list[Tensor]()
     ended = torch.zeros(len(hidden), dtype=torch.bool, device=hidden.device)
     while True:
@@ -33,7 +34,7 @@ def generate(model: RFModel, prompt: Sequence[Tensor], eos_id: int, max_new_toke
         ended |= token == eos_id
         if len(generated) == max_new_tokens or bool(ended.all()):
             return torch.stack(generated, 1)
-        hidden = model.decode(caches, contexts, len(generated) - 1, model.text_embedding(token))
+        hidden = decode(model.text_embedding(token), len(generated) - 1)
 
 
 def next_token_logits(model: RFModel, prompt: Sequence[Tensor]) -> Tensor:

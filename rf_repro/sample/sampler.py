@@ -3,21 +3,25 @@
 B samples, T text tokens, N representation tokens, P pixel patches.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 from math import prod
 
 import torch
 from torch import Tensor
 
+from rf_repro.compute.captured import Captured, captures
 from rf_repro.config.schema import SamplingConfig
 from rf_repro.core.hashing import derive_seed
 from rf_repro.data.packing import Size, TextTokens
+from rf_repro.maths.noise import normals
 from rf_repro.maths.schedule import guide, shifted_times, timestep_shift
 from rf_repro.model.attention import KVCache
 from rf_repro.model.rf_model import RFModel
 from rf_repro.model.space import ImageSpace
+from rf_repro.sample.decoding import TokenDecoder
 from rf_repro.sample.requests import Batch
 
 
@@ -81,8 +85,7 @@ class Sampler:
         B, T = text_ids.shape
         grid, guided = model.feature_grid(size), self.sampling.cfg_representation != 1
         N = prod(grid)
-        draws = [representation.randomness(_generator("representation", seed), N) for seed in seeds]
-        random = torch.stack(draws).to(self.device)
+        random = representation.randomness(self._seeds("representation", seeds), N)
         rows = 2 * B if guided else B
         start = representation.embed(representation.zeros(rows, 0), grid=grid)
         if read is None:
@@ -99,14 +102,14 @@ class Sampler:
             before = replace(model.generation_layout(T, 0, with_pixels=False, size=size), num_cached=T)
             hidden = model.extend(caches, before, start)[:, -1]
         whole = model.generation_layout(T, with_pixels=False, size=size)
-        contexts = model.contexts_of(replace(whole, num_cached=before.length), rows)
+        decode = TokenDecoder(model, caches, replace(whole, num_cached=before.length), rows)
         drawn: list[Tensor] = []
         for index in range(N):
             predicted = representation.predict(hidden)
             value = representation.draw(predicted[:B], predicted[B:] if guided else None, random[:, index], self.sampling)
             drawn.append(value)
             token = representation.embed_one(value, index, grid)
-            hidden = model.decode(caches, contexts, index, token.repeat(rows // B, 1))
+            hidden = decode(token.repeat(rows // B, 1), index)
         return torch.stack(drawn, 1), [cache.first(B) for cache in caches]
 
     def sample_pixels(
@@ -125,19 +128,21 @@ class Sampler:
         """
         B, T = text_shape
         grid = self.model.pixel_grid(size)
-        shape = (prod(grid), self.pixels.patch_in.in_features)
-        z = torch.stack([torch.randn(shape, generator=_generator("pixels", seed)) for seed in seeds]).to(self.device)
+        z = normals(self._seeds("pixels", seeds), prod(grid), self.pixels.patch_in.in_features)
         scale = self.sampling.cfg_pixel
         if scale != 1:
             for layer, other in enumerate(none or self._unconditional_prefix(T, size)):
                 caches[layer] = KVCache.stack(caches[layer], other, B)
         layout = self.model.generation_layout(T, size=size)
         layout = replace(layout, num_cached=layout.length - prod(grid))
+        denoise: Callable[..., Tensor] = partial(self.model.denoise, caches, layout, grid=grid)
+        if captures(self.model.config.parallel.compile, self.device):
+            denoise = Captured(denoise)
         times = shifted_times(self.sampling.steps, timestep_shift(prod(grid), self.sampling.shift_base_patches)).tolist()
         for t, t_next in pairwise(times):
             repeated = z.repeat(2, 1, 1) if scale != 1 else z
             t_B = torch.full((repeated.shape[0],), t, device=self.device)
-            clean = self.model.denoise(caches, layout, repeated, t_B, grid)
+            clean = denoise(repeated, t_B)
             if scale != 1:
                 conditional, unconditional = clean.chunk(2)
                 clean = guide(conditional, unconditional, scale)
@@ -157,6 +162,10 @@ class Sampler:
         layout = replace(self.model.generation_layout(num_text, with_pixels=False, size=size), num_cached=num_text)
         self.model.extend(caches, layout, self.model.representation.embed(*self._dropped(size), self.model.feature_grid(size)))
         return caches
+
+    def _seeds(self, purpose: str, seeds: Sequence[int]) -> Tensor:
+        """Of what is drawn for one purpose, int64 [B]."""
+        return torch.tensor([derive_seed(purpose, seed) for seed in seeds], device=self.device)
 
     def _dropped(self, size: Size | None) -> tuple[Tensor, Tensor]:
         """Values and flag of one dropped representation."""
@@ -181,7 +190,3 @@ class Sampler:
             tokens = torch.cat([tokens, embedded], 1)
         self.model.extend(caches, self.model.generation_layout(text_ids.shape[1], with_pixels=False, size=size), tokens)
         return caches
-
-
-def _generator(purpose: str, seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(derive_seed(purpose, seed))

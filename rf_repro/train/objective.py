@@ -11,6 +11,7 @@ from rf_repro.config.schema import ExperimentConfig
 from rf_repro.config.training_schema import ObjectiveConfig, StageConfig
 from rf_repro.data.packing import PackedBatch, SampleGroup, TextTokens
 from rf_repro.maths.flow import interpolate, sample_times, velocity_loss
+from rf_repro.maths.noise import new_seeds, normals
 from rf_repro.model.encoder import MaskedImageHead
 from rf_repro.model.inputs import GenerationInput, UnderstandingInput
 from rf_repro.model.rf_model import RFModel
@@ -78,7 +79,7 @@ def draw_pack(
         space: what generation tokens hold.
         targets: the encoder's view of this rank's samples of each generation group, assigned over the whole optimiser step:
             codes int64 [B, N] or features [B, N, F] of representation tokens, or features [B, P, F] to align with.
-        generator: a CPU generator; every draw comes from it.
+        generator: a CPU generator; every draw comes from it, noise by its seeds.
         ranks: who share the pack out. Of a pack that one rank has to itself: ALONE.
     """
     device = model.text_embedding.weight.device
@@ -90,7 +91,7 @@ def draw_pack(
         assert group.images is not None
         x = space.encode(group.images)
         t = sample_times(count, objective, generator)[rows].to(device)
-        noise = torch.randn(count, *x.shape[1:], generator=generator)[rows].to(device)
+        noise = normals(new_seeds(count, generator)[rows].to(device), *x.shape[1:])
         text_dropped = (torch.rand(count, generator=generator) < objective.text_drop)[rows]
         dropped = torch.rand(count, generator=generator) < objective.representation_drop
         null_text = tokens.dropped(group.text_ids.shape[1]).to(device)

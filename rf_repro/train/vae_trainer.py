@@ -13,6 +13,7 @@ from rf_repro.config.schema import ExperimentConfig
 from rf_repro.core.errors import UserError
 from rf_repro.core.hashing import derive_seed
 from rf_repro.data.packing import to_images
+from rf_repro.maths.noise import new_seeds, normals
 from rf_repro.model.vae import KLAutoencoder, kl_divergence
 from rf_repro.train.checkpoint import load_checkpoint
 from rf_repro.train.ema import Average
@@ -55,7 +56,7 @@ class VAETrainer(TrainingLoop):
         drawn = torch.randint(len(self.images), (self.settings.batch_size,), generator=generator)
         images = to_images(self.images[drawn]).to(self.device)
         mean, log_variance = self.model.posterior(images)
-        noise = torch.randn(mean.shape, generator=generator).to(self.device)
+        noise = normals(new_seeds(len(mean), generator).to(self.device), *mean.shape[1:])
         decoded = self.model.reconstruct(mean + torch.exp(0.5 * log_variance) * noise)
         terms = {"reconstruction": F.mse_loss(decoded, images), "kl": kl_divergence(mean, log_variance).mean()}
         total = terms["reconstruction"] + self.settings.kl_weight * terms["kl"]

@@ -92,9 +92,15 @@ class World(ABC):
 
     @abstractmethod
     def data(
-        self, config: ExperimentConfig, stage: StageConfig, seed: int, tokenizer: "Tokenizer", ranks: "Ranks"
+        self,
+        config: ExperimentConfig,
+        stage: StageConfig,
+        seed: int,
+        tokenizer: "Tokenizer",
+        ranks: "Ranks",
+        device: "torch.device",
     ) -> "TrainingData":
-        """A stage's samples, as this rank reads them."""
+        """A stage's samples, as this rank reads them for its device, or for the CPU, from where the trainer moves them."""
 
     @abstractmethod
     def fingerprint(self, config: ExperimentConfig) -> str:

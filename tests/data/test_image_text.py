@@ -69,6 +69,14 @@ def test_packs_do_not_depend_on_the_number_of_processes(config: ExperimentConfig
     assert take(config, workers, 6) == expected
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_card_gets_the_same_packs(config: ExperimentConfig, expected: Any) -> None:
+    found = list(islice(loader(config, 0).steps(None, torch.device("cuda")), 6))
+    assert {group.text_ids.device.type for packs in found for pack in packs for group in pack.batch.generation} == {"cuda"}
+    assert [[summary(pack) for pack in packs] for packs in found] == expected
+
+
 def test_it_can_be_sent_to_processes_that_start_afresh(config: ExperimentConfig, expected: Any) -> None:
     data = pickle.loads(pickle.dumps(loader(config, 0)))
     assert [summary(pack) for pack in next(data.steps())] == expected[0]

@@ -1,5 +1,6 @@
 """Sampling with caches equals the training forward, and an image is a function of its text and seed alone. fp32."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
 
@@ -7,14 +8,20 @@ import pytest
 import torch
 from torch import Tensor
 
+from rf_repro.config.overrides import apply_overrides
 from rf_repro.config.schema import ExperimentConfig, SamplingConfig
 from rf_repro.core.hashing import derive_seed
 from rf_repro.maths.layers import patchify
+from rf_repro.maths.noise import normals, uniforms
 from rf_repro.maths.schedule import guide, sample_top_k, shifted_times
 from rf_repro.model.inputs import GenerationInput
+from rf_repro.model.layout import SampleLayout, Span
 from rf_repro.model.rf_model import RFModel
 from rf_repro.model.space import PixelSpace
 from rf_repro.representation.continuous import ContinuousTokens
+from rf_repro.sample import decoding
+from rf_repro.sample import sampler as sampler_module
+from rf_repro.sample.decoding import TokenDecoder
 from rf_repro.sample.sampler import Sampler
 from tests.model.small import TOKENS, generation_input, largest_difference, run, small_config, small_model
 
@@ -93,7 +100,7 @@ def reference(
     t0, z0 = torch.zeros(count), torch.zeros(count, P, 48)
     dropped, kept = torch.ones(count, dtype=torch.bool), torch.zeros(count, dtype=torch.bool)
     if model.representation is not None and codes is None:
-        uniform = torch.stack([torch.rand(N, generator=generator("representation", seed)) for seed in seeds])
+        uniform = torch.stack([uniforms(own("representation", seed), N)[0] for seed in seeds])
         codes = torch.zeros(count, N, dtype=torch.int64)
         for n in range(N):  # tokens after n are not seen by logits n, so zeros may stand there
             ((with_text,), _) = run(model, [GenerationInput(text_ids, z0, t0, codes, kept)], [])
@@ -101,7 +108,7 @@ def reference(
             logits = guide(with_text.representation[:, n], without.representation[:, n], sampling.cfg_representation)
             codes[:, n] = sample_top_k(logits, sampling.top_k, uniform[:, n])
     has_codes = codes is not None
-    z = torch.stack([torch.randn(P, 48, generator=generator("pixels", seed)) for seed in seeds])
+    z = torch.stack([normals(own("pixels", seed), P, 48)[0] for seed in seeds])
     times = shifted_times(sampling.steps, (P / sampling.shift_base_patches) ** 0.5).tolist()
     for t, following in pairwise(times):
         at = torch.full((count,), t)
@@ -112,8 +119,8 @@ def reference(
     return z, codes
 
 
-def generator(purpose: str, seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(derive_seed(purpose, seed))
+def own(purpose: str, seed: int) -> Tensor:
+    return torch.tensor([derive_seed(purpose, seed)])
 
 
 @pytest.mark.parametrize("scales", [(2.0, 3.0), (1.0, 1.0), (1.0, 2.0), (3.0, 1.0)])
@@ -134,6 +141,52 @@ def test_samples_equal_both_stages_by_full_forwards(kind: str, scales: tuple[flo
     assert largest_difference(patchify(images, 4) / scale, expected / scale) < TOLERANCE
 
 
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+@torch.no_grad()
+def test_a_token_run_by_the_shapes_of_all_places_is_the_same(config: ExperimentConfig) -> None:
+    """What is captured on a card, called here: its place is a tensor, and a mask hides what comes after."""
+    model = small_model(config)
+    layout = SampleLayout((Span("text", T + 6),), num_cached=T)
+    caches, own = (model.decoder.new_caches(B, T + 6) for _ in range(2))
+    tokens = torch.randn(B, T + 6, model.text_embedding.embedding_dim, generator=torch.Generator().manual_seed(2))
+    for both in (caches, own):
+        model.extend(both, SampleLayout((Span("text", T),)), tokens[:, :T])
+    by_index, by_place = TokenDecoder(model, caches, layout, B), TokenDecoder(model, own, layout, B)
+    for index in range(6):
+        token, place = tokens[:, T + index], torch.tensor([T + index])
+        assert largest_difference(by_place.run_at(token, place), by_index(token, index)) < TOLERANCE
+    for cache, other in zip(caches, own, strict=True):
+        assert largest_difference(cache.keys, other.keys) < TOLERANCE
+        assert largest_difference(cache.values, other.values) < TOLERANCE
+
+
+@torch.no_grad()
+def test_a_sampler_that_captures_draws_the_same_image(model: RFModel, texts: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected, codes = Sampler(model, PixelSpace(4), SAMPLING, TOKENS).sample(texts, SEEDS)
+    given: list[Callable[..., Tensor]] = []
+    for module in (sampler_module, decoding):
+        monkeypatch.setattr(module, "captures", lambda wish, device: True)
+        monkeypatch.setattr(module, "Captured", lambda function: given.append(function) or function)
+    images, again = Sampler(model, PixelSpace(4), SAMPLING, TOKENS).sample(texts, SEEDS)
+    assert len(given) == 2, "decoding and denoising"
+    assert codes is not None
+    assert again is not None
+    assert torch.equal(again, codes)
+    assert largest_difference(images / expected.abs().max(), expected / expected.abs().max()) < TOLERANCE
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("variant", ["rf", "continuous", "no rf"])
+@torch.no_grad()
+def test_a_card_replays_what_it_captured(variant: str) -> None:
+    model = small_model(CONFIGS[variant]).cuda()
+    captured = small_model(apply_overrides(CONFIGS[variant], {"parallel.compile": "on"})).cuda()
+    texts = torch.randint(5, 9, (B, T)).cuda()
+    images, other = (Sampler(one, PixelSpace(4), SAMPLING, TOKENS).sample(texts, SEEDS)[0] for one in (model, captured))
+    assert largest_difference(images / images.abs().max(), other / images.abs().max()) < TOLERANCE
+
+
 @pytest.mark.parametrize("scale", [1.0, 2.0])
 @torch.no_grad()
 def test_continuous_tokens_equal_a_head_run_on_full_forwards(scale: float) -> None:
@@ -143,7 +196,7 @@ def test_continuous_tokens_equal_a_head_run_on_full_forwards(scale: float) -> No
     texts = generation_input(model, B, T).text_ids
     _, values = Sampler(model, PixelSpace(4), replace(SAMPLING, cfg_representation=scale), TOKENS).sample(texts, SEEDS)
     expected = torch.zeros(B, N, 24)
-    noise = torch.stack([torch.randn(N, 24, generator=generator("representation", seed)) for seed in SEEDS])
+    noise = torch.stack([normals(own("representation", seed), N, 24)[0] for seed in SEEDS])
     still, kept = (torch.zeros(B, P, 48), torch.zeros(B)), torch.zeros(B, dtype=torch.bool)
     for n in range(N):
         ((with_text,), _) = run(model, [GenerationInput(texts, *still, expected, kept)], [])
@@ -155,7 +208,9 @@ def test_continuous_tokens_equal_a_head_run_on_full_forwards(scale: float) -> No
             z = z + (x_none + scale * (x - x_none) - z) / (1 - step / 3) / 3
         expected[:, n] = z
     assert values is not None
-    assert largest_difference(values / expected.abs().max(), expected / expected.abs().max()) < TOLERANCE
+    assert (
+        largest_difference(values / expected.abs().max(), expected / expected.abs().max()) < 10 * TOLERANCE
+    )  # rounding grows from token to token
 
 
 @torch.no_grad()

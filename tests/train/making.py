@@ -22,7 +22,7 @@ def trainer_of(
     """Of the config's first stage, unless another is named."""
     stage, world = stage or config.stages[0], world_of(config)
     tokenizer = world.tokenizer(config)
-    return kind(config, stage, seed, CPU, world.data(config, stage, seed, tokenizer, ranks), tokenizer, ranks=ranks, **more)
+    return kind(config, stage, seed, CPU, world.data(config, stage, seed, tokenizer, ranks, CPU), tokenizer, ranks=ranks, **more)
 
 
 def pretraining_of(config: ExperimentConfig, seed: int = 0, ranks: Ranks = ALONE) -> EncoderPretraining:

@@ -11,6 +11,7 @@ from rf_repro.config.training_schema import MixtureConfig, ObjectiveConfig, Stag
 from rf_repro.data.packing import PackedBatch, SampleGroup
 from rf_repro.maths.flow import interpolate, sample_times
 from rf_repro.maths.layers import patchify
+from rf_repro.maths.noise import new_seeds, normals
 from rf_repro.model import rf_model
 from rf_repro.model.inputs import GenerationInput, UnderstandingInput
 from rf_repro.model.rf_model import RFModel
@@ -80,7 +81,7 @@ def test_every_term_equals_its_formula_on_what_the_model_says(model: RFModel) ->
     generator = torch.Generator().manual_seed(8)
     clean = patchify(group.images, 4)
     t = sample_times(3, objective, generator)
-    noise = torch.randn(clean.shape, generator=generator)
+    noise = normals(new_seeds(3, generator), 36, 48)
     no_text, no_codes = torch.rand(3, generator=generator) < 0.5, torch.rand(3, generator=generator) < 0.5
     assert 0 < int(no_text.sum()) < 3
     assert 0 < int(no_codes.sum()) < 3
@@ -239,7 +240,7 @@ def test_continuous_tokens_carry_the_velocity_loss_of_their_features() -> None:
 
     generator = torch.Generator().manual_seed(8)  # one step's draws, the head's last
     t = sample_times(3, objective, generator)
-    z = interpolate(patchify(images(3, 2), 4), torch.randn(3, 36, 48, generator=generator), t)
+    z = interpolate(patchify(images(3, 2), 4), normals(new_seeds(3, generator), 36, 48), t)
     torch.rand(3, generator=generator)
     dropped = torch.rand(3, generator=generator) < 0.5
     kept = [b for b in range(3) if not dropped[b]]
@@ -247,7 +248,7 @@ def test_continuous_tokens_carry_the_velocity_loss_of_their_features() -> None:
     ((output,), _) = run(model, [GenerationInput(texts([3, 5, 2], 0), z, t, features, dropped)], [])
     rows = [(b, n) for _ in range(2) for b in kept for n in range(16)]
     times = torch.rand(len(rows), generator=generator)
-    noise = torch.randn(len(rows), 24, generator=generator)
+    noise = normals(new_seeds(len(kept), generator), 2, 16, 24).transpose(0, 1).reshape(-1, 24)
     expected = 0.0
     for row, (b, n) in enumerate(rows):
         noisy = times[row] * features[b, n] + (1 - times[row]) * noise[row]
@@ -264,7 +265,7 @@ def test_alignment_is_the_negative_cosine_of_each_pixel_token() -> None:
     terms = losses(model, batch_of(3, 0), KEPT, [features])
     generator = torch.Generator().manual_seed(8)
     t = sample_times(3, KEPT, generator)
-    z = interpolate(patchify(images(3, 2), 4), torch.randn(3, 36, 48, generator=generator), t)
+    z = interpolate(patchify(images(3, 2), 4), normals(new_seeds(3, generator), 36, 48), t)
     ((output,), _) = run(model, [GenerationInput(texts([3, 5, 2], 0), z, t)], [])
     a, b = output.aligned, features
     expected = -sum(float(a[i, p] @ b[i, p] / (a[i, p].norm() * b[i, p].norm())) for i in range(3) for p in range(36))

@@ -17,6 +17,8 @@ from rf_repro.model.encoders import encoder_of, kinds_that
 from rf_repro.worlds import Size, World
 
 if TYPE_CHECKING:
+    import torch
+
     from rf_repro.compute.ranks import Ranks
     from rf_repro.data.text_tokenizer import ImageTextTokenizer
     from rf_repro.model.workload import Workload
@@ -82,7 +84,13 @@ class ImageText(World):
         return ImageTextTokenizer.from_config(config)
 
     def data(
-        self, config: ExperimentConfig, stage: StageConfig, seed: int, tokenizer: "Tokenizer", ranks: "Ranks"
+        self,
+        config: ExperimentConfig,
+        stage: StageConfig,
+        seed: int,
+        tokenizer: "Tokenizer",
+        ranks: "Ranks",
+        device: "torch.device",
     ) -> "TrainingData":
         from rf_repro.data.image_text import ImageTextData, streams_of
         from rf_repro.data.text_tokenizer import ImageTextTokenizer
@@ -90,7 +98,7 @@ class ImageText(World):
 
         assert isinstance(tokenizer, ImageTextTokenizer)
         streams = streams_of(ranks.rank, ranks.size, stage.packs_per_step)
-        return StreamedData(ImageTextData(config, stage, seed, tokenizer, streams), ranks)
+        return StreamedData(ImageTextData(config, stage, seed, tokenizer, streams), ranks, device)
 
     def fingerprint(self, config: ExperimentConfig) -> str:
         from rf_repro.data.shards import fingerprint

@@ -11,7 +11,7 @@ from rf_repro.compute.ranks import ALONE, Ranks
 from rf_repro.core.errors import UserError
 from rf_repro.core.hashing import derive_seed
 from rf_repro.data.image_text import ImageTextData, metrics, packed
-from rf_repro.data.packer import Pack
+from rf_repro.data.packer import CPU, Pack
 from rf_repro.train.data import OwnPack
 
 INITIAL_STEPS = 8  # at most, from which targets start
@@ -20,9 +20,9 @@ INITIAL_STEPS = 8  # at most, from which targets start
 class StreamedData:
     """A stage's packs from where the streams stand; see `ImageTextData`."""
 
-    def __init__(self, data: ImageTextData, ranks: Ranks = ALONE) -> None:
-        """`ranks`: that the stage's streams are shared out over."""
-        self.packs_of, self._ranks, self._step = data, ranks, 0
+    def __init__(self, data: ImageTextData, ranks: Ranks = ALONE, device: torch.device = CPU) -> None:
+        """`ranks`: that the stage's streams are shared out over; `device`: where packs are worked on."""
+        self.packs_of, self._ranks, self._device, self._step = data, ranks, device, 0
         self._recent: list[Pack] = []  # since the last row of metrics
         self._positions: list[dict[str, Any]] | None = None  # of this rank's streams, after the last step
         self._steps: Iterator[list[Pack]] | None = None
@@ -30,7 +30,7 @@ class StreamedData:
     def packs(self, step: int) -> list[OwnPack]:
         data = self.packs_of
         if self._steps is None:
-            self._steps = data.steps(self._positions)
+            self._steps = data.steps(self._positions, self._device)
         packs = next(self._steps)
         self._recent += packs
         self._step = step

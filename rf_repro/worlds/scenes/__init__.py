@@ -64,7 +64,13 @@ class Scenes(World):
         return SceneTokenizer(config.data.scenes)
 
     def data(
-        self, config: ExperimentConfig, stage: StageConfig, seed: int, tokenizer: "Tokenizer", ranks: "Ranks"
+        self,
+        config: ExperimentConfig,
+        stage: StageConfig,
+        seed: int,
+        tokenizer: "Tokenizer",
+        ranks: "Ranks",
+        device: "torch.device",
     ) -> "TrainingData":
         from rf_repro.data.scenes.mixture import SceneMixture
         from rf_repro.worlds.scenes.data import SceneData

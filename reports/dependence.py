@@ -18,7 +18,9 @@ from reports.measured import TableScores
 from reports.tables import Table
 from reports.verdicts import ClaimResult
 
-COLORS = {"reproduced": "#1a7f37", "not reproduced": "#b42318", "inconclusive": "#9a6700"}
+COLORS = {  # by how a verdict begins
+    "reproduced": "#1a7f37", "not reproduced": "#b42318", "inconclusive": "#9a6700", "agrees": "#57a773", "disagrees": "#d98880",
+}  # fmt: skip
 PANELS = 3  # a row of the figure
 LEAST = 0.05  # an axis reaches at least so far on both sides of zero, so that nothing looks like much
 
@@ -137,7 +139,7 @@ def _steps_figure(
         line = [point.estimate or 0.0 for _, point in points]  # all have one: `_tested`
         ax.plot([step for step, _ in points], line, color="#888888", linewidth=1, zorder=1)
         for verdict, color in COLORS.items():
-            mine = [(step, point) for step, point in points if point.verdict == verdict]
+            mine = [(step, point) for step, point in points if point.verdict.startswith(verdict)]
             if mine:
                 steps, estimates = [step for step, _ in mine], [point.estimate or 0.0 for _, point in mine]
                 ax.scatter(steps, estimates, color=color, label=verdict, zorder=3, s=22)

@@ -16,7 +16,7 @@ from reports.measured import MeasuredTable, TableScores, measure
 from reports.systems import SystemRow, compared, other_judge, system_rows
 from reports.systems_table import COVERED
 from reports.tables import scale_label
-from reports.verdicts import ClaimResult, Gates, gate_values, judge
+from reports.verdicts import ClaimResult, Gates, decide_together, gate_values, judge
 from rf_repro.config.overrides import apply_overrides
 from rf_repro.config.scales import get_scale
 
@@ -99,9 +99,13 @@ def judge_all(
     claims: Iterable[Claim], grids: Iterable[AblationGrid], scale: str, scores: TableScores, gates: Gates,
     changes: Mapping[str, Any] | None = None,
 ) -> list[ClaimResult]:  # fmt: skip
-    """The verdict on every claim; a claim whose table has no grid is one that the suite cannot test. `grids`: those measured."""
+    """The verdict on every claim, decided together; a claim whose table has no grid is one that the suite cannot test.
+
+    Args:
+        grids: those measured.
+    """
     known = GRIDS | {grid.name: grid for grid in grids}
-    return [judge(claim, scale, scores.get(claim.table, {}), gates, changes, known) for claim in claims]
+    return decide_together([judge(claim, scale, scores.get(claim.table, {}), gates, changes, known) for claim in claims])
 
 
 def _distinct(runs: Iterable[Run]) -> list[Run]:

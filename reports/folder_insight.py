@@ -19,7 +19,7 @@ Rows = Sequence[Mapping[str, Any]]
 
 
 def score_table(rows: Rows, tasks: Sequence[str]) -> Table:
-    """Each task's score and the unweighted mean over tasks, with intervals from a bootstrap over prompts.
+    """Each task's score and the unweighted mean over tasks, with intervals over prompts.
 
     Raises:
         UserError: a task has no scored image.
@@ -33,7 +33,7 @@ def score_table(rows: Rows, tasks: Sequence[str]) -> Table:
     return Table(
         name="scores",
         title="GenEval",
-        caption="95% intervals by bootstrap over prompts. Overall is the unweighted mean over tasks.",
+        caption="95% intervals over prompts. Overall is the unweighted mean over tasks.",
         header=("Task", "Correct", "Images", "Score"),
         rows=tuple((_plain(task), f"{right[task]:,}", f"{images[task]:,}", show(score)) for task, score in found.items()),
         records=tuple(
@@ -135,7 +135,7 @@ def comparison_table(first: Rows, second: Rows, tasks: Sequence[str], names: tup
     return Table(
         name="comparison",
         title=f"{names[1]} against {names[0]}",
-        caption="95% intervals by a paired bootstrap over prompts. Better, worse: prompts with more, fewer images right.",
+        caption="95% intervals over prompts, paired. Better, worse: prompts with more, fewer images right.",
         header=("Task", names[0], names[1], "Difference", "Better", "Worse"),
         rows=tuple(lines),
         records=tuple(records),

@@ -82,7 +82,7 @@ def interval_drawing(result: ClaimResult) -> Markup:
     def x(value: float) -> str:
         return f"{14 + (WIDTH - 28) * (value - first) / span:.1f}"
 
-    color = {"reproduced": "good", "not reproduced": "bad", "inconclusive": "open"}.get(result.verdict, "none")
+    color = {"reproduced": "good", "not": "bad", "inconclusive": "open"}.get(result.verdict.split()[0], "none")
     label = f"measured {estimate:.3f}, interval {low:.3f} to {high:.3f}" + "".join(f", published {paper:.3f}" for paper in papers)
     parts = [f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{label}">']
     parts.append(f'<line x1="8" x2="{WIDTH - 8}" y1="20" y2="20" stroke="var(--line)"/>')

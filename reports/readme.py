@@ -23,12 +23,13 @@ def claims_table(findings: Findings) -> str:
             f"{escape(result.claim.statement)} ({result.title})",
             escape(published_text(result.claim)),
             escape(measured_text(result, result.measured)) if result.measured else "–",
+            "–" if result.size is None else f"{result.size:.0%}",
             ", ".join(map(str, result.seeds)) or "–",
             result.verdict,
         )
         for result in tested
     ]
-    table = grid(("claim", "paper", f"measured at `{findings.scale}` [95%]", "seeds", "verdict"), rows)
+    table = grid(("claim", "paper", f"measured at `{findings.scale}` [95%]", "of the paper's size", "seeds", "verdict"), rows)
     others = [result for result in findings.claims if result.claim.needs]
     needs = "; ".join(dict.fromkeys(result.claim.needs for result in others))
     tables = ", ".join(dict.fromkeys(result.title for result in others))

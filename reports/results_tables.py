@@ -6,7 +6,7 @@ from ablations.grid import Column
 from reports.collect import GridRuns, RowScores, looked_at
 from reports.equal_data import difference_notes
 from reports.paper_values import paper_table
-from reports.statistics import RESAMPLES, paired_difference, unique_prompts
+from reports.statistics import paired_difference, unique_prompts
 from reports.tables import Footnotes, Table, numbers, scale_label, show
 
 CLUSTERS = {  # what is drawn, and what intervals then cover
@@ -21,14 +21,13 @@ Scores = Mapping[str, Mapping[str, RowScores]]  # column key -> row key
 def coverage(runs: GridRuns, seeds: Sequence[int]) -> str:
     """One paragraph: what the intervals over these training seeds cover and what they don't."""
     drawn, short = CLUSTERS[runs.grid.columns[0].cluster]
-    how = f"Intervals are 95% percentile bootstraps ({RESAMPLES:,} resamples) over {drawn}"
+    how = f"Intervals are 95%, by Student's t, from the variance over {drawn}"
     if not seeds:
         return how + ", and over training seeds where there are several."
     if len(seeds) == 1:
         return f"{how}, from one training seed ({seeds[0]}): they do not cover training noise; run more seeds to see it."
     listed = ", ".join(map(str, seeds))
-    text = f"{how}, then over {len(seeds)} training seeds ({listed}): they cover {short} and training noise, the latter with"
-    text += f" {len(seeds) - 1}/{len(seeds)} of its variance, as a bootstrap of {len(seeds)} seeds must."
+    text = f"{how} and over {len(seeds)} training seeds ({listed}): they cover {short} and training noise."
     starts = {tuple(run.record.started_from) for row in runs.rows.values() for seed, run in row.items() if seed in seeds}
     if len(starts) == 1 and (start := next(iter(starts))):
         text += f" All runs start from the same first stage ({', '.join(start)}), whose own variation is not covered."

@@ -1,21 +1,32 @@
-"""A claim's verdict: what its comparison measures, whether the 95% interval decides it, and whether its gates let it."""
+"""A claim's verdict: what its comparison measures, whether that decides it, and whether its gates let it.
+
+Each claim has two one-sided p-values, of "it does not hold" and of "it holds"; equivalence is two one-sided tests. Claims that
+are reported together are corrected together: by Holm's procedure over all of them, at 2.5% a side (`decide_together`). Below
+three seeds there is no verdict, only on which side the estimate lies: spread over training seeds is then hardly known.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from ablations.claims import Claim, ClaimGate, ColumnsWon, Comparison, Difference, Equivalence, GainDifference, LeadBelow
 from ablations.grid import AblationGrid
 from ablations.registry import GRIDS
 from reports.collect import RowScores, Run, measured_by, without_size
 from reports.paper_values import PAPER_TABLES
-from reports.statistics import ColumnItems, Interval, columns_won, contrast
+from reports.statistics import TAIL, ColumnItems, Interval, Wins, columns_won, contrast, holm
 from rf_repro.config.overrides import apply_overrides
 from rf_repro.config.prerequisites import prerequisites
 from rf_repro.config.scales import get_scale
 
-Verdict = Literal["reproduced", "not reproduced", "inconclusive", "not run"]
+MIN_SEEDS = 3
+FEW = {1: "one seed", 2: "two seeds"}
+Verdict = Literal[
+    "reproduced", "not reproduced", "inconclusive", "not run",
+    "agrees with the paper (one seed)", "disagrees with the paper (one seed)",
+    "agrees with the paper (two seeds)", "disagrees with the paper (two seeds)",
+]  # fmt: skip
 Gates = Mapping[tuple[str, str, str], float]  # (config hash of a run, evaluation, metric) -> the lowest value over its seeds
 
 
@@ -24,13 +35,19 @@ class ClaimResult:
     """`measured` is None when the claim was not tested, and `reason` says why; a gate that decides gives its reason too.
 
     `remark` adds to it in words. `measured.n` counts the items of all rows over the seeds.
+
+    Attributes:
+        p_fails, p_holds: one-sided p-values of the hypotheses that the claim does not hold, and that it does; corrected for the
+            claims that were decided with it.
     """
 
     claim: Claim
     scale: str
     verdict: Verdict
-    measured: Interval | None
+    measured: Interval | Wins | None
     reason: str
+    p_fails: float | None = None
+    p_holds: float | None = None
     remark: str = ""
     title: str = ""  # of the claim's table
 
@@ -55,6 +72,14 @@ class ClaimResult:
         return self.measured.n if self.measured else 0
 
     @property
+    def size(self) -> float | None:
+        """The measured difference as a share of the paper's; None where the claim is not that there is one."""
+        is_difference = isinstance(self.claim.comparison, Difference | GainDifference)
+        if self.estimate is None or not is_difference or not is_published(self.claim):
+            return None
+        return self.estimate / published(self.claim)
+
+    @property
     def unit(self) -> str:
         return self.claim.unit
 
@@ -69,6 +94,9 @@ class ClaimResult:
             "table": self.claim.table,
             "statement": self.claim.statement,
             "verdict": self.verdict,
+            "p_fails": self.p_fails,
+            "p_holds": self.p_holds,
+            "paper": published(self.claim) if is_published(self.claim) else None,
             "difference": self.estimate,
             "low": self.low,
             "high": self.high,
@@ -86,7 +114,7 @@ def judge(
     changes: Mapping[str, Any] | None = None,
     grids: Mapping[str, AblationGrid] = GRIDS,
 ) -> ClaimResult:
-    """The verdict on a claim of any kind.
+    """The verdict on a claim of any kind, as if it were alone.
 
     Args:
         scores: column key -> row key -> scores, of the claim's table at this scale, {} where it is left out; unused where the
@@ -114,25 +142,60 @@ def judge(
     barred = [text for gate in claim.gates if (text := _barred(gate, grid, scale, gates, changes))]
     if barred:
         return result("inconclusive", measured, "; ".join(barred))
-    return result(decide(claim.comparison, measured.low, measured.high), measured, "")
+    if len(measured.seeds) < MIN_SEEDS:
+        side = "agrees" if holds(claim.comparison, measured.estimate) else "disagrees"
+        return result(cast("Verdict", f"{side} with the paper ({FEW[len(measured.seeds)]})"), measured, "")
+    p_fails, p_holds = p_values(claim.comparison, measured)
+    return result(_decided(p_fails, p_holds), measured, "", p_fails, p_holds)
 
 
-def decide(comparison: Comparison, low: float, high: float) -> Verdict:
-    """Reproduced when the whole interval agrees with the claim, not reproduced when none of it does.
+def decide_together(results: Sequence[ClaimResult]) -> list[ClaimResult]:
+    """The verdicts of claims that are reported together: the chance that any of those decided is wrong is at most 5%."""
+    tested = [index for index, result in enumerate(results) if result.p_fails is not None]
+    adjusted = (holm([cast("float", getattr(results[index], name)) for index in tested]) for name in ("p_fails", "p_holds"))
+    decided = list(results)
+    for index, p_fails, p_holds in zip(tested, *adjusted, strict=True):
+        verdict, alone, reason = _decided(p_fails, p_holds), results[index].verdict, ""
+        if verdict != alone:
+            reason = f"alone it would be {alone}, but {len(tested)} claims are decided together"
+        decided[index] = replace(results[index], verdict=verdict, p_fails=p_fails, p_holds=p_holds, reason=reason)
+    return decided
 
-    An interval inside the bounds is the usual test of equivalence (two one-sided tests), here at 2.5% a side.
-    """
+
+def _decided(p_fails: float, p_holds: float) -> Verdict:
+    return "reproduced" if p_fails <= TAIL else "not reproduced" if p_holds <= TAIL else "inconclusive"
+
+
+def p_values(comparison: Comparison, measured: Interval | Wins) -> tuple[float, float]:
+    """One-sided p-values of "the claim does not hold" and of "it holds"."""
+    if isinstance(comparison, ColumnsWon):
+        assert isinstance(measured, Wins)
+        return measured.fewer_than(comparison.minimum), measured.at_least(comparison.minimum)
+    assert isinstance(measured, Interval)
     match comparison:
         case Difference() | GainDifference():
-            agrees, contradicts = low > comparison.minimum, high < comparison.minimum
+            return measured.not_above(comparison.minimum), measured.not_below(comparison.minimum)
         case Equivalence():
             bound = comparison.bound
-            agrees, contradicts = -bound <= low and high <= bound, high < -bound or low > bound
+            return (
+                max(measured.not_above(-bound), measured.not_below(bound)),
+                min(measured.not_above(bound), measured.not_below(-bound)),
+            )
         case LeadBelow():
-            agrees, contradicts = high < comparison.bound, low > comparison.bound
+            return measured.not_below(comparison.bound), measured.not_above(comparison.bound)
+
+
+def holds(comparison: Comparison, estimate: float) -> bool:
+    """Whether a claim holds of an estimate, whatever its error."""
+    match comparison:
+        case Difference() | GainDifference():
+            return estimate > comparison.minimum
+        case Equivalence():
+            return abs(estimate) <= comparison.bound
+        case LeadBelow():
+            return estimate < comparison.bound
         case ColumnsWon():
-            agrees, contradicts = low >= comparison.minimum, high < comparison.minimum
-    return "reproduced" if agrees else "not reproduced" if contradicts else "inconclusive"
+            return estimate >= comparison.minimum
 
 
 def gate_values(runs: Sequence[Run]) -> Gates:
@@ -182,12 +245,13 @@ def _printed(claim: Claim) -> list[dict[str, float]]:
     return [{row: value for row in claim.rows if (value := paper.value(row, column)) is not None} for column in claim.columns]
 
 
-def _measure(claim: Claim, grid: AblationGrid, scores: Mapping[str, Mapping[str, RowScores]]) -> Interval:
+def _measure(claim: Claim, grid: AblationGrid, scores: Mapping[str, Mapping[str, RowScores]]) -> Interval | Wins:
     by_key = {column.key: column for column in grid.columns}
     columns = [
-        ColumnItems({row: scores[key][row].items for row in claim.rows}, by_key[key].tasks, by_key[key].cluster)
+        ColumnItems({row: score.items for row, score in scores[key].items() if row in claim.rows or not score.is_fixed},
+                    by_key[key].tasks, by_key[key].cluster)
         for key in claim.columns
-    ]
+    ]  # fmt: skip
     if isinstance(claim.comparison, ColumnsWon):
         return columns_won(columns, claim.comparison.better, claim.comparison.worse)
     measured = contrast(columns, claim.comparison.weights)

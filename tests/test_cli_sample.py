@@ -145,7 +145,7 @@ def test_measured_stands_beside_published_or_a_reason_does(changes: dict[str, ob
     assert systems["RF-Pixel†"].endswith("| – | – |")
     assert first_rows(page, "Table 2 at scale base")["Pixel+RF"].count("not run: seed 0 not asked (") == 8
     claims = {claim["id"]: claim for claim in read_json(tmp_path / "out" / "claims.json")}
-    assert claims["rf_beats_pixel"]["verdict"] == "reproduced"
+    assert claims["rf_beats_pixel"]["verdict"] == "agrees with the paper (one seed)"
     assert claims["rf_beats_pixel"]["difference"] == pytest.approx(0.5)
     assert {claims[name]["verdict"] for name in ("rf_helps_vae", "dino_beats_siglip", "rf_beats_repa")} == {"not run"}
 

@@ -45,7 +45,21 @@ def read_table(tmp_path, name):
 def test_numbers_are_those_of_the_records(tmp_path):
     write_grid(tmp_path / "runs", seeds=(0, 1, 2))
     text, page, claim = report(tmp_path)
-    assert set(claim) == {"id", "table", "statement", "verdict", "difference", "low", "high", "scale", "seeds", "n"}
+    assert set(claim) == {
+        "id",
+        "table",
+        "statement",
+        "verdict",
+        "p_fails",
+        "p_holds",
+        "paper",
+        "difference",
+        "low",
+        "high",
+        "scale",
+        "seeds",
+        "n",
+    }
     assert (claim["id"], claim["verdict"], claim["scale"], claim["seeds"]) == ("rf_beats_pixel", "reproduced", "smoke", [0, 1, 2])
     assert (claim["difference"], claim["n"]) == (pytest.approx(0.5), 2 * 3 * 48)
     assert 0 < claim["low"] < 0.5 < claim["high"] < 1
@@ -69,7 +83,7 @@ def test_the_verdict_follows_the_interval(tmp_path):
     nearly = make_items(lambda task, index, sample: (index + sample) % 2 == 0 or (task == "colors" and index == 0))
     expected = {"reproduced": (WEAK, STRONG), "not reproduced": (STRONG, WEAK), "inconclusive": (coin, nearly)}
     for verdict, (weak, strong) in expected.items():
-        write_grid(tmp_path / verdict / "runs", weak=weak, strong=strong)
+        write_grid(tmp_path / verdict / "runs", weak=weak, strong=strong, seeds=(0, 1, 2))
         _, _, claim = report(tmp_path / verdict)
         assert claim["verdict"] == verdict
         assert (claim["low"] > 0, claim["high"] < 0) == (verdict == "reproduced", verdict == "not reproduced")
@@ -80,11 +94,11 @@ def test_one_seed_and_three_seeds_say_what_their_intervals_cover(tmp_path):
     write_grid(tmp_path / "three" / "runs", seeds=(0, 1, 2))
     one, three = report(tmp_path / "one")[0], report(tmp_path / "three")[0]
     assert "from one training seed (0): they do not cover training noise" in one
-    assert "One seed: training noise is not covered." in one
+    assert "No verdict below 3 seeds: training noise is not covered." in one
     assert "over 3 training seeds (0, 1, 2): they cover prompts and training noise" in three
     assert "same first stage (stage-pretrain/abc-s0)" in three
     assert "does not cover training" not in three
-    assert "One seed" not in three
+    assert "No verdict" not in three
 
 
 def test_with_no_runs_every_cell_gives_the_reason(tmp_path):

@@ -35,7 +35,7 @@ def levels(tmp_path):
 
 
 def test_each_step_has_the_verdict_of_its_own_images(tmp_path):
-    runs = write_pair(tmp_path / "runs", seeds=(0, 1))
+    runs = write_pair(tmp_path / "runs", seeds=(0, 1, 2))
     for (variant, _), run in runs.items():
         write_curve_items(run, 10, STRONG if variant == "pixel" else WEAK)  # early on the order is the other way round
         write_curve_items(run, 20, WEAK)
@@ -46,7 +46,7 @@ def test_each_step_has_the_verdict_of_its_own_images(tmp_path):
         "10": "not reproduced", "20": "inconclusive", "30": "reproduced", "final": "reproduced",
     }  # fmt: skip
     assert [rows[step]["estimate"] for step in ("10", "20", "30")] == pytest.approx([-0.5, 0, 0.5])
-    assert (rows["10"]["seeds"], rows["10"]["n"]) == ("0 1", 2 * 2 * 48)
+    assert (rows["10"]["seeds"], rows["10"]["n"]) == ("0 1 2", 3 * 2 * 48)
     assert set(found["claim"]) == {"rf_beats_pixel"}  # no other claim has its rows
     assert (tmp_path / "out" / "figures" / "verdicts-by-step.png").exists()
 
@@ -68,10 +68,10 @@ def test_a_world_that_alone_differs_is_a_level(tmp_path):
     assert {run.dir.path for run in level.runs} == {run.path for run in harder.values()}
     found = records(tmp_path, "verdicts-by-level").set_index("claim")
     row = found.loc["rf_beats_pixel"]
-    assert (row["level"], row["verdict"]) == ("rotation 0.5, background graded", "not reproduced")
+    assert (row["level"], row["verdict"]) == ("rotation 0.5, background graded", "disagrees with the paper (one seed)")
     assert row["estimate"] == pytest.approx(-0.5)
     text = (tmp_path / "out" / "report.md").read_text()
-    assert "reproduced | -0.50" in text  # the scale's own world beside it
+    assert "agrees with the paper (one seed) | -0.50" in text  # the scale's own world beside it
     assert f"| {harder['pixel', 0].path} | levels |" in text
     assert "Left out" not in text  # it is shown
 

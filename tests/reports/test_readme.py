@@ -49,8 +49,8 @@ def test_the_command_rewrites_what_stands_between_the_markers_and_nothing_else(t
     table = claims_table(find([tmp_path / "runs"], "smoke"))
     assert text == f"# Title\n\n{begin}\n{table}\n{end}\n\nAfter.\n"
     assert "| Pixel+RF beats Pixel (Table 3a) | 0.76 against 0.25 (+0.51) | +0.500 [" in table
-    assert "] GenEval | 0 | reproduced |" in table
-    assert "| RF beats REPA (Table 3b) | 0.76 against 0.43 (+0.33) | – | – | not run |" in table
+    assert "] GenEval | 98% | 0 | agrees with the paper (one seed) |" in table
+    assert "| RF beats REPA (Table 3b) | 0.76 against 0.43 (+0.33) | – | – | – | not run |" in table
     assert "claims of Table 1, which need" in table
 
 

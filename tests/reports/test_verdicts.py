@@ -1,6 +1,8 @@
 """Each kind of claim against scores whose truth is known; the paper's own numbers make every claim true."""
 
 from dataclasses import replace
+from math import inf
+from statistics import NormalDist
 
 import pytest
 
@@ -8,7 +10,8 @@ from ablations.claims import CLAIMS, ColumnsWon, Difference, Equivalence, GainDi
 from ablations.questions import MIRRORS
 from ablations.registry import get_grid
 from reports.collect import RowScores, Run
-from reports.verdicts import decide, gate_values, judge, published, published_text
+from reports.statistics import Interval, Wins
+from reports.verdicts import ClaimResult, decide_together, gate_values, holds, judge, p_values, published, published_text
 from rf_repro.config.prerequisites import shared_runs
 from rf_repro.config.scales import get_scale
 from rf_repro.core.records import EvalResult
@@ -18,7 +21,7 @@ CLAIM = {claim.id: claim for claim in CLAIMS}
 N = 100  # items a task
 
 
-def scores(table, shares, seeds=(0,), world="scenes"):
+def scores(table, shares, seeds=(0, 1, 2), world="scenes"):
     """`shares[row]` or `shares[row, column]` of each task's items are correct, the first ones, in every seed."""
     grid, found = get_grid(table).in_world(world), {}
     for column in grid.columns:
@@ -54,7 +57,7 @@ def gates_of(table, values, scale="tiny"):
 @pytest.mark.parametrize("claim", CLAIMS, ids=[claim.id for claim in CLAIMS])
 def test_the_papers_numbers_make_every_claim_true(claim):
     value = published(claim)
-    assert decide(claim.comparison, value, value) == "reproduced"
+    assert holds(claim.comparison, value)
 
 
 def test_published_numbers_by_hand():
@@ -81,31 +84,73 @@ def test_published_numbers_in_words():
     assert texts["rf_improves_vae_understanding"] == "5 of 8 columns"
 
 
+def between(low, high):
+    """An estimate whose 95% interval this is, by the normal distribution."""
+    return Interval((low + high) / 2, (high - low) / 2 / NormalDist().inv_cdf(0.975), inf, 10, (0, 1, 2))
+
+
 @pytest.mark.parametrize(
-    ("comparison", "low", "high", "verdict"),
+    ("comparison", "low", "high", "fails", "holds_"),
     [
-        (Difference("a", "b"), 0.01, 0.3, "reproduced"),
-        (Difference("a", "b"), -0.01, 0.3, "inconclusive"),
-        (Difference("a", "b"), -0.3, -0.01, "not reproduced"),
-        (Difference("a", "b"), 0.0, 0.0, "inconclusive"),
-        (Difference("a", "b", 0.1), 0.05, 0.09, "not reproduced"),
-        (GainDifference(("a", "b"), ("c", "d")), 0.01, 0.02, "reproduced"),
-        (GainDifference(("a", "b"), ("c", "d")), -0.02, -0.01, "not reproduced"),
-        (Equivalence("a", "b", 0.02), -0.02, 0.02, "reproduced"),
-        (Equivalence("a", "b", 0.02), -0.01, 0.03, "inconclusive"),
-        (Equivalence("a", "b", 0.02), -0.05, 0.05, "inconclusive"),  # noise is no evidence of equality
-        (Equivalence("a", "b", 0.02), 0.03, 0.05, "not reproduced"),
-        (Equivalence("a", "b", 0.02), -0.05, -0.03, "not reproduced"),
-        (LeadBelow("a", "b", 0.05), -0.9, 0.04, "reproduced"),
-        (LeadBelow("a", "b", 0.05), 0.01, 0.06, "inconclusive"),
-        (LeadBelow("a", "b", 0.05), 0.06, 0.2, "not reproduced"),
-        (ColumnsWon("a", "b", 6), 6, 8, "reproduced"),
-        (ColumnsWon("a", "b", 6), 5, 6, "inconclusive"),
-        (ColumnsWon("a", "b", 6), 2, 5, "not reproduced"),
+        (Difference("a", "b"), 0.01, 0.3, True, False),
+        (Difference("a", "b"), -0.01, 0.3, False, False),
+        (Difference("a", "b"), -0.3, -0.01, False, True),
+        (Difference("a", "b"), 0.0, 0.0, False, False),
+        (Difference("a", "b", 0.1), 0.05, 0.09, False, True),
+        (GainDifference(("a", "b"), ("c", "d")), 0.01, 0.02, True, False),
+        (GainDifference(("a", "b"), ("c", "d")), -0.02, -0.01, False, True),
+        (Equivalence("a", "b", 0.02), -0.0199, 0.0199, True, False),
+        (Equivalence("a", "b", 0.02), -0.01, 0.03, False, False),
+        (Equivalence("a", "b", 0.02), -0.05, 0.05, False, False),  # noise is no evidence of equality
+        (Equivalence("a", "b", 0.02), 0.03, 0.05, False, True),
+        (Equivalence("a", "b", 0.02), -0.05, -0.03, False, True),
+        (LeadBelow("a", "b", 0.05), -0.9, 0.04, True, False),
+        (LeadBelow("a", "b", 0.05), 0.01, 0.06, False, False),
+        (LeadBelow("a", "b", 0.05), 0.06, 0.2, False, True),
     ],
 )
-def test_the_interval_decides(comparison, low, high, verdict):
-    assert decide(comparison, low, high) == verdict
+def test_p_values_say_what_the_interval_says(comparison, low, high, fails, holds_):
+    p_fails, p_holds = p_values(comparison, between(low, high))
+    assert (p_fails <= 0.025, p_holds <= 0.025) == (fails, holds_)
+
+
+@pytest.mark.parametrize(
+    ("ahead", "behind", "p"), [(8, 0, (0.001, 1.0)), (6, 2, (0.001, 1.0)), (5, 2, (1.0, 1.0)), (5, 3, (1.0, 0.001))]
+)
+def test_counts_of_columns(ahead, behind, p):
+    won = Wins(ahead, (0.001,) * ahead + (1.0,) * (8 - ahead), (0.001,) * behind + (1.0,) * (8 - behind), 10, (0, 1, 2))
+    assert p_values(ColumnsWon("a", "b", 6), won) == p
+
+
+def result_with(p_fails, p_holds=1.0, verdict="reproduced"):
+    return ClaimResult(CLAIM["rf_beats_pixel"], "tiny", verdict, between(0.1, 0.3), "", p_fails, p_holds)
+
+
+def test_claims_are_corrected_together():
+    not_run = ClaimResult(CLAIM["rf_beats_repa"], "tiny", "not run", None, "no run")
+    given = [result_with(0.02), not_run, result_with(0.001), result_with(0.9, 0.004, "not reproduced"), result_with(0.012)]
+    found = decide_together(given)
+    assert [one.verdict for one in found] == ["inconclusive", "not run", "reproduced", "not reproduced", "inconclusive"]
+    assert [one.p_fails for one in found] == [pytest.approx(0.04), None, pytest.approx(0.004), 0.9, pytest.approx(0.036)]
+    assert found[3].p_holds == pytest.approx(0.016)
+    assert found[0].reason == "alone it would be reproduced, but 4 claims are decided together"
+    assert (found[1], found[2].reason) == (not_run, "")
+    assert decide_together([result_with(0.02)])[0].verdict == "reproduced"
+
+
+@pytest.mark.parametrize(("seeds", "words"), [((4,), "one seed"), ((4, 5), "two seeds")])
+def test_below_three_seeds_there_is_no_verdict(seeds, words):
+    for pixel, side in ((0.3, "agrees"), (0.9, "disagrees")):
+        result = judge(CLAIM["rf_beats_pixel"], "tiny", scores("table3a", {"pixel": pixel, "pixel_rf": 0.8}, seeds), {})
+        assert (result.verdict, result.p_fails, result.p_holds) == (f"{side} with the paper ({words})", None, None)
+        assert decide_together([result]) == [result]
+
+
+def test_sizes_stand_beside_directions():
+    result = judge(CLAIM["rf_beats_pixel"], "tiny", scores("table3a", {"pixel": 0.3, "pixel_rf": 0.4}), {})
+    assert result.size == pytest.approx(0.1 / 0.51)
+    level = judge(CLAIM["continuous_does_not_help"], "tiny", scores("table3c", {"pixel": 0.3, "continuous": 0.3}), {})
+    assert level.size is None
 
 
 @pytest.mark.parametrize(
@@ -113,13 +158,14 @@ def test_the_interval_decides(comparison, low, high, verdict):
 )
 def test_a_difference(pixel_rf, pixel, verdict):
     shares = {"pixel": pixel, "pixel_rf": pixel_rf, "vae": None, "vae_rf": None}  # rows that the claim does not name
-    result = judge(CLAIM["rf_beats_pixel"], "tiny", scores("table3a", shares, (0, 1)), {})
+    result = judge(CLAIM["rf_beats_pixel"], "tiny", scores("table3a", shares), {})
     assert (result.verdict, result.estimate) == (verdict, pytest.approx(pixel_rf - pixel))
     assert result.low <= result.estimate <= result.high
-    assert (result.seeds, result.n, result.unit, result.rows) == ((0, 1), 2 * 2 * 6 * N, "GenEval", ("pixel_rf", "pixel"))
+    assert (result.seeds, result.n, result.unit, result.rows) == ((0, 1, 2), 3 * 2 * 6 * N, "GenEval", ("pixel_rf", "pixel"))
     assert result.to_dict() == {
         "id": "rf_beats_pixel", "table": "table3a", "statement": "Pixel+RF beats Pixel", "verdict": verdict,
-        "difference": result.estimate, "low": result.low, "high": result.high, "scale": "tiny", "seeds": [0, 1], "n": result.n,
+        "p_fails": result.p_fails, "p_holds": result.p_holds, "paper": pytest.approx(0.51),
+        "difference": result.estimate, "low": result.low, "high": result.high, "scale": "tiny", "seeds": [0, 1, 2], "n": result.n,
     }  # fmt: skip
 
 
@@ -127,7 +173,7 @@ def test_a_difference_of_gains_takes_four_rows():
     shares = {"pixel": 0.2, "pixel_rf": 0.8, "vae": 0.5, "vae_rf": 0.7}
     result = judge(CLAIM["rf_gains_more_without_vae"], "tiny", scores("table3a", shares), gates_of("table3a", {"vae": 0.99}))
     assert (result.verdict, result.estimate) == ("reproduced", pytest.approx(0.6 - 0.2))
-    assert result.n == 4 * 6 * N
+    assert result.n == 3 * 4 * 6 * N
 
 
 def test_equivalence_needs_precision_not_only_equality():
@@ -136,7 +182,7 @@ def test_equivalence_needs_precision_not_only_equality():
     assert judge(claim, "tiny", scores("table3d", shares), {}).verdict == "reproduced"  # the same items: no noise
     noisy = scores("table3d", shares)
     other = noisy["geneval"]["pixel_rf_k_double"]
-    flipped = {0: [{**row, "correct": not row["correct"]} for row in other.items[0]]}
+    flipped = {seed: [{**row, "correct": not row["correct"]} for row in rows] for seed, rows in other.items.items()}
     noisy["geneval"]["pixel_rf_k_double"] = replace(other, items=flipped)
     result = judge(claim, "tiny", noisy, {})
     assert (result.verdict, result.estimate) == ("inconclusive", 0)
@@ -169,7 +215,7 @@ def test_means_over_columns():
     found = scores("table2", shares)
     costs = judge(CLAIM["generation_costs_understanding"], "tiny", found, {})
     assert (costs.verdict, costs.estimate) == ("reproduced", pytest.approx(0.4 / 8))
-    assert costs.n == 2 * 8 * N
+    assert costs.n == 3 * 2 * 8 * N
     assert judge(CLAIM["pixel_rf_stays_close_to_vlm"], "tiny", found, {}).verdict == "reproduced"
 
 
@@ -179,7 +225,7 @@ def test_what_was_not_run_says_why():
     assert (missing.estimate, missing.low, missing.high, missing.seeds, missing.n) == (None, None, None, (), 0)
     apart = scores("table3a", {"pixel": 0.5, "pixel_rf": 0.5})
     row = apart["geneval"]["pixel"]
-    apart["geneval"]["pixel"] = replace(row, results={1: row.results[0]}, items={1: row.items[0]})
+    apart["geneval"]["pixel"] = replace(row, results={9: row.results[0]}, items={9: row.items[0]})
     reason = judge(CLAIM["rf_beats_pixel"], "tiny", apart, {}).reason
     assert reason == "Pixel+RF and Pixel have no seed in common"
     one_column = scores("table2", {"vlm_only": 0.5, "pixel": 0.5, ("pixel", "chart"): None})

@@ -6,7 +6,7 @@ from typing import Literal
 from rf_repro.config.fields import later_field, require, runtime_field
 
 GENEVAL_COLORS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black", "white")
-SHAPES = ("circle", "square", "triangle", "cross", "star", "ring")
+SHAPES = ("circle", "square", "triangle", "cross", "star", "ring", "spool", "bowtie")
 
 
 @dataclass(frozen=True)

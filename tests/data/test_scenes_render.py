@@ -16,8 +16,12 @@ CORNERS = {  # y down, in radii
         (-0.32, -1), (0.32, -1), (0.32, -0.32), (1, -0.32), (1, 0.32), (0.32, 0.32),
         (0.32, 1), (-0.32, 1), (-0.32, 0.32), (-1, 0.32), (-1, -0.32), (-0.32, -0.32),
     ],
+    "spool": [
+        (-0.82, -0.82), (0.82, -0.82), (0.22, -0.22), (0.22, 0.22), (0.82, 0.82), (-0.82, 0.82), (-0.22, 0.22), (-0.22, -0.22),
+    ],
     "star": [(r * np.sin(a), -r * np.cos(a)) for a, r in zip(ANGLES, [1, 0.48] * 5, strict=True)],
 }  # fmt: skip
+CORNERS["bowtie"] = [(y, x) for x, y in CORNERS["spool"]]
 
 
 def inside(shape: str, x: np.ndarray, y: np.ndarray) -> np.ndarray:

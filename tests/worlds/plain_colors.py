@@ -85,7 +85,9 @@ class PlainColors(World):
     def tokenizer(self, config: ExperimentConfig) -> Tokenizer:
         return Words()
 
-    def data(self, config: ExperimentConfig, stage: StageConfig, seed: int, tokenizer: Tokenizer, ranks: Ranks) -> TrainingData:
+    def data(
+        self, config: ExperimentConfig, stage: StageConfig, seed: int, tokenizer: Tokenizer, ranks: Ranks, device: torch.device
+    ) -> TrainingData:
         return Pictures(stage, seed)
 
     def fingerprint(self, config: ExperimentConfig) -> str:

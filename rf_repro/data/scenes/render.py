@@ -48,6 +48,12 @@ def _star(x: Field, y: Field) -> Field:
     return radius * (np.cos(angle) * np.float32(normal[0]) + np.sin(angle) * np.float32(normal[1])) - np.float32(normal @ tip)
 
 
+def _spool(x: Field, y: Field) -> Field:
+    """Two triangles on a square's edges, tip to tip, with a neck of width 0.44."""
+    x, y = np.abs(x), np.abs(y)
+    return np.maximum(y - np.float32(0.82), np.minimum(x - np.float32(0.22), np.float32(np.sqrt(0.5)) * (x - y)))
+
+
 # Signed distance to the outline (negative inside), in units of the radius, from the centroid; near corners a lower bound,
 # which is enough for anti-aliasing. Unrotated, every shape's box fits into 2 x 2.
 DISTANCE: dict[str, Callable[[Field, Field], Field]] = {
@@ -57,6 +63,8 @@ DISTANCE: dict[str, Callable[[Field, Field], Field]] = {
     "cross": _cross,
     "star": _star,
     "ring": lambda x, y: np.abs(np.hypot(x, y) - np.float32(0.74)) - np.float32(0.23),
+    "spool": _spool,
+    "bowtie": lambda x, y: _spool(y, x),
 }
 
 

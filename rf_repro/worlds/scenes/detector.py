@@ -28,7 +28,8 @@ CALIBRATION = ((0.0, 0.75, 0.82, 1.0), (0.0, 0.3, 0.9, 1.0))  # IoU -> confidenc
 CONTRAST = 0.25  # of a pixel to the background from which it is foreground: about half of a weak colour's
 BLUR = 0.6  # pixels, standard deviation
 WORKING_RADIUS = 6.0  # pixels: images of larger shapes are averaged down to about this, which keeps the cost
-_FOLDS = {"square": 4, "triangle": 3, "cross": 4, "star": 5}  # turns by 2 pi / fold change nothing; circle and ring: none do
+# Turns by 2 pi / fold change nothing; of circle and ring none does.
+_FOLDS = {"square": 4, "triangle": 3, "cross": 4, "star": 5, "spool": 2, "bowtie": 2}
 _CHUNK_PIXELS = 1 << 21
 _IN_IMAGE = ndimage.generate_binary_structure(3, 1) & np.array([False, True, False])[:, None, None]  # four neighbours
 

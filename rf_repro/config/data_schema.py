@@ -24,6 +24,10 @@ class ScenesConfig:
     min_distance: float = 11.0  # pixels between centres; closer ones touch and the detector merges them
     background: Literal["plain", "graded", "textured"] = "plain"
     num_train: int = 40_000
+    # By question type, in the order of `rf_repro.data.scenes.questions.QUESTION_TYPES`: how often training asks it beside the
+    # others, and the largest share of noise in its images; each image has an even share of none to that.
+    question_shares: tuple[int, ...] = later_field((1, 1, 1, 1, 1, 1, 1, 1))
+    question_noise: tuple[float, ...] = later_field((0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0))
     held_out: float = 0.25  # share of position and attribution combinations never shown in training
     seed: int = 0
 
@@ -44,6 +48,9 @@ class ScenesConfig:
         require(self.rotation >= 0, "data.scenes.rotation", self.rotation, ">= 0 radians")
         require(self.grid_step >= 1, "data.scenes.grid_step", self.grid_step, ">= 1 pixel")
         require(self.num_train >= 1, "data.scenes.num_train", self.num_train, ">= 1")
+        shares, noise = self.question_shares, self.question_noise
+        require(len(shares) == 8 and min(shares) >= 1, "data.scenes.question_shares", shares, "eight numbers >= 1")
+        require(len(noise) == 8 and 0 <= min(noise) <= max(noise) <= 1, "data.scenes.question_noise", noise, "eight, in [0, 1]")
         require(0 <= self.held_out <= 0.5, "data.scenes.held_out", self.held_out, "in [0, 0.5], so that every part stays seen")
 
 

@@ -33,6 +33,7 @@ PLACES = ("left", "above", "right", "below")  # in the order of grammar.RELATION
 # Draw numbers of a question (layouts use those from 1000 on); radii, rotations and bar colours take one each.
 _TYPE, _SUBJECT, _ANSWER, _COUNT, _BACKGROUND, _RADIUS, _ROTATION = 0, 1, 2, 3, 10, 30, 40
 _COLOR, _TOP, _LEFT, _ORDER = 50, 51, 52, 60
+_NOISE, _CHUNK_NUMBERS = 20_000_000, 1 << 20
 _FIRST_TRY, _DRAWS_A_TRY = 10_000_000, 16
 _TRIES = 300
 
@@ -115,13 +116,14 @@ class SceneQuestions:
         return content_hash({"world": "scenes-questions", "version": VERSION, "config": asdict(self.config)})
 
     def train(self, indices: np.ndarray) -> QuestionBatch:
-        """Training questions, types equally likely.
+        """Training questions, of types by their shares.
 
         Args:
             indices: int64 [N], >= 0. Question i is the same in whatever batch it is asked for.
         """
         keys = stream_keys(("questions", self.config.seed), np.asarray(indices, np.int64))
-        types = choice(keys, _TYPE, len(QUESTION_TYPES))
+        shares = self.config.question_shares
+        types = np.arange(len(shares)).repeat(shares)[choice(keys, _TYPE, sum(shares))]
         subjects, answers = np.zeros_like(types), np.zeros_like(types)
         for kind, wording in enumerate(self._wordings):
             rows, pool = np.flatnonzero(types == kind), self._answer_pool(kind, False)
@@ -182,6 +184,7 @@ class SceneQuestions:
         shown_held_out[rows] = self._held_words[answers[rows]]
         rows = kinds["chart"]
         shown_held_out[rows] = self._draw_charts(images, rows, keys[rows], subjects[rows], answers[rows] + 1, held_out)
+        self._add_noise(images, keys, types)
         return QuestionBatch(
             images,
             [self._wordings[kind].questions[row] for kind, row in zip(types.tolist(), subjects.tolist(), strict=True)],
@@ -247,6 +250,18 @@ class SceneQuestions:
 
         blank = np.full((len(keys), len(slots)), -1, np.int64)
         return _draw_until(propose, (blank, blank.copy()), held_out and bool(self._held_pairs.any()))
+
+    def _add_noise(self, images: np.ndarray, keys: np.ndarray, types: np.ndarray) -> None:
+        """Mixes even noise of all colours into each image, by a share between none and its type's most, in place."""
+        most = np.array(self.config.question_noise)[types]
+        rows, numbers = np.flatnonzero(most), np.arange(3 * self.config.image_size**2)
+        step = max(1, _CHUNK_NUMBERS // len(numbers))
+        for begin in range(0, len(rows), step):
+            some = rows[begin : begin + step]
+            share = (most[some] * uniform(keys[some], _NOISE))[:, None]
+            noise = 255 * uniform(keys[some, None], _NOISE + 1 + numbers)
+            mixed = (1 - share) * images[some].reshape(len(some), -1) + share * noise
+            images[some] = np.rint(mixed).reshape(len(some), *images.shape[1:])
 
     def _holds_held_out(self, shape: np.ndarray, color: np.ndarray) -> np.ndarray:
         """Bool [N]: whether two objects of int64 [N, M] shape and color make a held-out attribute combination."""

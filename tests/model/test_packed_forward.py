@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch import Tensor
 
 from rf_repro.config.schema import ExperimentConfig
 from rf_repro.data.packing import PackedBatch, SampleGroup
@@ -169,15 +170,32 @@ def test_text_alone_is_the_same_text_without_its_image(model: RFModel) -> None:
     assert [span.kind for span in model.understanding_layout(6, with_image=False).spans] == ["text"]
 
 
+@pytest.mark.parametrize("layer", [1, 3])
 @torch.no_grad()
-def test_what_is_aligned_is_the_projected_middle_layer() -> None:
-    """The tap after block 1 is the output of a decoder of one block with the same weights."""
-    config = small_config(representation__kind="repa", representation__alignment__layer=1)
-    model, one_block = small_model(config), small_model(config)
-    one_block.decoder.blocks = one_block.decoder.blocks[:1]
-    given = generation_input(model, 2, 5)
-    ((output,), _), ((short,), _) = run(model, [given], []), run(one_block, [given], [])
+def test_what_is_aligned_is_projected_from_the_output_of_that_layer(layer: int) -> None:
+    """Layers count from 1: what a hook on the block says."""
+    model = small_model(small_config(
+        model__decoder__num_layers=3, representation__kind="repa", representation__alignment__layer=layer,
+    ))  # fmt: skip
+    given, outputs = generation_input(model, 2, 5), list[Tensor]()
+    hook = model.decoder.blocks[layer - 1].register_forward_hook(lambda block, inputs, output: outputs.append(output[0]))
+    ((output,), _) = run(model, [given], [])
+    hook.remove()
     assert output.aligned is not None
+    assert model.alignment is not None
+    (hidden,) = outputs
+    pixels = hidden[-2 * 36 :].view(2, 36, -1)  # the pool that is stored last
     assert output.aligned.shape == (2, 36, 24)
-    assert torch.equal(output.aligned, short.aligned)
-    assert largest_difference(output.clean, short.clean) > 1e-3
+    assert largest_difference(output.aligned, model.alignment(pixels)) < 1e-6
+
+
+def test_the_balance_is_the_mean_over_layers_and_pools() -> None:
+    model = small_model(small_config(model__decoder__num_experts=4, model__decoder__num_active_experts=2))
+    balances: list[Tensor] = []
+    pools = [pool for block in model.decoder.blocks for pool in block.pools.values()]  # type: ignore[union-attr, operator]
+    hooks = [pool.register_forward_hook(lambda pool, inputs, output: balances.append(output[1])) for pool in pools]
+    output = model([generation_input(model, 2, 5)], [understanding_input(model, 2, 4)])
+    for hook in hooks:
+        hook.remove()
+    assert len(balances) == 2 * 3, "two layers of three pools"
+    assert float(output.balance.detach()) == pytest.approx(float(torch.stack(balances).mean().detach()), rel=1e-6)

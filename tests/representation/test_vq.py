@@ -9,7 +9,7 @@ from torch import Tensor
 
 from rf_repro.config.representation_schema import RepresentationConfig
 from rf_repro.representation.assignment import algorithm1_assign, sinkhorn_assign
-from rf_repro.representation.vq import CENTER_DECAY, OnlineVQ, usage_and_perplexity
+from rf_repro.representation.vq import OnlineVQ, usage_and_perplexity
 from tests.model.small import largest_difference
 from tests.representation.brute_force import of, sinkhorn_knopp
 
@@ -94,7 +94,7 @@ def test_update_equals_the_loop_and_leaves_unused_prototypes_alone(momentum: flo
     assert largest_difference(vq.prototypes.norm(dim=1), torch.ones(K)) < 1e-6
     assert (codes < K - 2).all()
     assert int(vq.num_updates) == 1
-    expected_mean = CENTER_DECAY * mean + (1 - CENTER_DECAY) * x.mean(0) if center else torch.zeros(D)
+    expected_mean = 0.99 * mean + 0.01 * x.mean(0) if center else torch.zeros(D)
     assert largest_difference(vq.mean, expected_mean) < 1e-6
 
 

@@ -31,9 +31,12 @@ def claims_table(findings: Findings) -> str:
     ]
     table = grid(("claim", "paper", f"measured at `{findings.scale}` [95%]", "of the paper's size", "seeds", "verdict"), rows)
     others = [result for result in findings.claims if result.claim.needs]
-    needs = "; ".join(dict.fromkeys(result.claim.needs for result in others))
-    tables = ", ".join(dict.fromkeys(result.title for result in others))
-    return f"{table}\n\nNot run: {len(others)} claims of {tables}, which need {escape(needs)}." if others else table
+    lines = [table]
+    for needs in dict.fromkeys(result.claim.needs for result in others):
+        mine = [result for result in others if result.claim.needs == needs]
+        tables = ", ".join(dict.fromkeys(result.title for result in mine))
+        lines.append(f"Not decidable in this world: {len(mine)} claims of {tables}, which need {escape(needs)}.")
+    return "\n\n".join(lines)
 
 
 def update_readme(path: Path, findings: Findings) -> None:

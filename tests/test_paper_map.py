@@ -55,7 +55,9 @@ def has_test(reference: str) -> bool:
     return any(isinstance(node, ast.FunctionDef) and node.name == name for node in ast.walk(ast.parse(file.read_text())))
 
 
-MAP = entries((ROOT / "PAPER_MAP.md").read_text(encoding="utf-8"))
+WHOLE, _, OPEN = (ROOT / "PAPER_MAP.md").read_text(encoding="utf-8").partition("## What the paper leaves open")
+MAP = entries(WHOLE)
+CHOICES = [[cell.strip() for cell in line.strip("|").split("|")] for line in OPEN.splitlines() if line.startswith("| ")][1:]
 
 
 @pytest.mark.parametrize("entry", MAP, ids=lambda entry: f"{entry.paper}: {', '.join(entry.symbols)}")
@@ -84,3 +86,18 @@ def test_the_check_can_fail() -> None:
         resolve("rf_repro.magic.Model")
     with pytest.raises(AssertionError, match="not five cells"):
         entries("| Sec. 1 | only | three |")
+
+
+@pytest.mark.parametrize("row", CHOICES, ids=[row[0] for row in CHOICES])
+def test_every_choice_has_its_code_and_says_what_depends_on_it(row: list[str]) -> None:
+    assert len(row) == 4
+    assert all(row)
+    (symbol,) = re.findall("`(.+?)`", row[2])
+    assert resolve(symbol) is not None
+
+
+def test_every_field_that_is_assumed_is_among_the_choices() -> None:
+    named = set(re.findall("`(\\w+)`", OPEN))
+    for path in sorted((ROOT / "rf_repro" / "config").glob("*_schema.py")):
+        for field in re.findall(r"^    (\w+): .*# assumed", path.read_text(encoding="utf-8"), re.MULTILINE):
+            assert field in named, f"{path.name}: {field}"

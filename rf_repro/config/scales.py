@@ -14,9 +14,9 @@ from rf_repro.core.errors import UserError
 def tiny() -> ExperimentConfig:
     """The scenes world on two CPU cores, minutes a run.
 
-    Assumed throughout, as measured on this world: optimiser and schedule (Muon on block matrices, warm-up, linear decay),
-    EMA decay, guidance, codebook size, momentum and centring, the sample mixture, the weight of L_LM beside generation, the
-    distance bias. LOG.md has the measurements.
+    Assumed throughout: optimiser and schedule (Muon on block matrices, warm-up, linear decay), EMA decay, guidance, codebook
+    size, momentum and centring, the sample mixture, the weight of L_LM beside generation, the distance bias. PAPER_MAP.md says
+    which of them were measured.
     """
     return ExperimentConfig(
         scale="tiny",

@@ -19,6 +19,7 @@ from rf_repro.core.hashing import derive_seed
 from rf_repro.core.run_dir import RunDir
 from rf_repro.data.packing import to_images
 from rf_repro.data.scenes.world import ScenesWorld
+from rf_repro.maths.noise import new_seeds, normals
 from rf_repro.model.space import ImageSpace, PixelSpace
 from rf_repro.model.vae import LatentSpace
 from rf_repro.train.checkpoint import list_checkpoints
@@ -97,7 +98,7 @@ def test_the_terms_of_a_step_are_their_formulas() -> None:
     with torch.no_grad():
         mean, log_variance = trainer.model.posterior(images)
         posterior = Normal(mean, log_variance.exp().sqrt())
-        drawn = mean + torch.randn(mean.shape, generator=generator) * posterior.scale
+        drawn = mean + normals(new_seeds(4, generator), *mean.shape[1:]) * posterior.scale
         reconstruction = ((trainer.model.reconstruct(drawn) - images) ** 2).sum() / (4 * 3 * 24 * 24)
         kl = torch_kl(posterior, Normal(torch.zeros_like(mean), torch.ones_like(mean))).sum() / (4 * 3 * 6 * 6)
     log = trainer.train_step()

@@ -4,7 +4,6 @@ import re
 from base64 import b64encode
 from collections import Counter
 from pathlib import Path
-from typing import get_args
 
 from jinja2 import Environment, FileSystemLoader, Template
 from markupsafe import Markup
@@ -14,7 +13,7 @@ from reports.browser import Browser
 from reports.claims_text import finding, published
 from reports.contact_sheet import COLUMNS
 from reports.document import Document
-from reports.verdicts import ClaimResult, Verdict, is_published
+from reports.verdicts import VERDICTS, ClaimResult, is_published
 from reports.verdicts import published as published_estimate
 
 PAGE = Path(__file__).parent / "page"
@@ -30,7 +29,7 @@ def render_html(document: Document) -> str:
         sprites=[Markup(uri) for uri in browser.uris()] if browser else [],
         browser_json=Markup(browser.to_json()) if browser else "",
         browser_text=_browser_text(browser) if browser else "",
-        tally=[(verdict, counts[verdict]) for verdict in get_args(Verdict) if counts[verdict]],
+        tally=[(verdict, counts[verdict]) for verdict in VERDICTS if counts[verdict]],
         b64=lambda png: b64encode(png).decode("ascii"),
         finding=finding,
         published=published,
@@ -45,7 +44,7 @@ def template(name: str) -> Template:
         "style": Markup(_read("style.css")),
         "script": Markup(_read("browser.js")),
         "unbroken": _unbroken,
-        "badges": ("pass", "below", *get_args(Verdict)),
+        "badges": ("pass", "below", *VERDICTS),
     }
     return environment.get_template(name)
 

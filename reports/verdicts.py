@@ -8,7 +8,7 @@ three seeds there is no verdict, only on which side the estimate lies: spread ov
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 from ablations.claims import Claim, ClaimGate, ColumnsWon, Comparison, Difference, Equivalence, GainDifference, LeadBelow
 from ablations.grid import AblationGrid
@@ -22,11 +22,10 @@ from rf_repro.config.scales import get_scale
 
 MIN_SEEDS = 3
 FEW = {1: "one seed", 2: "two seeds"}
-Verdict = Literal[
-    "reproduced", "not reproduced", "inconclusive", "not run",
-    "agrees with the paper (one seed)", "disagrees with the paper (one seed)",
-    "agrees with the paper (two seeds)", "disagrees with the paper (two seeds)",
-]  # fmt: skip
+DECIDED = ("reproduced", "not reproduced", "inconclusive", "not run")
+SIDES = tuple(f"{side} with the {whose} ({few})" for whose in ("paper", "claim") for few in FEW.values()
+              for side in ("agrees", "disagrees"))  # fmt: skip
+VERDICTS = DECIDED + SIDES
 Gates = Mapping[tuple[str, str, str], float]  # (config hash of a run, evaluation, metric) -> the lowest value over its seeds
 
 
@@ -43,7 +42,7 @@ class ClaimResult:
 
     claim: Claim
     scale: str
-    verdict: Verdict
+    verdict: str  # of VERDICTS
     measured: Interval | Wins | None
     reason: str
     p_fails: float | None = None
@@ -144,7 +143,8 @@ def judge(
         return result("inconclusive", measured, "; ".join(barred))
     if len(measured.seeds) < MIN_SEEDS:
         side = "agrees" if holds(claim.comparison, measured.estimate) else "disagrees"
-        return result(cast("Verdict", f"{side} with the paper ({FEW[len(measured.seeds)]})"), measured, "")
+        whose = "paper" if is_published(claim) else "claim"
+        return result(f"{side} with the {whose} ({FEW[len(measured.seeds)]})", measured, "")
     p_fails, p_holds = p_values(claim.comparison, measured)
     return result(_decided(p_fails, p_holds), measured, "", p_fails, p_holds)
 
@@ -162,7 +162,7 @@ def decide_together(results: Sequence[ClaimResult]) -> list[ClaimResult]:
     return decided
 
 
-def _decided(p_fails: float, p_holds: float) -> Verdict:
+def _decided(p_fails: float, p_holds: float) -> str:
     return "reproduced" if p_fails <= TAIL else "not reproduced" if p_holds <= TAIL else "inconclusive"
 
 

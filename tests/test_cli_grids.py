@@ -171,7 +171,7 @@ def test_the_report_shows_it_beside_the_papers(own: str, tmp_path: Path, capsys:
     assert text.index("## Table 3e") < text.index("## Texts of mine")
     assert "Weights of text." in text
     assert re.search(r"\| Heavier text \| 0\.250 \[[^|]*\| 48 \| 0 \|", text)  # no column of published values
-    assert "| Lighter text beats heavier text (`text_matters`) | Texts of mine | **reproduced** |" in text
+    assert "| Lighter text beats heavier text (`text_matters`) | Texts of mine | **agrees with the claim (one seed)** |" in text
     assert "Not a claim of the paper's." in text
     with open(tmp_path / "report" / "tables" / "texts.csv", encoding="utf-8", newline="") as file:
         rows = {row["row"]: row for row in csv.DictReader(file)}

@@ -31,7 +31,7 @@ def variant_colors(keys: Iterable[str]) -> Colors:
     colors = list(sns.color_palette("colorblind", 10))
     if len(ours) > len(colors):
         colors += sns.husl_palette(len(ours) - len(colors), s=0.6, l=0.45)
-    found = dict(zip(ours, colors, strict=False))  # a palette is as long as it is
+    found = dict(zip(ours, colors, strict=False))  # the palette may have colours to spare
     others = [key for key in dict.fromkeys(keys) if key not in found]
     return found | dict(zip(others, sns.husl_palette(len(others), s=0.75, l=0.7), strict=True)) if others else found
 

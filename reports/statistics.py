@@ -214,11 +214,9 @@ def _measure(columns: Sequence[ColumnItems], weights: Mapping[str, float], seeds
             prompts.append((factor * float((residual_SP.mean(0) ** 2).sum()), max(clusters - 1, 1)))
             both += factor * float((residual_SP**2).sum()) / num_seeds**2
     over_prompts = sum(variance for variance, _ in prompts)
-    parts = [*prompts]
-    over_seeds, freedom = _over_seeds(weight_V, score_VS)
-    parts.append((over_seeds, freedom))
+    over_seeds, freedom_of_seeds = _over_seeds(weight_V, score_VS)
     variance = max(over_prompts + over_seeds - both, over_prompts, over_seeds)
-    spread = sum(part**2 / freedom for part, freedom in parts)
+    spread = sum(part**2 / freedom for part, freedom in [*prompts, (over_seeds, freedom_of_seeds)])
     estimate = float((weight_V @ score_VS).mean())
     limits = float(weight_V.clip(max=0).sum()), float(weight_V.clip(min=0).sum())  # scores are fractions
     return Interval(estimate, sqrt(variance), variance**2 / spread if spread else inf, n, tuple(seeds), limits)

@@ -7,6 +7,7 @@ from reports import plots
 from reports.budget import budget_table
 from reports.contact_sheet import Sheet, read_sheets
 from reports.document import Figure, Section
+from reports.failures import failures_table
 from reports.figures import Colors
 from reports.measured import MeasuredTable
 from reports.paper_tables import published_table
@@ -44,6 +45,8 @@ def grid_sections(table: MeasuredTable, earlier: Sequence[MeasuredTable], pairs:
         blocks += _parts(table, column, pairs, colors)
         pictures, verdicts = _pictures(table, column)
         blocks += pictures
+        failures = failures_table(runs)
+        blocks += [failures] if failures else []
         folded += verdicts
     others = [column for column in grid.columns if column not in on_images]
     if others:

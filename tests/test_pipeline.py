@@ -78,7 +78,7 @@ def mtimes(folder: Path) -> dict[Path, int]:
 
 
 def test_a_run_directory_holds_what_it_promises(pixel_rf: RunDir, pixel: RunDir) -> None:
-    common = {"geneval", "geneval-step000015", "geneval-step000030", "questions"}
+    common = {"geneval", "objects", "geneval-step000015", "geneval-step000030", "questions"}
     for run, config, evals in (
         (pixel_rf, PIXEL_RF, common | {"geneval-ground-truth-representation", "codebook-probe"}),
         (pixel, PIXEL, common),
@@ -211,7 +211,7 @@ def test_every_variant_of_every_table_is_trained_sampled_and_scored(key: str, ru
     space, kind = config.model.pixel.space, config.representation.kind
     expected = {"questions"}
     if space != "none":
-        expected |= {"geneval", "geneval-step000015", "geneval-step000030"}
+        expected |= {"geneval", "objects", "geneval-step000015", "geneval-step000030"}
     if kind in ("discrete", "continuous"):
         expected.add("geneval-ground-truth-representation")
     if kind == "discrete":

@@ -87,7 +87,7 @@ def evaluate_folder(
     rows: list[dict[str, Any]] = []
     for start in range(0, len(entries), batch_size):
         batch = entries[start : start + batch_size]
-        loaded = [_load(folder, entry) for entry in batch]
+        loaded = [load_listed(folder, entry) for entry in batch]
         readable = [i for i, image in enumerate(loaded) if not isinstance(image, str)]
         verdicts = evaluate_images(
             [image for image in loaded if not isinstance(image, str)],
@@ -110,8 +110,8 @@ def evaluate_folder(
     return result, rows
 
 
-def _load(folder: ImageFolder, entry: SampleEntry) -> Image.Image | str:
-    """The decoded image, or why there is none."""
+def load_listed(folder: ImageFolder, entry: SampleEntry) -> Image.Image | str:
+    """The decoded image that a manifest lists, or why there is none."""
     path = folder.image_path(entry.prompt_id, entry.sample)
     try:
         data = path.read_bytes()

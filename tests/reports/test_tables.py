@@ -7,7 +7,7 @@ import pytest
 
 from ablations.questions import QUESTIONS
 from reports.build import build_report
-from tests.reports.runs import make_items, write_geneval, write_metrics, write_questions, write_run, write_samples
+from tests.reports.runs import make_items, make_result, write_geneval, write_metrics, write_questions, write_run, write_samples
 
 WEAK = make_items(lambda task, index, sample: index == 0)
 STRONG = make_items(lambda task, index, sample: index < 3)
@@ -25,6 +25,9 @@ def out(tmp_path_factory):
             write_geneval(run, items)
             write_metrics(run, [10, 20, 30], 1.0, codebook=variant != "pixel")
             write_samples(run, items)
+        if variant in ("pixel", "pixel_rf"):
+            shares = {"no_object": 0.25 if variant == "pixel" else 0.0, "broken_object": 0.5}
+            run.write_eval("objects", make_result(items, metrics=shares))
     build_report([root / "runs"], root / "out", "smoke")
     return root / "out"
 
@@ -54,6 +57,17 @@ def test_the_papers_table_stands_apart_and_says_so(out):
     assert "### The paper's Table 2: other benchmarks, not comparable with the numbers above" in text
     assert "object beside MMMU" in text
     assert not (out / "tables" / "table3a-paper.csv").exists()  # its values stand beside ours
+
+
+def test_where_images_fail_stands_under_the_pictures(out):
+    found = pd.read_csv(out / "tables" / "table3a-failures.csv").set_index(["row", "metric"])["measured"]
+    assert found["pixel", "no_object"] == 0.25
+    assert found["pixel_rf", "no_object"] == 0
+    assert found["vae", "no_object"] != found["vae", "no_object"]  # not run: no number
+    text = (out / "report.md").read_text()
+    row = next(line for line in text.splitlines() if line.startswith("| Pixel |") and line.endswith("| 0.250 | 0.500 |"))
+    assert "| – |" in row  # it has no representation tokens to draw from
+    assert not (out / "tables" / "table3b-failures.csv").exists()
 
 
 def test_the_best_guess_without_the_image_has_its_row(out):

@@ -10,11 +10,12 @@ from PIL import Image
 from torch import Tensor
 
 from evaluators.geneval.options import GenEvalOptions
-from evaluators.geneval.sampled import evaluate_folder
+from evaluators.geneval.sampled import evaluate_folder, load_listed
 from rf_repro.compute.devices import trying
 from rf_repro.config.schema import ExperimentConfig
 from rf_repro.core.hashing import derive_seed, file_sha256
 from rf_repro.core.image_folder import ImageFolder, SampleEntry
+from rf_repro.core.records import EvalResult
 from rf_repro.core.run_dir import RunDir
 from rf_repro.data.packing import to_pixels
 from rf_repro.data.scenes.tokenizer import SceneTokenizer
@@ -108,6 +109,24 @@ class SceneBenchmark:
             progress=lambda done, total: progress("evaluate", done, total),
         )  # fmt: skip
         run.write_eval(name, result, rows)
+
+    def score_objects(self, folder: ImageFolder, run: RunDir, step: int) -> None:
+        """Records as `objects` how many images of a complete folder collapse, whatever was asked for (paper Fig. 4): the share
+        without any object that GenEval's rules count, and the share with a broken one, which its rule for counting does not
+        take for a clean shape. Of true renderings .001 and none do."""
+        options, empty, broken, entries = GenEvalOptions(), 0, 0, folder.entries()
+        images = [image for entry in entries if not isinstance(image := load_listed(folder, entry), str)]
+        for found in self.detector.detect(images):
+            scores = [float(score) for detections in found.values() for score in detections.scores]
+            empty += not any(score > options.threshold for score in scores)
+            broken += any(score <= options.counting_threshold for score in scores)
+        n, expected = len(images), len(entries)
+        shares = {"no_object": empty / n if n else None, "broken_object": broken / n if n else None}
+        missing = {} if n else dict.fromkeys(shares, "no image can be read")
+        seen = {"detector": self.detector.name, "detector_revision": self.detector.revision}
+        protocol = f"no object above {options.threshold}; an object at most at {options.counting_threshold}"
+        result = EvalResult(BENCHMARK, protocol, shares, n, expected, expected - n, missing, seen, step, "ema")
+        run.write_eval("objects", result)
 
 
 @lru_cache(maxsize=1)

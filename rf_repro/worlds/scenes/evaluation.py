@@ -14,9 +14,11 @@ from rf_repro.sample.sampler import Sampler
 from rf_repro.train.trainer import Trainer
 from rf_repro.worlds import Progress
 from rf_repro.worlds.scenes.answers import answer_questions
-from rf_repro.worlds.scenes.benchmark import benchmark_of, temporary_folder
+from rf_repro.worlds.scenes.benchmark import GROUND_TRUTH_SEED, benchmark_of, temporary_folder
 from rf_repro.worlds.scenes.probe import PROBE_SCENES, probe_codes
 from rf_repro.worlds.scenes.questions import score_answers
+
+OTHERS = 2_048  # training images that true images are assigned among
 
 
 def evaluate_curve(trainer: Trainer, run: RunDir, progress: Progress) -> None:
@@ -50,13 +52,15 @@ def evaluate_final(trainer: Trainer, run: RunDir, progress: Progress) -> None:
 
 
 def evaluate_generation(trainer: Trainer, run: RunDir, progress: Progress) -> None:
-    """The scored samples; with representation tokens also the score of samples made from the true images' tokens."""
+    """The scored samples, and how many collapse; with representation tokens also samples made from the true images' tokens."""
     benchmark = benchmark_of(trainer.config)
     if run.eval_result("geneval") is None:
         benchmark.score(ImageFolder(run.samples), run, "geneval", progress, trainer.step, "ema")
+    if run.eval_result("objects") is None:
+        benchmark.score_objects(ImageFolder(run.samples), run, trainer.step)
     if trainer.model.representation is not None and run.eval_result("geneval-ground-truth-representation") is None:
         wanted = benchmark.wanted(trainer.config.evals.images_per_task)
-        truth = tokens_of(trainer, benchmark.ground_truth(wanted).images)
+        truth = true_tokens(trainer, benchmark.ground_truth(wanted).images)
         with temporary_folder(run) as folder:
             benchmark.sample(make_sampler(trainer), wanted, folder, progress, truth)
             benchmark.score(folder, run, "geneval-ground-truth-representation", progress, trainer.step, "ema")
@@ -102,6 +106,30 @@ def tokens_of(trainer: Trainer, images: np.ndarray) -> Tensor:
     size = trainer.stage.mixture.generation
     batches = [to_images(torch.from_numpy(images[first : first + size])) for first in range(0, len(images), size)]
     return torch.cat([trainer.targets.of_images(batch).cpu() for batch in batches])
+
+
+def true_tokens(trainer: Trainer, images: np.ndarray) -> Tensor:
+    """`tokens_of`, each image assigned alone among training images, as in training.
+
+    Codes are balanced over a batch: one of images that are alike, as those of one prompt are, would be given other codes than
+    what they share.
+    """
+    assert trainer.targets is not None
+    targets, config = trainer.targets, trainer.config
+    count, size = min(OTHERS, config.data.scenes.num_train), trainer.stage.mixture.generation
+
+    def features(pixels: np.ndarray) -> Tensor:
+        parts = to_images(torch.from_numpy(pixels)).split(config.sampling.batch_size)
+        return torch.cat([targets.features([part])[0] for part in parts])
+
+    own, others = features(images), features(benchmark_of(config).world.train(np.arange(count)).images)
+    draws = np.random.default_rng(GROUND_TRUTH_SEED)
+    found = []
+    for one in own:
+        beside = others[torch.from_numpy(draws.integers(count, size=size - 1)).to(others.device)]
+        values = targets.values.values(torch.cat([one[None], beside]).flatten(0, 1))
+        found.append(values[: len(one)].cpu())
+    return torch.stack(found)
 
 
 def make_sampler(trainer: Trainer) -> Sampler:

@@ -49,7 +49,7 @@ def make_document(findings: Findings) -> Document:
     rows, gates = all_rows([*findings.selected, findings.systems.runs]), measure_gates(findings.runs)
     colors = variant_colors([*(row.key for table in findings.selected for row in table.grid.rows), *(row.key for row in rows)])
     systems = [] if findings.systems.runs.world.scores_itself else findings.system_rows
-    beyond = [run for level in findings.levels for run in level.runs]
+    beyond = [run for level in findings.levels for run in (*level.runs, *level.components)]
     return Document(
         title="Representation Forcing, reproduced",
         introduction=_introduction(findings),

@@ -10,9 +10,10 @@ from typing import Any
 
 from ablations.grid import GENEVAL, AblationGrid, Column, Variant
 from reports.statistics import Interval, interval
-from rf_repro.config.overrides import apply_overrides
+from rf_repro.config.overrides import apply_overrides, config_of
 from rf_repro.config.prerequisites import run_name
 from rf_repro.config.scales import get_scale
+from rf_repro.config.schema import RESULTS_VERSION
 from rf_repro.core.action_dir import all_attempts, failed_shares
 from rf_repro.core.dpg_names import is_dpg
 from rf_repro.core.errors import UserError
@@ -159,7 +160,7 @@ def select(grid: AblationGrid, scale: str, runs: Sequence[Run], changes: Mapping
             continue
         if record.config_hash not in hashes[record.variant]:
             wanted = ", ".join(sorted(digest[:12] for digest in hashes[record.variant]))
-            why = f"another config ({record.config_hash[:12]}; this table's is {wanted})"
+            why = _of_before(run) or f"another config ({record.config_hash[:12]}; this table's is {wanted})"
             left_out.append(LeftOut(record.variant, run.dir.path, why))
         elif record.seed in chosen[record.variant, record.config_hash]:
             twin = chosen[record.variant, record.config_hash][record.seed].dir.path
@@ -175,6 +176,17 @@ def select(grid: AblationGrid, scale: str, runs: Sequence[Run], changes: Mapping
         names=names,
         changes=changes or {},
     )  # fmt: skip
+
+
+def _of_before(run: Run) -> str:
+    """Says so where the run's hash is that of its config in an earlier version of what runs compute."""
+    try:
+        config = config_of(run.dir)
+    except UserError:  # a config of other fields is another config
+        return ""
+    hashes = {config.result_hash(version): version for version in range(1, RESULTS_VERSION)}
+    version = hashes.get(run.record.config_hash)
+    return "" if version is None else f"of results version {version}, this code's is {RESULTS_VERSION}; train it anew"
 
 
 def collect_scores(runs: GridRuns, column: Column, only: Sequence[str] = ()) -> dict[str, RowScores]:

@@ -37,7 +37,7 @@ def dependence_section(findings: Findings) -> Section:
     else:
         blocks.append("Training length: no claim has learning curves of all its rows with per-image outcomes.")
     if findings.levels:
-        at_levels = {level.label: _tested(judge(_scores_of(level))) for level in findings.levels}
+        at_levels = {level.label: _tested(judge(_scores_of(level), level)) for level in findings.levels}
         blocks.append(_levels_table(final, at_levels, scale_label))
     else:
         blocks.append(

@@ -55,12 +55,15 @@ class Findings:
         labels = dict.fromkeys(scale_label(self.scale, table.configs[table.grid.base]) for table in self.selected)
         return ", ".join(labels)
 
-    def judge_all(self, scores: TableScores) -> list[ClaimResult]:
-        """The verdict on every claim, by other scores of the same tables."""
+    def judge_all(self, scores: TableScores, level: Level | None = None) -> list[ClaimResult]:
+        """The verdict on every claim, by other scores of the same tables; gates are of the level's own components."""
         grids = [table.grid for table in self.selected]
         tables = {grid.name for grid in grids}
         claims = [result.claim for result in self.claims if result.claim.table in tables]
-        return judge_all(claims, grids, self.scale, scores, self.gates, self.changes)
+        if level is None:
+            return judge_all(claims, grids, self.scale, scores, self.gates, self.changes)
+        gates, changes = gate_values([*level.runs, *level.components]), {**self.changes, **level.changes}
+        return judge_all(claims, grids, self.scale, scores, gates, changes)
 
 
 def find(folders: Sequence[Path], scale: str, changes: Mapping[str, Any] | None = None, tables: Sequence[str] = ()) -> Findings:

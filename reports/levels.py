@@ -1,9 +1,10 @@
 """Levels of difficulty: runs of the tables' variants in another world, that is with other `data.scenes` and nothing else."""
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
-from reports.collect import GridRuns, Run
+from reports.collect import GridRuns, Run, select
 from rf_repro.config.data_schema import ScenesConfig
 from rf_repro.config.overrides import config_of
 from rf_repro.config.schema import ExperimentConfig
@@ -12,41 +13,53 @@ from rf_repro.core.errors import UserError
 
 @dataclass(frozen=True)
 class Level:
-    """One world, what differs from the scale's own in words, and the tables' runs in it."""
+    """One world: what differs from the scale's own, as overrides and in words, and the tables' runs in it."""
 
-    scenes: ScenesConfig
+    changes: Mapping[str, Any]
     label: str
     tables: tuple[GridRuns, ...]
 
     @property
     def runs(self) -> list[Run]:
-        found = {run.name: run for table in self.tables for seeds in table.rows.values() for run in seeds.values()}
-        return list(found.values())
+        """Of the tables' rows."""
+        return _distinct(table.rows for table in self.tables)
+
+    @property
+    def components(self) -> list[Run]:
+        """What those started from: first stages, encoders, VAEs of this world."""
+        return _distinct(table.shared for table in self.tables)
 
 
 def find_levels(tables: Sequence[GridRuns], runs: Sequence[Run]) -> list[Level]:
     """The other worlds that any of `runs` was trained in, in order of their description; the scale's own is not among them."""
-    by_world: dict[ScenesConfig, dict[tuple[str, str], dict[int, Run]]] = {}
     hashes = {(table.names[key], config.result_hash()): config for table in tables for key, config in _configs(table).items()}
+    own = next(iter(hashes.values())).data.scenes
+    worlds: set[ScenesConfig] = set()
     for run in runs:
         if run.record.scale != tables[0].scale or (run.record.variant, run.record.config_hash) in hashes:
             continue
-        for (name, digest), config in hashes.items():
-            if name == run.record.variant and (scenes := _world(run, config)) is not None:
-                by_world.setdefault(scenes, {}).setdefault((name, digest), {}).setdefault(run.record.seed, run)
-    levels = []
-    for scenes, found in by_world.items():
-        chosen = tuple(
-            replace(
-                table,
-                rows={key: dict(sorted(found.get((table.names[key], config.result_hash()), {}).items()))
-                      for key, config in _configs(table).items()},
-                left_out=(),
-            )
-            for table in tables
-        )  # fmt: skip
-        levels.append(Level(scenes, _describe(next(iter(hashes.values())).data.scenes, scenes), chosen))
+        found = (_world(run, config) for (name, _), config in hashes.items() if name == run.record.variant)
+        worlds |= {scenes for scenes in found if scenes is not None}
+    levels = [_level(tables, runs, own, scenes) for scenes in worlds]
     return sorted(levels, key=lambda level: level.label)
+
+
+def _level(tables: Sequence[GridRuns], runs: Sequence[Run], own: ScenesConfig, scenes: ScenesConfig) -> Level:
+    before = vars(own)
+    changed = {name: value for name, value in vars(scenes).items() if value != before[name]}
+    changes = {f"data.scenes.{name}": value for name, value in changed.items()}
+    chosen = []
+    for table in tables:
+        everything = {**table.changes, **changes}
+        try:
+            chosen.append(replace(select(table.grid, table.scale, runs, everything), left_out=()))
+        except UserError:  # a row that cannot be in this world: none of the table's runs is
+            continue
+    return Level(changes, _describe(changed), tuple(chosen))
+
+
+def _distinct(rows: Iterable[Mapping[str, Mapping[int, Run]]]) -> list[Run]:
+    return list({run.dir.path: run for row in rows for seeds in row.values() for run in seeds.values()}.values())
 
 
 def _configs(table: GridRuns) -> dict[str, ExperimentConfig]:
@@ -63,11 +76,7 @@ def _world(run: Run, config: ExperimentConfig) -> ScenesConfig | None:
     return scenes if same else None
 
 
-def _describe(own: ScenesConfig, other: ScenesConfig) -> str:
+def _describe(changed: Mapping[str, object]) -> str:
     """What differs, e.g. `rotation 0.5, shapes circle square star`."""
-    before, after = asdict(own), asdict(other)
-    changed = {name: value for name, value in after.items() if value != before[name]}
-    texts = {
-        name: " ".join(map(str, value)) if isinstance(value, list | tuple) else str(value) for name, value in changed.items()
-    }
+    texts = {name: " ".join(map(str, value)) if isinstance(value, tuple) else str(value) for name, value in changed.items()}
     return ", ".join(f"{name.replace('_', ' ')} {text}" for name, text in texts.items())

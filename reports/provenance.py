@@ -10,6 +10,7 @@ from reports.measured import MeasuredTable
 from reports.systems import SystemRow
 from reports.tables import Table
 from rf_repro.config.scales import get_scale
+from rf_repro.config.schema import RESULTS_VERSION
 
 
 def runs_table(tables: Sequence[GridRuns], beyond: Iterable[Run]) -> Table:
@@ -67,9 +68,18 @@ def runs_table(tables: Sequence[GridRuns], beyond: Iterable[Run]) -> Table:
         header=header,
         rows=tuple(rows),
         records=tuple(records),
-        notes=tuple(left_out),
+        notes=(*_mixed(found.values()), *left_out),
         printed=False,
     )
+
+
+def _mixed(runs: Iterable[Run]) -> list[str]:
+    """A note where runs are of several revisions."""
+    codes = len({_code(run) for run in runs})
+    if codes < 2:
+        return []
+    return [f"These runs are of {codes} revisions of one results version ({RESULTS_VERSION}): they compute the same, and may "
+            "round differently."]  # fmt: skip
 
 
 def _difference(run: Run) -> str:

@@ -27,8 +27,8 @@ KEPT = ("prompt_id", "sample", "question_id", "key", "cluster", "tag", "prompt",
 def ship_results(
     runs: Sequence[Path], out: Path, scale: str = "tiny", changes: Mapping[str, Any] | None = None, tables: Sequence[str] = ()
 ) -> list[Path]:
-    """Copies what a report at `scale` reads, from every finished run that belongs to a table, in any world, every stage they
-    share in the scale's own, and the systems of Table 1.
+    """Copies what a report at `scale` reads, from every finished run that belongs to a table, in any world, what they started
+    from, and the systems of Table 1.
 
     Metrics are thinned to `MAX_METRIC_ROWS` rows, items keep what a report reads and only where one does, attempts lose their
     host and process, and sheets of some images stand in for the samples. A run shipped before is replaced whole.
@@ -51,7 +51,7 @@ def ship_results(
     of_tables = [run for table in selected for seeds in (table.rows | table.shared).values() for run in seeds.values()]
     (table1,) = [table for table in selected if table.grid.name == TABLE1.name]
     of_systems = [run for row in system_rows(table1, loaded) for run in row.measured]
-    in_other_worlds = [run for level in find_levels(selected, loaded) for run in level.runs]
+    in_other_worlds = [run for level in find_levels(selected, loaded) for run in (*level.runs, *level.components)]
     for run in of_tables + of_systems + in_other_worlds:
         if run.record.status == "done":
             chosen[run.dir.path.resolve()] = run

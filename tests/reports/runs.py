@@ -67,7 +67,7 @@ def write_run(root: Path, variant: str, seed: int, scale: str = "smoke", change:
 
     grid = next((grid for grid in ABLATIONS if variant in {row.key for row in grid.rows}), GRIDS["table3a"])
     if variant.startswith("stage-"):
-        config = next(run.config for (name, _), run in grid.shared(scale).items() if name == variant)
+        config = next(run.config for (name, _), run in grid.shared(scale, change).items() if name == variant)
     else:
         config = apply_overrides(grid.configs(scale)[variant], change or {})
     digest = config.result_hash()

@@ -13,8 +13,12 @@ from PIL import Image
 from ablations.registry import GRIDS
 from reports.build import build_report
 from reports.paper_values import PAPER_TABLES
+from rf_repro.config.overrides import apply_overrides
+from rf_repro.config.scales import smoke
+from rf_repro.config.schema import RESULTS_VERSION
 from rf_repro.core.errors import UserError
 from rf_repro.core.records import EvalResult
+from rf_repro.core.run_dir import RunDir
 from tests.reports.runs import make_items, make_result, write_curve, write_geneval, write_metrics, write_run, write_samples
 
 WEAK = make_items(lambda task, index, sample: index == 0)  # 0.25 in each task
@@ -164,6 +168,34 @@ def test_runs_of_another_config_are_left_out_and_listed(tmp_path):
     assert claim["seeds"] == [0]
     assert claim["difference"] == pytest.approx(0.5)
     assert f"Left out: {other.path}: another config ({other.record().config_hash[:12]}" in text
+
+
+def test_runs_of_another_results_version_are_left_out_and_say_so(tmp_path, monkeypatch):
+    runs = write_grid(tmp_path / "runs")
+    monkeypatch.setattr("reports.collect.RESULTS_VERSION", RESULTS_VERSION + 2)
+    config = apply_overrides(smoke(), {"stages.joint.steps": 31})
+    digest = config.result_hash(RESULTS_VERSION + 1)
+    before = RunDir.create(tmp_path / "runs", config.to_dict(), digest, "smoke", "pixel", 1)
+    write_geneval(before, STRONG)
+    text, _, claim = report(tmp_path)
+    assert claim["seeds"] == [0]
+    wanted = f"{before.path}: of results version {RESULTS_VERSION + 1}, this code's is {RESULTS_VERSION + 2}; train it anew."
+    assert f"Left out: {wanted}" in text
+    assert str(runs["pixel", 0].path) in text
+
+
+def test_another_results_version_is_another_hash():
+    hashes = {smoke().result_hash(version) for version in (1, 2, 3)}
+    assert len(hashes) == 3
+    assert smoke().result_hash() == smoke().result_hash(RESULTS_VERSION)
+
+
+def test_a_report_of_several_revisions_says_so(tmp_path):
+    runs = write_grid(tmp_path / "runs")
+    assert "revisions of one results version" not in report(tmp_path)[0]
+    run = runs["pixel_rf", 0]
+    run.write_record(replace(run.record(), revision="1" * 40))
+    assert f"These runs are of 2 revisions of one results version ({RESULTS_VERSION})" in report(tmp_path)[0]
 
 
 def test_a_run_given_twice_counts_once(tmp_path):

@@ -1,5 +1,7 @@
 """Verdicts at points of the learning curve and in other worlds: judged as the final ones are, never mixed with them."""
 
+import json
+
 import pandas as pd
 import pytest
 
@@ -7,7 +9,8 @@ from ablations.registry import GRIDS
 from reports.build import build_report
 from reports.collect import load_runs, select
 from reports.levels import find_levels
-from tests.reports.runs import make_items, write_curve, write_curve_items, write_geneval, write_run
+from reports.ship import ship_results
+from tests.reports.runs import make_items, make_result, write_curve, write_curve_items, write_geneval, write_run
 
 WEAK = make_items(lambda task, index, sample: index == 0)
 STRONG = make_items(lambda task, index, sample: index < 3)
@@ -91,3 +94,36 @@ def test_without_harder_worlds_the_report_says_so(tmp_path):
     write_pair(tmp_path / "runs")
     assert levels(tmp_path) == []
     assert records(tmp_path, "verdicts-by-level") is None
+
+
+@pytest.mark.parametrize(("reconstruction", "is_barred"), [(0.99, False), (0.4, True), (None, True)])
+def test_a_level_is_barred_by_its_own_components(tmp_path, reconstruction, is_barred):
+    for root, change in (("own", None), ("harder", HARDER)):
+        for variant, items in (("vae", WEAK), ("vae_rf", STRONG)):
+            write_geneval(write_run(tmp_path / "runs" / root, variant, 0, change=change), items)
+    write_vae(tmp_path / "runs" / "own", 0.99)
+    write_vae(tmp_path / "runs" / "harder", reconstruction, HARDER)
+    found = records(tmp_path, "verdicts-by-level").set_index("claim")
+    verdict = "inconclusive" if is_barred else "agrees with the paper (one seed)"
+    assert found.loc["rf_helps_vae", "verdict"] == verdict
+    own = json.loads((tmp_path / "out" / "claims.json").read_text())
+    assert next(claim["verdict"] for claim in own if claim["id"] == "rf_helps_vae") == "agrees with the paper (one seed)"
+
+
+def write_vae(root, reconstruction, change=None):
+    run = write_run(root, "stage-vae", 0, change=change)
+    if reconstruction is not None:
+        run.write_eval("geneval-vae-reconstruction", make_result(WEAK, metrics={"overall": reconstruction}))
+
+
+def test_a_levels_components_are_shipped(tmp_path):
+    write_pair(tmp_path / "runs" / "harder", HARDER)
+    write_pair(tmp_path / "runs")
+    write_geneval(write_run(tmp_path / "runs" / "harder", "vae", 0, change=HARDER), WEAK)
+    write_vae(tmp_path / "runs" / "harder", 0.9, HARDER)
+    shipped = ship_results([tmp_path / "runs"], tmp_path / "results", "smoke")
+    assert [path.parent.name for path in shipped].count("stage-vae") == 1
+    build_report([tmp_path / "results"], tmp_path / "out", "smoke")
+    assert "| levels |" in next(
+        line for line in (tmp_path / "out" / "report.md").read_text().splitlines() if "/stage-vae/" in line
+    )

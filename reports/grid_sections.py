@@ -54,6 +54,11 @@ def grid_sections(table: MeasuredTable, earlier: Sequence[MeasuredTable], pairs:
         png = plots.bars_figure(grid, "share of answers correct", groups, table.scores, colors)
         title = "Questions by type" if runs.world.scores_itself else "Benchmarks"
         blocks += _figures(table, [("types", title, "Share of answers correct, with 95% intervals.", png)])
+        on_the_way = {column.label.split(": ")[-1]: table.curves[column.key] for column in others if column.key in table.curves}
+        if on_the_way:
+            png = plots.question_curves_figure(grid, on_the_way, colors)
+            caption = "Share of answers correct against steps. Thin lines are training seeds, thick lines their mean."
+            blocks += _figures(table, [("types-curves", "Questions by type while training", caption, png)])
     return [Section(grid.name, f"{grid.title}: {grid.caption}", tuple(blocks)), *folded]
 
 
@@ -117,7 +122,7 @@ def _pictures(table: MeasuredTable, column: Column) -> tuple[list[Figure], list[
 def samples_section(tables: Sequence[MeasuredTable]) -> list[Section]:
     """Samples of the paper's own model, its lowest seed, once; nothing where there are none."""
     for table in tables:
-        for column in table.curves:
+        for column in table.budgets:
             row = table.scores[column].get(SAMPLES_OF)
             if row is None or not row.results:
                 continue

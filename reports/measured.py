@@ -13,7 +13,8 @@ Curves = Mapping[str, Mapping[int, list[Point]]]  # row key -> seed -> curve
 
 @dataclass(frozen=True)
 class MeasuredTable:
-    """`scores[column key][row key]`; `curves` and `budgets` by column key, of columns that are scored on the way."""
+    """`scores[column key][row key]`; `curves` by column key, of columns that are scored on the way; `budgets` likewise, of those
+    that score images."""
 
     runs: GridRuns
     scores: dict[str, dict[str, RowScores]]
@@ -41,13 +42,16 @@ def measure(runs: GridRuns) -> MeasuredTable:
     curves: dict[str, Curves] = {}
     budgets: dict[str, list[EqualBudget]] = {}
     for column in grid.columns:
-        if column.evaluation != GENEVAL.evaluation:
-            continue
         lines = {key: {seed: curve(run, column) for seed, run in row.items()} for key, row in runs.rows.items()}
         points = [point for row in lines.values() for line in row.values() for point in line]
         on_the_way = {point.protocol: point.record for point in points if point.record.stem != column.evaluation}
+        if column.evaluation != GENEVAL.evaluation and not on_the_way:
+            continue
         require_one_protocol(grid, f"the curves of {column.label}", on_the_way)
         curves[column.key] = lines
-        done = {key: {seed: lines[key][seed] for seed in row.results} for key, row in scores[column.key].items() if row.results}
-        budgets[column.key] = [budget for axis in AXES if (budget := equal_budget(done, axis)) is not None]
+        if column.evaluation == GENEVAL.evaluation:
+            done = {
+                key: {seed: lines[key][seed] for seed in row.results} for key, row in scores[column.key].items() if row.results
+            }
+            budgets[column.key] = [budget for axis in AXES if (budget := equal_budget(done, axis)) is not None]
     return MeasuredTable(runs, scores, curves, budgets)

@@ -1,5 +1,6 @@
 """Figures of one table: bars per task and learning curves."""
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -11,6 +12,7 @@ from reports.curves import Point
 from reports.figures import Colors, legend_above, make_axes, seed_lines, to_png
 
 Curves = Mapping[str, Mapping[int, Sequence[Point]]]
+PANELS = 4  # a row of a figure by types of question
 
 
 def bars_figure(grid: AblationGrid, ylabel: str, groups: Sequence[tuple[str, Column, tuple[str, ...]]],
@@ -46,12 +48,7 @@ def bars_figure(grid: AblationGrid, ylabel: str, groups: Sequence[tuple[str, Col
 
 def curves_figure(grid: AblationGrid, column: Column, curves: Curves, colors: Colors) -> bytes | None:
     """The score against steps and against training compute: thin lines are seeds, thick ones their mean."""
-    data = pd.DataFrame(
-        {"label": grid.variant(key).label, "seed": seed, "step": point.step, "seconds": point.seconds, "score": point.score}
-        for key, seeds in curves.items()
-        for seed, line in seeds.items()
-        for point in line
-    )
+    data = _points(grid, curves)
     if data.empty:
         return None
     panels = [("step", "training steps"), ("seconds", "training compute (s)")]
@@ -63,3 +60,27 @@ def curves_figure(grid: AblationGrid, column: Column, curves: Curves, colors: Co
         ax.set(xlabel=label, ylabel=f"{column.label}, overall", ylim=(0, 1), xlim=(0, None))
     legend_above(figure)
     return to_png(figure)
+
+
+def question_curves_figure(grid: AblationGrid, curves: Mapping[str, Curves], colors: Colors) -> bytes:
+    """A panel a type of question: its share correct against steps."""
+    rows = math.ceil(len(curves) / PANELS)
+    figure, axes = make_axes(PANELS, (9, 0.6 + 1.9 * rows), rows)
+    for ax, (name, lines) in zip(axes, curves.items(), strict=False):  # the last row may have panels to spare
+        seed_lines(ax, _points(grid, lines), "step", "score", {row.label: colors[row.key] for row in grid.rows})
+        ax.set(xlabel="", ylabel="", ylim=(0, 1), xlim=(0, None))
+        ax.set_title(name, fontsize=9)
+        ax.tick_params(labelsize=7)
+    for ax in axes[len(curves) :]:
+        ax.set_visible(False)
+    legend_above(figure)
+    return to_png(figure)
+
+
+def _points(grid: AblationGrid, curves: Curves) -> pd.DataFrame:
+    return pd.DataFrame(
+        {"label": grid.variant(key).label, "seed": seed, "step": point.step, "seconds": point.seconds, "score": point.score}
+        for key, seeds in curves.items()
+        for seed, line in seeds.items()
+        for point in line
+    )

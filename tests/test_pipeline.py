@@ -78,7 +78,8 @@ def mtimes(folder: Path) -> dict[Path, int]:
 
 
 def test_a_run_directory_holds_what_it_promises(pixel_rf: RunDir, pixel: RunDir) -> None:
-    common = {"geneval", "objects", "geneval-step000015", "geneval-step000030", "questions"}
+    on_the_way = {f"{name}-step{step:06d}" for name in ("geneval", "questions") for step in (15, 30)}
+    common = {"geneval", "objects", "questions", *on_the_way}
     for run, config, evals in (
         (pixel_rf, PIXEL_RF, common | {"geneval-ground-truth-representation", "codebook-probe"}),
         (pixel, PIXEL, common),
@@ -209,7 +210,7 @@ def test_every_variant_of_every_table_is_trained_sampled_and_scored(key: str, ru
     config = VARIANTS[key].config(PIXEL)
     run = run_variant(config, variant=key, seed=0, runs=runs, device="cpu")
     space, kind = config.model.pixel.space, config.representation.kind
-    expected = {"questions"}
+    expected = {"questions", "questions-step000015", "questions-step000030"}
     if space != "none":
         expected |= {"geneval", "objects", "geneval-step000015", "geneval-step000030"}
     if kind in ("discrete", "continuous"):

@@ -85,6 +85,7 @@ def smoke() -> ExperimentConfig:
             "evals.curve_images_per_task": 2,
             "evals.every": 15,
             "evals.questions_per_type": 2,
+            "evals.curve_questions_per_type": 1,
             "checkpoint_every": 10,
         },
     )

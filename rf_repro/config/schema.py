@@ -51,12 +51,14 @@ class EvalConfig:
     curve_images_per_task: int = 25  # at each `every` steps
     every: int = 500  # steps between points of the learning curve; 0: none
     questions_per_type: int = later_field(0)
+    curve_questions_per_type: int = later_field(0)  # at each `every` steps
 
     def __post_init__(self) -> None:
         require(self.images_per_task >= 1, "evals.images_per_task", self.images_per_task, ">= 1")
         require(self.curve_images_per_task >= 1, "evals.curve_images_per_task", self.curve_images_per_task, ">= 1")
         require(self.every >= 0, "evals.every", self.every, ">= 0")
-        require(self.questions_per_type >= 0, "evals.questions_per_type", self.questions_per_type, ">= 0")
+        for key in ("questions_per_type", "curve_questions_per_type"):
+            require(getattr(self, key) >= 0, f"evals.{key}", getattr(self, key), ">= 0")
 
 
 @dataclass(frozen=True)

@@ -29,9 +29,10 @@ def pixel_rf(runs: Path) -> Job:
 
 
 def test_a_run_has_left_what_its_files_lack(tmp_path: Path) -> None:
-    """Of `smoke`: 30 steps, two points of 12 images on the way, 24 images at the end, drawn twice with R, and 16 questions."""
+    """Of `smoke`: 30 steps, two points of 12 images and 8 questions on the way, 24 images at the end, drawn twice with R, and 16
+    questions."""
     job = pixel_rf(tmp_path)
-    ahead = 30 * 2.0 + 2 * 12 * (0.5 + 0.25) + 24 * 0.5 + 24 * 0.25 + 24 * (0.5 + 0.25) + 16 * 0.125
+    ahead = 30 * 2.0 + 2 * 12 * (0.5 + 0.25) + 24 * 0.5 + 24 * 0.25 + 24 * (0.5 + 0.25) + (2 * 8 + 16) * 0.125
     assert seconds_left(job, SPEED) == ahead
     assert seconds_left(job, SPEED, step=10) == ahead - 20
     assert seconds_left(job, SPEED, step=15, phase="sample", done=8) == ahead - 30 - 4
@@ -46,8 +47,10 @@ def test_a_run_has_left_what_its_files_lack(tmp_path: Path) -> None:
 def test_other_runs_have_other_parts(tmp_path: Path) -> None:
     jobs = {job.variant: job for job in make_plan("smoke", ["all"], [0], tmp_path).jobs}
     records = {key: [Path(piece.record).stem.removeprefix("geneval-") for piece in pieces(job)] for key, job in jobs.items()}
-    assert records["vlm_only"] == ["questions"]
-    assert records["pixel"] == ["step000015", "step000030", "manifest", "geneval", "questions"]
+    asked = ["questions-step000015", "questions-step000030"]
+    assert records["vlm_only"] == [*asked, "questions"]
+    on_the_way = ["step000015", asked[0], "step000030", asked[1]]
+    assert records["pixel"] == [*on_the_way, "manifest", "geneval", "questions"]
     assert records["stage-pretrain"] == ["ground-truth", "mismatched"]
     assert records["stage-vae"] == ["vae-reconstruction"]
     assert records["stage-encoder"] == []

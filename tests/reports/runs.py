@@ -108,7 +108,10 @@ def write_curve_items(run: RunDir, step: int, items: list[dict[str, Any]]) -> No
     run.write_eval(name, make_result(items, protocol="geneval-curve", step=step, items=f"{name}.items.jsonl"))
 
 
-def write_questions(run: RunDir, correct: Callable[[str, int], bool], per_type: int = 10, chance: float = 0.25) -> None:
+def write_questions(
+    run: RunDir, correct: Callable[[str, int], bool], per_type: int = 10, chance: float = 0.25, name: str = "questions",
+    step: int | None = None,
+) -> None:  # fmt: skip
     """Answers to `per_type` questions of each type; `correct` by type and index within it."""
     rows = [
         {"tag": kind, "prompt": f"what {kind}?", "question_id": number * per_type + index, "expected": "yes",
@@ -119,10 +122,11 @@ def write_questions(run: RunDir, correct: Callable[[str, int], bool], per_type: 
     metrics: dict[str, float | None] = {
         kind: sum(row["correct"] for row in rows if row["tag"] == kind) / per_type for kind in QUESTIONS
     }
-    write_jsonl(run.evals / "questions.items.jsonl", rows)
+    write_jsonl(run.evals / f"{name}.items.jsonl", rows)
     stated = metrics | {f"chance_{kind}": chance for kind in QUESTIONS}
-    result = EvalResult("scenes-questions", "questions-1", stated, len(rows), len(rows), items="questions.items.jsonl")
-    run.write_eval("questions", result)
+    protocol = f"questions-{per_type}"
+    result = EvalResult("scenes-questions", protocol, stated, len(rows), len(rows), step=step, items=f"{name}.items.jsonl")
+    run.write_eval(name, result)
 
 
 def write_samples(run: RunDir, items: Sequence[Mapping[str, Any]], size: int = 8) -> None:

@@ -20,6 +20,8 @@ def out(tmp_path_factory):
     for variant, top in (("pixel", 5), ("pixel_rf", 9), ("pixel_rf_k_double", 9), ("vlm_only", 10)):
         run = write_run(root / "runs", variant, 0)
         write_questions(run, lambda kind, index, top=top: index < top - (kind == "chart"), chance=0.4)
+        if variant == "pixel_rf":
+            write_questions(run, lambda kind, index: index < 2, per_type=4, name="questions-step000015", step=15)
         if variant != "vlm_only":
             items = WEAK if variant == "pixel" else STRONG
             write_geneval(run, items)
@@ -57,6 +59,14 @@ def test_the_papers_table_stands_apart_and_says_so(out):
     assert "### The paper's Table 2: other benchmarks, not comparable with the numbers above" in text
     assert "object beside MMMU" in text
     assert not (out / "tables" / "table3a-paper.csv").exists()  # its values stand beside ours
+
+
+def test_questions_answered_on_the_way_are_drawn_against_steps(out):
+    assert (out / "figures" / "table2-types-curves.png").exists()
+    sources = pd.read_csv(out / "tables" / "sources.csv")
+    curves = sources[sources["Record"].str.contains("questions-step000015")]
+    assert curves["Variant"].unique().tolist() == ["Pixel+RF"]
+    assert not (out / "figures" / "table3a-types-curves.png").exists()
 
 
 def test_where_images_fail_stands_under_the_pictures(out):

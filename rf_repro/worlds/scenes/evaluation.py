@@ -22,15 +22,17 @@ OTHERS = 2_048  # training images that true images are assigned among
 
 
 def evaluate_curve(trainer: Trainer, run: RunDir, progress: Progress) -> None:
-    """A point of the learning curve: a small benchmark at the present step, scored once. Nothing without generation."""
-    name = f"geneval-step{trainer.step:06d}"
-    if trainer.model.pixels is None or run.eval_result(name) is not None:
-        return
-    benchmark = benchmark_of(trainer.config)
-    wanted = benchmark.wanted(trainer.config.evals.curve_images_per_task)
-    with temporary_folder(run) as folder:
-        benchmark.sample(make_sampler(trainer), wanted, folder, progress)
-        benchmark.score(folder, run, name, progress, trainer.step, "ema")
+    """A point of the learning curves: a small benchmark, where it generates, and some questions at the present step, each scored
+    once."""
+    evals, at = trainer.config.evals, f"step{trainer.step:06d}"
+    if trainer.model.pixels is not None and run.eval_result(f"geneval-{at}") is None:
+        benchmark = benchmark_of(trainer.config)
+        wanted = benchmark.wanted(evals.curve_images_per_task)
+        with temporary_folder(run) as folder:
+            benchmark.sample(make_sampler(trainer), wanted, folder, progress)
+            benchmark.score(folder, run, f"geneval-{at}", progress, trainer.step, "ema")
+    if evals.curve_questions_per_type:
+        evaluate_understanding(trainer, run, progress, f"questions-{at}", evals.curve_questions_per_type)
 
 
 def sample_benchmark(trainer: Trainer, run: RunDir, progress: Progress) -> None:
@@ -48,7 +50,7 @@ def evaluate_final(trainer: Trainer, run: RunDir, progress: Progress) -> None:
     if trainer.targets is not None and trainer.targets.values.num_codes:
         evaluate_codebook(trainer, run)
     if trainer.config.evals.questions_per_type:
-        evaluate_understanding(trainer, run, progress)
+        evaluate_understanding(trainer, run, progress, "questions", trainer.config.evals.questions_per_type)
 
 
 def evaluate_generation(trainer: Trainer, run: RunDir, progress: Progress) -> None:
@@ -82,12 +84,12 @@ def evaluate_codebook(trainer: Trainer, run: RunDir) -> None:
     run.write_eval("codebook-probe", EvalResult("codebook-probe", protocol, dict(metrics), n, n, step=trainer.step))
 
 
-def evaluate_understanding(trainer: Trainer, run: RunDir, progress: Progress) -> None:
-    """The scenes question suite, answered greedily by the averaged weights (Table 2)."""
-    if run.eval_result("questions") is not None:
+def evaluate_understanding(trainer: Trainer, run: RunDir, progress: Progress, name: str, per_type: int) -> None:
+    """The scenes question suite, answered greedily by the averaged weights (Table 2); recorded as evaluation `name`."""
+    if run.eval_result(name) is not None:
         return
     config = trainer.config
-    batch = SceneQuestions(config.data.scenes).held_out(config.evals.questions_per_type)
+    batch = SceneQuestions(config.data.scenes).held_out(per_type)
     progress("answer", 0, len(batch.questions))
     with trying(trainer.device):
         answers = answer_questions(
@@ -95,7 +97,7 @@ def evaluate_understanding(trainer: Trainer, run: RunDir, progress: Progress) ->
             max_new_tokens=config.data.answer_tokens, batch_size=config.sampling.batch_size,
         )  # fmt: skip
     result, rows = score_answers(batch, answers, step=trainer.step, weights="ema")
-    run.write_eval("questions", result, rows)
+    run.write_eval(name, result, rows)
     progress("answer", len(answers), len(answers))
 
 

@@ -26,9 +26,14 @@ def pieces(config: ExperimentConfig, kind: PrerequisiteKind | None) -> list[Piec
             return [Piece(f"evals/geneval-{gate}.json", scored=images) for gate in ("ground-truth", "mismatched")]
         case _:
             assert_never(kind)
-    if space_of(config.model).generates:
-        points = {*(range(evals.every, steps, evals.every) if evals.every else ()), steps}
-        found += [Piece(f"evals/geneval-step{step:06d}.json", on_curve, on_curve) for step in sorted(points)]
+    generates = space_of(config.model).generates
+    for step in sorted({*(range(evals.every, steps, evals.every) if evals.every else ()), steps}):
+        if generates:
+            found.append(Piece(f"evals/geneval-step{step:06d}.json", on_curve, on_curve))
+        if evals.curve_questions_per_type:
+            asked = len(QUESTION_TYPES) * evals.curve_questions_per_type
+            found.append(Piece(f"evals/questions-step{step:06d}.json", answered=asked))
+    if generates:
         found += [Piece("samples/manifest.json", drawn=images), Piece("evals/geneval.json", scored=images)]
         if representation_of(config).has_tokens:
             found.append(Piece("evals/geneval-ground-truth-representation.json", images, images))

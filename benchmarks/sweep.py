@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[1]
 
 def fill(runs: Path, seeds: int) -> int:
     """Records of a grid with so many seeds, as if half of its runs were done. Returns the number of its runs."""
-    plan = make_plan("smoke", ["table3a"], range(seeds), runs, reseed_first_stage=True)
+    plan = make_plan("smoke", ["table3a"], range(seeds), runs)
     plan.create()
     for job in plan.jobs:
         if job.seed < seeds // 2:
@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for rows in map(int, options.rows.split(",")):
         with tempfile.TemporaryDirectory() as folder:
             runs = fill(Path(folder), rows // 4)
-            grid = ["table3a", "--scale", "smoke", "--seeds", f"0-{rows // 4 - 1}", "--reseed-first-stage", "--profile", "cpu",
+            grid = ["table3a", "--scale", "smoke", "--seeds", f"0-{rows // 4 - 1}", "--profile", "cpu",
                     "--runs", folder]  # fmt: skip
             start = min(timed("sweep", "--help")[0] for _ in range(options.repeats))
             plan = min(timed("sweep", "plan", *grid)[0] for _ in range(options.repeats))

@@ -39,7 +39,7 @@ class Request:
     seeds: list[int] | None
     only: list[str]
     overrides: dict[str, Any]
-    reseed_first_stage: bool
+    share_first_stage: bool
     out: str
     profile: str | None
     max_parallel: int | None
@@ -51,7 +51,7 @@ class Request:
 
     def plan(self, runs: Path) -> Plan:
         return make_plan(
-            self.scale, self.tables, self.seeds, runs, self.overrides, reseed_first_stage=self.reseed_first_stage, only=self.only,
+            self.scale, self.tables, self.seeds, runs, self.overrides, share_first_stage=self.share_first_stage, only=self.only,
             evaluations=plan_of(self.evaluations) if self.evaluations else EMPTY,
         )  # fmt: skip
 

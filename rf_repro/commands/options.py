@@ -41,7 +41,7 @@ def add_grid(parser: argparse.ArgumentParser) -> None:
     add_set(parser)
     add_data(parser)
     add_evaluations(parser)
-    add_reseed(parser)
+    add_share(parser)
 
 
 def by_comma(text: str) -> list[str]:
@@ -63,9 +63,12 @@ def add_tables(parser: argparse.ArgumentParser, default: str, text: str) -> None
     parser.add_argument("--tables", "--grid", action=Names, type=by_comma, default=default, metavar="NAMES", help=text)
 
 
-def add_reseed(parser: argparse.ArgumentParser) -> None:
+def add_share(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--reseed-first-stage", action="store_true", help="train the shared first stage for each seed (default: once for all)"
+        "--share-first-stage",
+        action="store_true",
+        help="start all seeds from the first stage and VAE of seed 0: cheaper, and intervals do not cover its chance (default: "
+        "each seed has its own)",
     )
 
 
@@ -213,7 +216,7 @@ def grid_plan(options: argparse.Namespace) -> "Plan":
     changes = all_overrides(options)
     return make_plan(
         options.scale, options.tables, numbers(options.seeds, "--seeds") if options.seeds else None, options.runs,
-        changes, options.reseed_first_stage,
+        changes, options.share_first_stage,
         evaluations=evaluation_plan(options.evaluations, options.tables, options.scale, changes),
     )  # fmt: skip
 

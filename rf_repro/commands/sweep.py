@@ -14,7 +14,7 @@ from rf_repro.commands.options import (
     add_data,
     add_evaluations,
     add_report_folder,
-    add_reseed,
+    add_share,
     add_runs,
     add_scale,
     add_set,
@@ -81,7 +81,7 @@ def _add_grid(parser: argparse.ArgumentParser) -> None:
     add_set(parser)
     add_data(parser)
     add_evaluations(parser)
-    add_reseed(parser)
+    add_share(parser)
     parser.add_argument(
         "--profile", metavar="PROFILE", help="cluster profile: a YAML file, or the name of a bundled one (default: gpu-cluster)"
     )
@@ -320,7 +320,7 @@ def _request(options: argparse.Namespace) -> "tuple[Ledger, Request]":
         seeds=list(_seeds(options.seeds)) if options.seeds else None,
         only=options.only.split(",") if options.only else [],
         overrides=changes,
-        reseed_first_stage=options.reseed_first_stage,
+        share_first_stage=options.share_first_stage,
         out=str(options.out.absolute()),
         profile=profile,
         max_parallel=None if options.max_parallel is None else at_least_one(options.max_parallel, "--max-parallel"),

@@ -173,7 +173,7 @@ def make_plan(
     seeds: Sequence[int] | None,
     runs: Path,
     overrides: dict[str, Any] | None = None,
-    reseed_first_stage: bool = False,
+    share_first_stage: bool = False,
     only: Sequence[str] = (),
     init_from: Path | None = None,
     evaluations: EvaluationPlan = EMPTY,
@@ -187,7 +187,7 @@ def make_plan(
         seeds: one run of each variant for each; None: the seeds each table names.
         runs: folder of all runs.
         overrides: dotted path -> value, applied to the scale before every variant.
-        reseed_first_stage: shared stages vary with the seed; otherwise all seeds start from the stage of seed 0.
+        share_first_stage: all seeds start from the shared stages of seed 0; otherwise each has its own.
         only: keys of the only rows wanted; none: all.
         init_from: a run whose averaged weights variants start from, instead of the stages before their last.
         evaluations: what trained runs are sampled and scored by, where their world does not do so itself.
@@ -205,7 +205,7 @@ def make_plan(
     configs: dict[str, tuple[ExperimentConfig, str, list[tuple[Prerequisite, str]]]] = {}  # with hashes, which take their time
     grids = get_grids(tables, base)
     for seed, grid, row in _rows(grids, seeds, only):
-        stage_seed = seed if reseed_first_stage else 0
+        stage_seed = 0 if share_first_stage else seed
         key = row.run_key(base)
         name = run_name(key, grid.schedule(base))
         if name not in configs:
@@ -296,5 +296,5 @@ def _check_start(job: Job) -> None:
     if started and started != wanted:
         raise UserError(
             f"{job.run.path}: started from {', '.join(started)}, not {', '.join(wanted)}; "
-            "change --reseed-first-stage or choose another --runs folder"
+            "change --share-first-stage or choose another --runs folder"
         )

@@ -120,7 +120,7 @@ def test_a_rank_that_is_killed_fails_the_run(tmp_path: Path) -> None:
 
 
 def test_the_longest_chain_of_a_seed_starts_first(tmp_path: Path) -> None:
-    jobs = make_plan("smoke", ["table3a"], [0, 1], tmp_path).jobs
+    jobs = make_plan("smoke", ["table3a"], [0, 1], tmp_path, share_first_stage=True).jobs
     seconds = {"stage-pretrain": 5.0, "stage-vae": 1.0, "pixel": 6.0, "pixel_rf": 9.0, "vae": 7.0, "vae_rf": 8.5}
     ordered = in_order_of_start(jobs, {job.run.path: seconds[job.variant] for job in jobs})
     names = [job.name for job in ordered]

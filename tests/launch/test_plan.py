@@ -29,8 +29,8 @@ def test_the_shared_stage_comes_first_once_and_then_seed_by_seed(tmp_path: Path)
     assert not any(tmp_path.iterdir())  # planning writes nothing
 
 
-def test_reseeding_the_first_stage_makes_one_for_each_seed(tmp_path: Path) -> None:
-    plan = make_plan("smoke", ["table3a"], [0, 1], tmp_path, reseed_first_stage=True)
+def test_each_seed_has_its_own_first_stage_and_vae(tmp_path: Path) -> None:
+    plan = make_plan("smoke", ["table3a"], [0, 1], tmp_path)
     stages = {job.name: job.run.path for job in plan.jobs if job.prerequisite}
     assert list(stages) == names(plan)[:4] == ["stage-pretrain s0", "stage-vae s0", "stage-pretrain s1", "stage-vae s1"]
     for job in plan.jobs[4:]:
@@ -43,7 +43,7 @@ def test_a_run_that_tables_share_is_planned_once(tmp_path: Path) -> None:
     twice = make_plan("smoke", ["table3a", "table3a"], [0, 1], tmp_path)
     assert names(twice) == names(make_plan("smoke", ["table3a"], [0, 1], tmp_path))
     everything = [job.run.path for job in make_plan("smoke", ["all"], [0, 1], tmp_path).jobs]
-    assert len(everything) == len(set(everything)) == 6 + 2 * 13  # two encoders, three first stages, one VAE; 13 rows
+    assert len(everything) == len(set(everything)) == 2 * (6 + 13)  # two encoders, three first stages, one VAE; 13 rows
     assert set(everything) >= {job.run.path for job in twice.jobs}
 
 
@@ -59,7 +59,7 @@ def test_a_row_that_another_goes_on_from_is_planned_once_and_before_it(tmp_path:
     for tables in (["table1", "table3a"], ["table3a", "table1"]):
         both = make_plan("base", tables, [0, 1], tmp_path, PHOTOS)
         seen = list(dict.fromkeys(job.run.path for job in both.jobs))
-        assert len(seen) == len(both.jobs) == 1 + 2 * 5
+        assert len(seen) == len(both.jobs) == 2 * 6
         assert all(seen.index(path) < seen.index(job.run.path) for job in both.jobs for path in job.after)
         kinds = {job.slug: job.kind for job in both.jobs}
         assert kinds["pixel_rf-s0"] == kinds["pixel_rf-continued-s1"] == "variant"
@@ -88,7 +88,7 @@ def test_the_tables_own_seeds_are_the_default(tmp_path: Path) -> None:
 
 
 def test_one_variant(tmp_path: Path) -> None:
-    assert names(make_plan("smoke", ["table3a"], [3], tmp_path, only=["pixel_rf"])) == ["stage-pretrain s0", "pixel_rf s3"]
+    assert names(make_plan("smoke", ["table3a"], [3], tmp_path, only=["pixel_rf"])) == ["stage-pretrain s3", "pixel_rf s3"]
 
 
 def test_overrides_reach_every_run(tmp_path: Path) -> None:
@@ -140,8 +140,8 @@ def test_a_run_from_another_first_stage_is_not_taken_for_this_one(tmp_path: Path
     assert job.name == "pixel s1"
     job.run.write_record(replace(job.run.record(), status="done", started_from=started_from(job)))
     assert names(smoke_plan(tmp_path)) == names(plan)
-    with pytest.raises(UserError, match=r"started from stage-pretrain/\w+-s0, not stage-pretrain/\w+-s1; .*--reseed-first-stage"):
-        make_plan("smoke", ["table3a"], [0, 1], tmp_path, reseed_first_stage=True)
+    with pytest.raises(UserError, match=r"started from stage-pretrain/\w+-s0, not stage-pretrain/\w+-s1; .*--share-first-stage"):
+        make_plan("smoke", ["table3a"], [0, 1], tmp_path)
 
 
 def test_progress_is_the_newer_of_the_two_files(tmp_path: Path) -> None:

@@ -86,7 +86,7 @@ def started_from(job: Job) -> list[str]:
 
 def smoke_plan(runs: Path) -> Plan:
     """One stage and four variants: the pixel rows of Table 3a, two seeds."""
-    jobs = make_plan("smoke", ["table3a"], [0, 1], runs).jobs
+    jobs = make_plan("smoke", ["table3a"], [0, 1], runs, share_first_stage=True).jobs
     return Plan(runs, tuple(job for job in jobs if job.variant in ("stage-pretrain", "pixel", "pixel_rf")))
 
 

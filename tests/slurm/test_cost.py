@@ -35,12 +35,11 @@ def plan(tmp_path_factory: pytest.TempPathFactory) -> Plan:
 
 
 def test_training_costs_what_estimate_says(plan: Plan, profile: Profile) -> None:
-    """Every run once, both seeds of a row, and each shared stage."""
+    """Every run once: both seeds of each row and of each stage."""
     rows = [row for row in cost_rows(plan.jobs, profile) if row.action == "train"]
     base = apply_overrides(get_scale("base"), PHOTOS)
     expected = estimate_plan(base, TABLES, Cluster(get_gpu("h100"), 8))
-    shared = {run.name for run in expected.runs if run.name.startswith("stage-")}
-    hours = sum(run.gpu_hours * (1 if run.name in shared else 2) for run in expected.runs)
+    hours = sum(2 * run.gpu_hours for run in expected.runs)
     assert sum(row.gpu_hours for row in rows) == pytest.approx(hours, rel=1e-9)
     assert all((row.cost.jobs, row.cost.gpus) == (1, 8) for row in rows)
 

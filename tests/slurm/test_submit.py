@@ -25,7 +25,7 @@ PROFILE = load_profile("cpu")
 
 
 def request(tables: str = "table3a", seeds: list[int] | None = None, **changes: object) -> Request:
-    plain = Request("smoke", tables.split(","), seeds, [], {}, False, "/nowhere/report", "cpu", None)
+    plain = Request("smoke", tables.split(","), seeds, [], {}, True, "/nowhere/report", "cpu", None)
     return replace(plain, **changes)  # type: ignore[arg-type]
 
 
@@ -161,7 +161,7 @@ def test_what_a_batch_script_says(tmp_path: Path) -> None:
 
 
 def test_seeds_with_stages_of_their_own_wait_for_those_alone(tmp_path: Path) -> None:
-    sweep = look(Ledger(tmp_path), request(seeds=[0, 1, 2], only=["pixel"], reseed_first_stage=True))
+    sweep = look(Ledger(tmp_path), request(seeds=[0, 1, 2], only=["pixel"], share_first_stage=False))
     got = [(flag(text, "job-name"), flag(text, "array"), flag(text, "dependency")) for text in calls(sweep)]
     assert got[:2] == [("rf-train", "0-2%3", None), ("rf-train", "0-2%3", "aftercorr:<1:train>")]
     assert len(got) == 5

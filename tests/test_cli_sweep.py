@@ -33,7 +33,7 @@ def test_a_plan_shows_every_action_and_writes_nothing(tmp_path: Path, capsys: py
     assert re.search(r"^stage-pretrain-s0 +missing +- +- ", out, re.MULTILINE)
     assert re.search(r"^vae_rf-s1 +missing +missing +missing +\?", out, re.MULTILINE)
     assert "12 runs: 12 missing; 0 of 28 actions done" in out
-    assert "to submit: 26 jobs in 8 arrays, then the report" in out
+    assert "to submit: 28 jobs in 8 arrays, then the report" in out
     assert not any(tmp_path.iterdir())
 
 

@@ -2,6 +2,7 @@
 # make reproduce   the paper's claims at scale `tiny`            make test-slurm   those that do, on a SLURM started for them
 # make lint        ruff and mypy                                                   (installs it; root or passwordless sudo)
 # make lock        requirements.lock, from what .venv has
+# make fuzz        damaged files by the thousand, none of which may crash the suite (minutes; FUZZ="--mutants 2000": fewer)
 # make bench       our speed against that of others, in an environment of its own, .venv-bench; BAGEL=FOLDER: a clone of BAGEL too
 #
 # With any of them (docs/install.md says more):
@@ -36,7 +37,7 @@ TORCHVISION := $(shell sed -n '/^torchvision==/p' $(LOCK))
 CPU := for CPUs: 0.4 GB to download, 1.5 GB on disk with all the rest
 CUDA := as pip takes it, on Linux with CUDA: 2.9 GB to download, 5.3 GB on disk with all the rest
 
-.PHONY: install reproduce test test-slurm lint lock bench other-torch
+.PHONY: install reproduce test test-slurm lint lock fuzz bench other-torch
 .DELETE_ON_ERROR:
 
 install: $(VENV)/.installed-dev
@@ -111,6 +112,9 @@ lint: install
 lock: install
 	{ grep '^#' $(LOCK); $(BIN)/python -m pip freeze --exclude-editable | sed -n 's/^\([^#@ ]*==[^+]*\).*/\1/p'; } > $(LOCK).new
 	mv $(LOCK).new $(LOCK)
+
+fuzz: install
+	$(BIN)/python -m tests.fuzz $(FUZZ)
 
 bench:
 	@$(MAKE) --no-print-directory VENV=.venv-bench MAKECMDGOALS=bench .venv-bench/.installed-peers

@@ -123,32 +123,35 @@ def evaluation_plan(name: str | None, tables: Sequence[str], scale: str, changes
 
 
 def data_overrides(options: argparse.Namespace) -> dict[str, Any]:
-    """`data.sources` as the file of `--data` gives it, a list or a mapping with the key `sources`; {} without one. Relative paths
-    in it start at its folder, so that it can lie beside its shards.
+    """`data.sources` as the file of `--data` gives it; {} without one. Raises UserError as `read_sources`."""
+    return {} if options.data is None else {"data.sources": read_sources(options.data)}
+
+
+def read_sources(file: Path) -> list[dict[str, Any]]:
+    """What a file of `--data` holds, a list or a mapping with the key `sources`. Relative paths in it start at its folder, so that it
+    can lie beside its shards.
 
     Raises:
         UserError: no such file, or it is neither.
     """
-    if options.data is None:
-        return {}
-    if not options.data.exists():
-        raise UserError(f"--data {options.data}: no such file")
+    if not file.exists():
+        raise UserError(f"--data {file}: no such file")
     try:
-        found = read_strict_yaml(options.data)
+        found = read_strict_yaml(file)
     except UserError as error:
         raise UserError(f"--data {error}") from None
     if isinstance(found, dict) and set(found) == {"sources"}:
         found = found["sources"]
     if not isinstance(found, list) or not found or not all(isinstance(item, dict) for item in found):
-        raise UserError(f"--data {options.data}: must be a list of sources, each with name, path, format and task")
+        raise UserError(f"--data {file}: must be a list of sources, each with name, path, format and task")
     for item in found:
         if isinstance(item.get("path"), str):
             try:
                 path = Path(item["path"]).expanduser()
             except RuntimeError as error:  # ~NAME of nobody
-                raise UserError(f"--data {options.data}: path={item['path']!r}: {error}; write the folder out") from None
-            item["path"] = str(options.data.parent.absolute() / path)
-    return {"data.sources": found}
+                raise UserError(f"--data {file}: path={item['path']!r}: {error}; write the folder out") from None
+            item["path"] = str(file.parent.absolute() / path)
+    return found
 
 
 def add_device(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:

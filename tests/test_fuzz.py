@@ -1,0 +1,45 @@
+"""A few hundred damaged files end with a result or with one clear line; `make fuzz` tries thousands."""
+
+from pathlib import Path
+
+import pytest
+
+from rf_repro.core.errors import UserError
+from tests.fuzz.engine import Target, fuzz
+from tests.fuzz.targets import TARGETS
+
+MUTANTS = 200
+
+
+@pytest.mark.slow
+def test_damaged_files_end_with_a_result_or_one_line() -> None:
+    found = [finding for finding in fuzz(TARGETS, range(MUTANTS), seed=1) if finding is not None]
+    assert not found, "\n".join(f"{one.index} ({one.damage}): {one.what}" for one in found)
+
+
+def fail(folder: Path) -> None:
+    raise KeyError("what no user can read")
+
+
+def hang(folder: Path) -> None:
+    while True:
+        pass
+
+
+def eat(folder: Path) -> None:
+    bytearray(3 << 30)
+
+
+def shout(folder: Path) -> None:
+    raise UserError("\x1b[31mred")
+
+
+@pytest.mark.parametrize(("run", "what"), [(fail, "KeyError"), (hang, "TimeoutError"), (eat, "MemoryError"), (shout, "\\x1b")])
+def test_what_must_not_happen_is_found(run, what, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tests.fuzz.engine.SECONDS", 1)
+    target = Target("bad", lambda folder: (folder / "file").write_text("text"), run)
+    (finding,) = fuzz([target], [0], seed=0)
+    assert finding is not None
+    assert what in finding.what
+    good = Target("good", target.prepare, lambda folder: None)
+    assert list(fuzz([good], [0, 1], seed=0)) == [None, None]

@@ -9,9 +9,10 @@ from typing import Any
 from ablations.grid import GENEVAL
 from ablations.registry import reported_grids
 from ablations.table1 import TABLE1
-from reports.collect import Run, load_runs, select
+from reports.collect import select
 from reports.contact_sheet import read_sheets
 from reports.levels import find_levels
+from reports.runs import Run, load_runs
 from reports.systems import system_rows
 from rf_repro.config.overrides import apply_overrides
 from rf_repro.config.scales import get_scale

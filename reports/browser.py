@@ -15,8 +15,8 @@ from typing import Any
 from PIL import Image
 
 from ablations.grid import GENEVAL
-from reports.collect import Run
 from reports.contact_sheet import COLUMNS, Item, Sheet, evenly, read_sheets
+from reports.runs import Run
 from reports.tables import Table
 from reports.training import RunRow
 

@@ -39,7 +39,7 @@ def build_report(
         The path of report.html.
 
     Raises:
-        UserError: a runs folder does not exist, a record is broken, one table would mix protocols, or a name means no table.
+        UserError: a runs folder does not exist, all runs are damaged, one table would mix protocols, or a name means no table.
     """
     return write_report(make_document(find(runs, scale, changes, tables)), out)
 
@@ -62,7 +62,8 @@ def make_document(findings: Findings) -> Document:
             *_training_sections(rows, findings.label, colors),
             Section("gates", "Gates", (gates_table(gates, findings.label, findings.selected[0].world),)),
             Section("provenance", "Provenance",
-                    (runs_table(_shown(findings), beyond), sources_table(findings.tables, systems, gates)), folded=True),
+                    (runs_table(_shown(findings), beyond, findings.damaged),
+                     sources_table(findings.tables, systems, gates)), folded=True),
         ),
         browser=make_browser(rows, findings.label),
     )  # fmt: skip

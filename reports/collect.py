@@ -4,68 +4,24 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from ablations.grid import GENEVAL, AblationGrid, Column, Variant
+from reports.runs import DamagedRun, Run
 from reports.statistics import Interval, interval
 from rf_repro.config.overrides import apply_overrides, config_of
 from rf_repro.config.prerequisites import run_name
 from rf_repro.config.scales import get_scale
 from rf_repro.config.schema import RESULTS_VERSION
-from rf_repro.core.action_dir import all_attempts, failed_shares
+from rf_repro.core.action_dir import failed_shares
 from rf_repro.core.dpg_names import is_dpg
 from rf_repro.core.errors import UserError
-from rf_repro.core.records import Attempt, EvalResult, RunRecord
-from rf_repro.core.run_dir import RunDir
+from rf_repro.core.records import Attempt, EvalResult
 from rf_repro.worlds import World, named_world
 
 # What of an evaluator makes a difference; a batch size, say, makes none.
 LOOKED = ("detector", "detector_revision", "color_classifier", "color_classifier_revision", "judge", "judge_revision")
-
-
-@dataclass(frozen=True)
-class Run:
-    """One run directory, every file of it read at most once: several tables share a run."""
-
-    dir: RunDir
-    record: RunRecord
-
-    @property
-    def name(self) -> str:
-        return f"{self.record.variant}/{self.record.config_hash[:12]}-s{self.record.seed}"
-
-    @cached_property
-    def metrics(self) -> list[dict[str, Any]]:
-        """Rows of metrics.jsonl, one a step in order: where a resumed run logged a step twice, the later row stands."""
-        return [row for _, row in sorted({row["step"]: row for row in self.dir.metrics()}.items())]
-
-    @cached_property
-    def attempts(self) -> list[Attempt]:
-        """At the run and at its evaluations."""
-        return all_attempts(self.dir)
-
-    @cached_property
-    def results(self) -> dict[str, EvalResult]:
-        """Every evaluation done, by name."""
-        found = {name: self.dir.eval_result(name) for name in self.dir.eval_names()}
-        return {name: result for name, result in found.items() if result is not None}
-
-    @cached_property
-    def intervals(self) -> dict[tuple[str, tuple[int, ...]], dict[tuple[str, ...], Interval]]:
-        """(evaluation, seeds) -> tasks -> interval of the variant over those seeds, kept with the first of its runs."""
-        return {}
-
-    @cached_property
-    def _items(self) -> dict[str, list[dict[str, Any]]]:
-        return {}
-
-    def items(self, name: str) -> list[dict[str, Any]]:
-        """Per-image rows of an evaluation."""
-        if name not in self._items:
-            self._items[name] = self.dir.eval_items(name)
-        return self._items[name]
 
 
 @dataclass(frozen=True)
@@ -119,21 +75,6 @@ class RowScores:
         if key not in self.known:
             self.known[key] = interval(self.items, tasks, self.cluster)
         return self.known[key]
-
-
-def load_runs(folders: Sequence[Path]) -> list[Run]:
-    """Every run below the folders, each folder once.
-
-    Raises:
-        UserError: a folder does not exist, or a record is not of this version.
-    """
-    found: dict[Path, Run] = {}
-    for folder in folders:
-        if not Path(folder).is_dir():
-            raise UserError(f"--runs {folder}: no such folder; name a folder of runs, for example runs or reports/results/tiny")
-        for run_dir in RunDir.find(folder):
-            found.setdefault(run_dir.path.resolve(), Run(run_dir, run_dir.record()))
-    return list(found.values())
 
 
 def select(grid: AblationGrid, scale: str, runs: Sequence[Run], changes: Mapping[str, Any] | None = None) -> GridRuns:
@@ -309,10 +250,14 @@ def _check_items(run: Run, column: Column, result: EvalResult, items: Sequence[d
     where = run.dir.evals / f"{column.evaluation}.items.jsonl"
     scored = [row for row in items if row["correct"] is not None]
     if len(scored) != result.n:
-        raise UserError(f"{where}: {len(scored)} scored images, but the record beside it says n={result.n}; evaluate again")
+        raise DamagedRun(
+            run.dir.path, f"{where}: {len(scored)} scored images, but the record beside it says n={result.n}; evaluate again"
+        )
     for task in column.tasks:
         verdicts = [float(row["correct"]) for row in scored if row["tag"] == task]
         stated = result.metrics.get(task if task in result.metrics else column.metric)
         share = sum(verdicts) / len(verdicts) if verdicts else None
         if (share is None) != (stated is None) or (share is not None and not math.isclose(share, stated or 0, abs_tol=1e-4)):
-            raise UserError(f"{where}: {task} is {share} over the items, but the record says {stated}; evaluate again")
+            raise DamagedRun(
+                run.dir.path, f"{where}: {task} is {share} over the items, but the record says {stated}; evaluate again"
+            )

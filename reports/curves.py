@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 
 from ablations.grid import Column
-from reports.collect import Run
+from reports.runs import Run
 from rf_repro.core.records import EvalResult
 
 Axis = Literal["step", "seconds"]

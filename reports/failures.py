@@ -1,6 +1,7 @@
 """Where images fail, beside the pictures: with the true images' representation, without any object, with a broken one."""
 
-from reports.collect import GridRuns, Run
+from reports.collect import GridRuns
+from reports.runs import Run
 from reports.tables import Table, scale_label
 
 # (heading, evaluation, metric)

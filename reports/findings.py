@@ -1,5 +1,6 @@
 """Everything that a report prints, before it is laid out: runs, scores, verdicts."""
 
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -9,10 +10,11 @@ from ablations.claims import Claim, Difference
 from ablations.grid import AblationGrid
 from ablations.registry import GRIDS, get_claims, left_out, reported_grids
 from ablations.table1 import TABLE1
-from reports.collect import GridRuns, Run, load_runs, select
+from reports.collect import GridRuns, select
 from reports.dpg_column import DPG
 from reports.levels import Level, find_levels
 from reports.measured import MeasuredTable, TableScores, measure
+from reports.runs import DamagedRun, Run, read_runs
 from reports.systems import SystemRow, compared, other_judge, system_rows
 from reports.systems_table import COVERED
 from reports.tables import scale_label
@@ -32,6 +34,7 @@ class Findings:
         runs: those of ours that any table counts, each once.
         levels: runs in other worlds.
         left_out: tables that the scale cannot have, and why.
+        damaged: runs that cannot be read, or contradict themselves.
     """
 
     scale: str
@@ -43,6 +46,7 @@ class Findings:
     claims: list[ClaimResult]
     levels: list[Level]
     left_out: Mapping[str, str] = field(default_factory=dict)
+    damaged: tuple[DamagedRun, ...] = ()
     changes: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -67,18 +71,34 @@ class Findings:
 
 
 def find(folders: Sequence[Path], scale: str, changes: Mapping[str, Any] | None = None, tables: Sequence[str] = ()) -> Findings:
-    """Reads the runs below the folders and judges every claim.
+    """Reads the runs below the folders and judges every claim. Runs that are damaged are left out, with a line on stderr each.
 
     Args:
         changes: dotted path -> value, as the runs were trained with: `--set` and `--data` of `rf-repro train`.
         tables: names of the user's beside all of ours: `my_grid.py:GRID`.
 
     Raises:
-        UserError: a folder does not exist, a record is broken, one table would mix protocols, or a name means no table.
+        UserError: a folder does not exist, all runs are damaged, one table would mix protocols, or a name means no table.
     """
+    loaded, damaged = read_runs(folders)
+    while True:
+        if damaged and not loaded:
+            raise damaged[0]
+        try:
+            findings = _find(loaded, scale, changes, tables)
+        except DamagedRun as found:
+            damaged.append(found)
+            loaded = [run for run in loaded if run.dir.path != found.path]
+        else:
+            break
+    for one in damaged:
+        print(f"rf-repro: left out {one.path}: {one.why}", file=sys.stderr)
+    return replace(findings, damaged=tuple(damaged))
+
+
+def _find(loaded: Sequence[Run], scale: str, changes: Mapping[str, Any] | None, tables: Sequence[str]) -> Findings:
     base = apply_overrides(get_scale(scale), changes or {})
     grids = reported_grids(tables, base)
-    loaded = load_runs(folders)
     by_name = {grid.name: measure(select(grid, scale, loaded, changes)) for grid in grids}
     systems = by_name[TABLE1.name]
     measured = [table for table in by_name.values() if table is not systems]
@@ -95,7 +115,7 @@ def find(folders: Sequence[Path], scale: str, changes: Mapping[str, Any] | None 
     results = judge_all(get_claims(tables), grids, scale, scores, gates, changes)
     claims = [_with_system(_with_compute(result, measured), rows) for result in results]
     levels = find_levels(selected, loaded)
-    return Findings(scale, measured, systems, rows, runs, gates, claims, levels, left_out(base), changes or {})
+    return Findings(scale, measured, systems, rows, runs, gates, claims, levels, left_out(base), changes=changes or {})
 
 
 def judge_all(

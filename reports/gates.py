@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from reports.collect import Run
+from reports.runs import Run
 from reports.tables import Table
 from rf_repro.core.records import EvalResult
 from rf_repro.worlds import World

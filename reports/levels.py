@@ -4,7 +4,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from reports.collect import GridRuns, Run, select
+from reports.collect import GridRuns, select
+from reports.runs import Run
 from rf_repro.config.data_schema import ScenesConfig
 from rf_repro.config.overrides import config_of
 from rf_repro.config.schema import ExperimentConfig

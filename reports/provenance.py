@@ -4,20 +4,22 @@ import json
 from collections.abc import Iterable, Sequence
 
 from ablations.grid import config_difference
-from reports.collect import GridRuns, Run, machine
+from reports.collect import GridRuns, machine
 from reports.gates import GateResult
 from reports.measured import MeasuredTable
+from reports.runs import DamagedRun, Run
 from reports.systems import SystemRow
 from reports.tables import Table
 from rf_repro.config.scales import get_scale
 from rf_repro.config.schema import RESULTS_VERSION
 
 
-def runs_table(tables: Sequence[GridRuns], beyond: Iterable[Run]) -> Table:
+def runs_table(tables: Sequence[GridRuns], beyond: Iterable[Run], damaged: Sequence[DamagedRun] = ()) -> Table:
     """One row a run, whichever tables it stands in: identity, diff against the scale, code, machine and cost.
 
     Args:
         beyond: further runs that the report shows, as in harder worlds.
+        damaged: runs that it leaves out, which notes name.
     """
     rows, records = [], []
     used_in: dict[str, list[str]] = {}
@@ -68,7 +70,7 @@ def runs_table(tables: Sequence[GridRuns], beyond: Iterable[Run]) -> Table:
         header=header,
         rows=tuple(rows),
         records=tuple(records),
-        notes=(*_mixed(found.values()), *left_out),
+        notes=(*_mixed(found.values()), *(f"Left out: {one.path}: {one.why}." for one in damaged), *left_out),
         printed=False,
     )
 

@@ -1,5 +1,6 @@
 """Run directories made small enough to publish with the code: records and outcomes, no checkpoints and no samples."""
 
+import re
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -8,9 +9,10 @@ from typing import Any
 from ablations.grid import GENEVAL
 from ablations.registry import reported_grids
 from ablations.table1 import TABLE1
-from reports.collect import Run, load_runs, select
+from reports.collect import select
 from reports.contact_sheet import read_sheets
 from reports.levels import find_levels
+from reports.runs import Run, load_runs
 from reports.systems import system_rows
 from rf_repro.config.overrides import apply_overrides
 from rf_repro.config.scales import get_scale
@@ -21,6 +23,7 @@ from rf_repro.core.geneval_names import is_sized
 from rf_repro.core.run_dir import RunDir
 
 MAX_METRIC_ROWS = 200
+SHIPPED = re.compile(r"(config|run)\.json|metrics\.jsonl|(contact|wrong)_sheet\.png|evals/[\w.-]+\.(json|items\.jsonl\.gz)")
 KEPT = ("prompt_id", "sample", "question_id", "key", "cluster", "tag", "prompt", "reason", "failure", "expected", "answer")
 
 
@@ -76,7 +79,7 @@ def _ship(run: Run, destination: Path, read: Container[str]) -> Path:
             raise UserError(f"{destination}: is both a source and the destination; name other --runs")
         if not (destination / "run.json").exists():
             raise UserError(f"{destination}: is not a run directory; move it away")
-    with atomic_folder(destination) as staged:
+    with atomic_folder(destination, lambda name: SHIPPED.fullmatch(name) is not None) as staged:
         _copy(run, RunDir(staged), read)
     return destination
 

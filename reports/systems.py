@@ -6,9 +6,10 @@ from dataclasses import dataclass, replace
 
 from ablations.grid import GENEVAL, AblationGrid, Column, Variant
 from ablations.table1 import SYSTEMS
-from reports.collect import GridRuns, RowScores, Run, collect_scores
+from reports.collect import GridRuns, RowScores, collect_scores
 from reports.dpg_column import DPG, dpg_names
 from reports.paper_values import PAPER_TABLES
+from reports.runs import Run
 from rf_repro.core.dpg_names import JUDGED
 from rf_repro.core.geneval_names import REWRITTEN, geneval_name
 from rf_repro.core.hashing import content_hash

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from reports.collect import GridRuns, Run
+from reports.collect import GridRuns
 from reports.figures import Colors, legend_above, make_axes, seed_lines, to_png
+from reports.runs import Run
 from reports.tables import Table
 
 if TYPE_CHECKING:

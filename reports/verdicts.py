@@ -13,8 +13,9 @@ from typing import Any, cast
 from ablations.claims import Claim, ClaimGate, ColumnsWon, Comparison, Difference, Equivalence, GainDifference, LeadBelow
 from ablations.grid import AblationGrid
 from ablations.registry import GRIDS
-from reports.collect import RowScores, Run, measured_by, without_size
+from reports.collect import RowScores, measured_by, without_size
 from reports.paper_values import PAPER_TABLES
+from reports.runs import Run
 from reports.statistics import TAIL, ColumnItems, Interval, Wins, columns_won, contrast, holm
 from rf_repro.config.overrides import apply_overrides
 from rf_repro.config.prerequisites import prerequisites

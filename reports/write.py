@@ -1,5 +1,6 @@
 """The report's files: page, Markdown, verdicts, and every table and figure on its own. Each is replaced whole."""
 
+import re
 from pathlib import Path
 
 import pandas as pd
@@ -11,12 +12,16 @@ from reports.latex import render_latex
 from reports.markdown import render_markdown
 from rf_repro.core.errors import UserError
 from rf_repro.core.files import atomic_path, read_json, write_json, write_text
+from rf_repro.core.hashing import file_sha256
+
+PART = re.compile(r"tables/\w[\w.-]*\.(csv|parquet|tex)|figures/\w[\w.-]*\.png")
 
 
 def write_report(document: Document, out: Path) -> Path:
     """Writes report.md, claims.json, tables/ (CSV, Parquet, and LaTeX of those made for print), figures/ and, last, report.html.
 
-    Files that an earlier report left and this one does not have are removed; `files.json` lists what is a report's.
+    Tables and figures that an earlier report left and this one does not have are removed, where they are still what it wrote:
+    `files.json` lists them with their SHA-256. It may come from anywhere, so it is believed of nothing else.
 
     Returns:
         The path of report.html.
@@ -27,17 +32,28 @@ def write_report(document: Document, out: Path) -> Path:
     out = Path(out)
     if out.exists() and not out.is_dir():
         raise UserError(f"--out {out}: is a file; name a folder")
+    for name in ("tables", "figures"):
+        if (out / name).is_symlink():
+            raise UserError(f"--out {out}: {name} is a link to another folder; remove the link or name another folder")
     manifest = out / "files.json"
-    before = set(read_json(manifest)) if manifest.exists() else set()
-    written = _write_parts(document, out)
+    before = _listed(manifest)
+    written = {name: file_sha256(out / name) for name in sorted(_write_parts(document, out))}
     write_json(out / "claims.json", [result.to_dict() for result in document.claims])
     write_text(out / "report.md", render_markdown(document))
-    write_json(manifest, sorted(before | written))  # whoever is stopped between here and the last line leaves nothing unlisted
-    for stale in before - written:
-        (out / stale).unlink(missing_ok=True)
-    write_json(manifest, sorted(written))
+    write_json(manifest, before | written)  # whoever is stopped between here and the last line leaves nothing unlisted
+    for stale in before.keys() - written.keys():
+        path = out / stale
+        if path.is_file() and not path.is_symlink() and file_sha256(path) == before[stale]:
+            path.unlink()
+    write_json(manifest, written)
     write_text(out / "report.html", render_html(document))
     return out / "report.html"
+
+
+def _listed(manifest: Path) -> dict[str, str]:
+    """What a report's manifest lists, of the names that a report gives alone."""
+    found = read_json(manifest) if manifest.exists() else {}
+    return {name: digest for name, digest in found.items() if PART.fullmatch(name)} if isinstance(found, dict) else {}
 
 
 def _write_parts(document: Document, out: Path) -> set[str]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rf_repro.core.records import RunRecord
 from rf_repro.launch.plan import Job, Plan
-from rf_repro.launch.state import OBSTACLES, ActionState, State, action_state
+from rf_repro.launch.state import OBSTACLES, ActionState, State, action_state, record_of
 from slurm.profile import Profile
 from slurm.queue import QueuedJob
 from slurm.requeue import read_requeue
@@ -65,7 +65,7 @@ def read_rows(plan: Plan, ledger: Ledger, queue: Mapping[str, QueuedJob], profil
     elements = ledger.elements()
     rows: dict[Path, Row] = {}
     for job in plan.jobs:
-        record = job.run.record() if job.run.record_path.exists() else None
+        record = record_of(job)
         lost = next((rows[path] for path in job.after if rows[path].trained.state in OBSTACLES), None)
         lacking = f"{lost.job.name} {lost.trained.state}" if lost else ""
         actions: dict[str, JobState] = {}

@@ -332,8 +332,7 @@ def stop_after(questions: int) -> Callable[[], bool]:
 
 
 def test_stopped_wherever_it_asks_it_ends_where_it_would_have(fast: Path, pixel_rf: RunDir) -> None:
-    """The first call stops at the first question, the next at the third, and on: in the shared stage, in training, in sampling,
-    in evaluation."""
+    """The first call stops at the first question, the next at the tenth, and on, through all that is done."""
     stopped = fast / "stopped"
     places = []
     for patience in range(1, 200, 9):

@@ -1,6 +1,7 @@
 """`rf-repro plan`: what a grid would run and how far each run is."""
 
 import argparse
+import sys
 
 from rf_repro.commands.options import Commands, add_command, add_grid, grid_plan
 
@@ -13,18 +14,27 @@ def add_parser(commands: Commands) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
+    from rf_repro.core.errors import UserError
     from rf_repro.launch.progress import read_progress
 
     plan = grid_plan(options)
-    states = []
+    states, damaged = [], []
     print(f"{'state':<11}{'phase':<22}{'kind':<11}run")
     for job in plan.jobs:
-        state = job.state
-        progress = read_progress(job)
-        phase = f"{progress.phase} {progress.done}/{progress.total}" if state in ("resumable", "failed", "running") else "-"
+        state, phase = job.state, "-"
+        try:
+            if job.damage:
+                raise UserError(job.damage)
+            progress = read_progress(job)
+            if state in ("resumable", "failed", "running"):
+                phase = f"{progress.phase} {progress.done}/{progress.total}"
+        except UserError as error:
+            damaged.append(str(error))
         print(f"{state:<11}{phase:<22}{job.kind:<11}{job.run.path}")
         states.append(state)
     left = len(states) - states.count("done")
     counts = ", ".join(f"{states.count(kind)} {kind}" for kind in dict.fromkeys(states))
     print(f"{len(states)} runs: {counts}; {left} left")
+    for line in damaged:
+        print(f"rf-repro: {line}", file=sys.stderr)
     return 0

@@ -4,13 +4,15 @@ record.json            ActionRecord: with it the action is done
 3-of-8/share.json      ShareRecord: attempts at a share of the work; beside it its lock and progress.json
 """
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from rf_repro.core.file_lock import lock_holder
 from rf_repro.core.files import read_json, write_json
-from rf_repro.core.records import Attempt, strict
+from rf_repro.core.image_folder import ImageFolder
+from rf_repro.core.outputs import absent, changed, require_unchanged
+from rf_repro.core.records import LATER, Attempt, strict
 from rf_repro.core.run_dir import RunDir
 
 Share = tuple[int, int]  # (index from 0, count) of the shares of an action's work
@@ -25,6 +27,7 @@ class ActionRecord:
     settings: dict[str, Any]
     results: list[str]
     finished: str
+    outputs: dict[str, str] = field(default_factory=dict, metadata=LATER)  # path below the run -> SHA-256, of images read too
 
 
 @dataclass(frozen=True)
@@ -99,9 +102,30 @@ class ActionDir:
         write_json(self.path / "record.json", asdict(record))
 
     def has_done(self, digest: str) -> bool:
-        """Whether it was done by the settings of `digest`."""
+        """Whether it was done by the settings of `digest`, and all that it left is there as it was written."""
         record = self.record()
-        return record is not None and record.digest == digest
+        return record is not None and record.digest == digest and self.is_whole(record)
+
+    def is_whole(self, record: ActionRecord) -> bool:
+        """Whether all that the record lists is there as it was written; of a drawing, every image is there."""
+        run = self.path.parents[1]
+        if absent(run, record.outputs) or changed(run, record.outputs):
+            return False
+        return bool(record.results) or not any(ImageFolder((run / name).parent).missing() for name in record.outputs)
+
+    def reopen(self, record: ActionRecord) -> None:
+        """Takes the record back, and that shares are done, so that what was lost is made again.
+
+        Raises:
+            UserError: a file holds something else than what was written.
+        """
+        listed = record.outputs
+        own = {name: digest for name, digest in listed.items() if not (record.results and name.startswith("images/"))}
+        require_unchanged(self.path.parents[1], own)
+        for share in self.begun():
+            if (done := share.record()) is not None:
+                share.write(replace(done, done=False))
+        (self.path / "record.json").unlink()
 
 
 def failed_shares(run: RunDir) -> list[ShareDir]:

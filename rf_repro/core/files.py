@@ -1,18 +1,23 @@
 """Files that are never half-written: content goes to a temporary name beside the target and is renamed when complete."""
 
+import errno
 import fcntl
 import gzip
 import json
 import os
+import re
 import shutil
+import stat
 import tempfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from rf_repro.core.errors import UserError
+
+LEFTOVER = re.compile(r"\..+\.[a-z0-9_]{8}\.tmp")  # as `tempfile` names what `atomic_path` writes
 
 
 @contextmanager
@@ -39,10 +44,11 @@ def atomic_path(path: Path, durable: bool = True) -> Iterator[Path]:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield temporary
         if durable:
-            with open(temporary, "rb") as file:
-                os.fsync(file.fileno())
+            flush(temporary)
         temporary.chmod(0o666 & ~_umask())  # mkstemp makes files private; records are for colleagues too
         os.replace(temporary, path)
+        if durable:
+            flush(path.parent)
     except OSError as error:
         raise UserError(f"{path}: cannot write ({error.strerror or error}); free space or choose another folder") from error
     finally:
@@ -53,35 +59,86 @@ def atomic_path(path: Path, durable: bool = True) -> Iterator[Path]:
 
 
 @contextmanager
-def atomic_folder(path: Path) -> Iterator[Path]:
-    """Yields a new folder beside `path`; when the block ends without an error it takes the place of whatever folder is there.
+def atomic_folder(path: Path, is_ours: Callable[[str], bool] = lambda name: False) -> Iterator[Path]:
+    """Yields a new folder beside `path`; when the block ends without an error it is on disk and takes `path`'s place.
+
+    Args:
+        is_ours: whether a file in a folder that is there, by its path below it, is one that such a block made. A folder that
+            holds any other is left as it is.
 
     Raises:
-        UserError: as of `atomic_path`.
+        UserError: as of `atomic_path`, or what is at `path` may not be replaced: before the block.
     """
     path = Path(path)
+    require_replaceable(path, is_ours)
     temporary: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp"))
-        yield temporary
-        temporary.chmod(0o777 & ~_umask())
+        new, old = temporary / "new", temporary / "old"
+        new.mkdir()
+        yield new
+        flush_folder(new)
+        require_replaceable(path, is_ours)  # it may have been filled meanwhile
         if path.exists():
-            shutil.rmtree(path)
-        temporary.replace(path)
+            path.rename(old)
+        try:
+            new.rename(path)
+        except OSError:
+            if old.exists():
+                old.rename(path)
+            raise
+        flush(path.parent)
     except OSError as error:
         raise UserError(f"{path}: cannot write ({error.strerror or error}); free space or choose another folder") from error
     finally:
         if temporary is not None:
-            shutil.rmtree(temporary, ignore_errors=True)  # gone already where it became `path`
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def require_replaceable(path: Path, is_ours: Callable[[str], bool]) -> None:
+    """Raises UserError unless nothing is at `path`, or a folder whose files are all ours and none of them a link."""
+    if not (path.exists() or path.is_symlink()):
+        return
+    if path.is_symlink() or not path.is_dir():
+        raise UserError(f"{path}: cannot write (it is {'a link' if path.is_symlink() else 'a file'}); move it away")
+    for item in sorted(path.rglob("*")):
+        name = item.relative_to(path).as_posix()
+        if item.is_symlink() or not (item.is_dir() or (item.is_file() and is_ours(name))):
+            raise UserError(f"{path}: holds {name}, which was not made here; move it away or choose another folder")
+
+
+def flush(path: Path) -> None:
+    """Puts a file's content, or the names in a folder, on the disk itself: a power cut loses none of it."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):  # some file systems flush files alone
+            raise
+    finally:
+        os.close(handle)
+
+
+def flush_folder(folder: Path) -> None:
+    """`flush` of everything below a folder, and of itself."""
+    for path in (*folder.rglob("*"), folder):
+        if not path.is_symlink():
+            flush(path)
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Removes what killed processes left of `atomic_path` below a folder, and nothing that another one still writes."""
+    """Removes what killed processes left of `atomic_path` below a folder, and nothing that another one still writes. No link is
+    followed."""
     for path in folder.rglob(".*.tmp"):
-        with suppress(OSError), open(path, "rb") as file:  # it was renamed meanwhile, it is a folder, or a lock is held on it
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            path.unlink()
+        if not LEFTOVER.fullmatch(path.name):
+            continue
+        with suppress(OSError):  # it was renamed meanwhile, or a lock is held on it
+            if not stat.S_ISREG(path.lstat().st_mode):
+                continue
+            with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                path.unlink()
 
 
 def _umask() -> int:

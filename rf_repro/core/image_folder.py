@@ -122,7 +122,20 @@ class ImageFolder:
         write_json(self.manifest_path, {"expected": expected, "samples": [asdict(entry) for entry in entries]})
 
     def is_complete(self) -> bool:
-        return self.manifest_path.exists()
+        """Whether the manifest is there, and every image that it lists."""
+        return self.manifest_path.exists() and not self.missing()
+
+    def missing(self) -> list[Path]:
+        """Images that the manifest lists and that are gone. Raises UserError as `entries`."""
+        paths = [self.image_path(entry.prompt_id, entry.sample) for entry in self.entries()]
+        return [path for path in paths if not path.exists()]
+
+    def require_unchanged(self) -> None:
+        """Raises UserError where an image is not the one that the manifest lists, or the manifest is missing."""
+        for entry in self.entries():
+            path = self.image_path(entry.prompt_id, entry.sample)
+            if path.exists() and file_sha256(path) != entry.sha256:
+                raise UserError(f"{path}: is not the image that was drawn (its SHA-256 differs); delete it to have it made again")
 
     def entries(self) -> list[SampleEntry]:
         """The manifest's rows. Raises UserError when it is missing or not of this version."""

@@ -53,6 +53,7 @@ class RunRecord:
     compute_seconds: float = 0.0
     parameters: dict[str, int] = field(default_factory=dict)
     attempts: list[Attempt] = field(default_factory=list)
+    outputs: dict[str, dict[str, str]] = field(default_factory=dict, metadata=LATER)  # action -> path -> SHA-256, once it is done
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)

@@ -1,5 +1,6 @@
 """A run's folder: `runs/<scale>/<variant>/<hash12>-s<seed>/`. The same experiment asked for twice is one folder."""
 
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,10 +12,14 @@ from typing import Any
 from rf_repro.core.errors import UserError
 from rf_repro.core.files import read_json, read_jsonl, remove_leftovers, write_json
 from rf_repro.core.image_folder import ImageFolder
+from rf_repro.core.outputs import absent, changed
 from rf_repro.core.records import EvalResult, RunRecord
 from rf_repro.core.results import write_result
 
 SCRATCH = ".scratch-"
+OWN = re.compile(  # what is ever in a run's folder besides run.json and hidden files
+    r"config\.json|metrics\.jsonl|progress\.json|(contact|wrong)_sheet\.png|checkpoints|samples|evals|images|actions|logs|earlier-\d+"
+)
 
 
 @dataclass(frozen=True)
@@ -49,14 +54,23 @@ class RunDir:
                     f"{run.path}: holds {record.variant} seed {record.seed} with config {record.config_hash[:12]}, not "
                     f"{variant} seed {seed} with {config_hash[:12]}; choose another --runs folder"
                 )
+            run._write_config(config)
             return run
         if run.path.exists() and any(run.path.iterdir()):
             strangers = sorted(item.name for item in run.path.iterdir() if not item.name.startswith("."))
-            if strangers not in ([], ["config.json"]):  # config.json alone: killed between the two writes below
-                raise UserError(f"{run.path}: is not a run directory (holds {strangers[0]}, no run.json); choose another --runs")
-        write_json(run.config_path, config)
+            foreign = [name for name in strangers if not OWN.fullmatch(name)]
+            if foreign:  # else it was killed between the two writes below, or run.json is lost
+                raise UserError(f"{run.path}: is not a run directory (holds {foreign[0]}, no run.json); choose another --runs")
+        run._write_config(config)
         run.write_record(RunRecord(scale=scale, variant=variant, seed=seed, config_hash=config_hash))
         return run
+
+    def _write_config(self, config: dict[str, Any]) -> None:
+        """Unless it is there. Raises UserError where it is and cannot be read."""
+        if self.config_path.exists():
+            self.config()
+        else:
+            write_json(self.config_path, config)
 
     @classmethod
     def locate(cls, root: Path, config_hash: str, scale: str, variant: str, seed: int) -> "RunDir":
@@ -110,6 +124,11 @@ class RunDir:
         return self.path / "samples"
 
     @property
+    def images(self) -> ImageFolder:
+        """The samples, with their manifest."""
+        return ImageFolder(self.samples)
+
+    @property
     def evals(self) -> Path:
         return self.path / "evals"
 
@@ -143,23 +162,32 @@ class RunDir:
         write_json(self.record_path, record.to_dict())
 
     def has_done(self, action: str, steps: int) -> bool:
-        """Whether the action left its record.
+        """Whether the action left its record, and all that the record lists is there as it was written.
+
+        A record of before outputs were listed, and a published one, is believed.
 
         Args:
             steps: optimiser steps that the run is to train.
         """
         record = self.record() if self.record_path.exists() else None
-        if record is None or record.status == "done":
-            return record is not None
-        if action == "train":
-            return record.steps >= steps
-        return action == "sample" and ImageFolder(self.samples).is_complete()
+        if record is None or (action == "train" and record.status != "done" and record.steps < steps):
+            return False
+        listed = record.outputs.get(action)
+        if listed is not None:
+            is_whole = not absent(self.path, listed) and not changed(self.path, listed)
+            return is_whole and (action != "sample" or self.images.is_complete())
+        if record.outputs or record.status != "done":
+            return action == "train" or (action == "sample" and self.images.is_complete())
+        return True
 
     def is_trained(self) -> bool:
         """Whether its training left its record, whatever of sampling and scoring is still to be done."""
         if not self.record_path.exists():
             return False
-        return self.record().status == "done" or self.has_done("train", self.config()["stages"][-1]["steps"])
+        record = self.record()
+        if record.status == "done" and not record.outputs:
+            return True
+        return self.has_done("train", self.config()["stages"][-1]["steps"])
 
     def metrics(self) -> list[dict[str, Any]]:
         """Rows of metrics.jsonl; empty before the first."""

@@ -15,6 +15,7 @@ from rf_repro.config.schema import ExperimentConfig
 from rf_repro.core.action_dir import ActionDir, ActionRecord, Share, ShareDir, ShareRecord
 from rf_repro.core.errors import Stopped, UserError
 from rf_repro.core.image_folder import ImageFolder
+from rf_repro.core.outputs import digests
 from rf_repro.core.provenance import utc_now
 from rf_repro.core.run_dir import RunDir
 from rf_repro.core.run_lock import run_lock
@@ -63,11 +64,15 @@ def perform(work: Work) -> bool:
         UserError: among others, before its turn, or where images of other settings are in the way.
     """
     action, folder = work.action, work.folder
-    if (done := folder.record()) is not None:
-        if done.digest == action.digest:
-            return True
+    if (done := folder.record()) is not None and done.digest != action.digest:
         raise UserError(f"{work.run.path}: {action.name}: {stale_reason(work.run, action)}")
+    if folder.has_done(action.digest):
+        return True
     require_turn(work.run, work.config, action)
+    if done is not None:
+        with run_lock(folder.path, MERGE_PATIENCE):
+            if (done := folder.record()) is not None and not folder.is_whole(done):  # another share was not quicker
+                folder.reopen(done)
     share = folder.share(work.share)
     scorer = _scorer(work, share)
     if not share.has_done(action.digest):
@@ -89,7 +94,9 @@ def require_turn(run: RunDir, config: ExperimentConfig, action: Evaluation) -> N
         if before == "train":
             done = run.has_done("train", config.stages[-1].steps)
         else:
-            done = ActionDir.of(run, before).record() is not None
+            folder = ActionDir.of(run, before)
+            record = folder.record()
+            done = record is not None and folder.is_whole(record)
         if not done:
             raise UserError(f"{run.path}: {action.name} comes after {before}, which is not done")
 
@@ -118,13 +125,21 @@ def _do(work: Work, share: ShareDir, scorer: Scorer | None) -> None:
 
 
 def _finish(work: Work, scorer: Scorer | None) -> None:
-    action, results = work.action, list[Path]()
+    action, results, files = work.action, list[Path](), list[Path]()
     if scorer is not None:
         results = [scorer.finish()]
+        files = [path for name in results for path in work.run.evals.glob(f"{name.stem}.*")]
     elif isinstance(action, Drawing) and not ImageFolder(images_of(work.run, action)).is_complete():
         raise UserError(f"{images_of(work.run, action)}: images are missing; run the action again")
+    if isinstance(images := action if isinstance(action, Drawing) else action.images, Drawing):
+        manifest = ImageFolder(images_of(work.run, images)).manifest_path
+        files += [manifest] if manifest.exists() else []  # another system's are elsewhere
     settings = {key: value for key, value in asdict(action).items() if value is not None}
-    work.folder.finish(ActionRecord(action.name, action.digest, settings, [path.stem for path in results], utc_now()))
+    work.folder.finish(
+        ActionRecord(
+            action.name, action.digest, settings, [path.stem for path in results], utc_now(), digests(work.run.path, files)
+        )
+    )
 
 
 @contextmanager

@@ -4,7 +4,7 @@ import json
 import os
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +16,7 @@ from rf_repro.compute.ranks import Ranks
 from rf_repro.config.schema import ExperimentConfig
 from rf_repro.core.errors import Stopped
 from rf_repro.core.files import write_text
+from rf_repro.core.outputs import digests
 from rf_repro.core.provenance import code_revision, library_versions, utc_now
 from rf_repro.core.records import Attempt
 from rf_repro.core.run_dir import RunDir
@@ -81,15 +82,22 @@ def record_start(run: RunDir, trainer: TrainingLoop, started_from: list[str]) ->
     run.write_record(replace(record, started_from=started_from, attempts=attempts))
 
 
-def record_training(run: RunDir, trainer: TrainingLoop, started_from: list[str]) -> None:
-    """What was trained: steps, tokens, seconds, parameters in all and of each part."""
+def record_training(run: RunDir, trainer: TrainingLoop, started_from: list[str], evals: Iterable[Path] = ()) -> None:
+    """What was trained: steps, tokens, seconds, parameters in all and of each part; and the files that it left.
+
+    Args:
+        evals: those of the evaluations that belong to it.
+    """
     model = trainer.model
     parameters = {"total": sum(p.numel() for p in model.parameters())}
     for name, module in model.named_children():
         parameters[name] = sum(p.numel() for p in module.parameters())
+    record = run.record()
+    state = list_checkpoints(run.checkpoints)[-1] / "state.json"
     run.write_record(
         replace(
-            run.record(),
+            record,
+            outputs={**record.outputs, "train": digests(run.path, [run.metrics_path, state, *evals])},
             steps=trainer.step,
             tokens=trainer.num_tokens,
             compute_seconds=round(trainer.compute_seconds, 1),

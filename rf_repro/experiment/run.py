@@ -12,11 +12,12 @@ from rf_repro.compute.ranks import ALONE, Ranks
 from rf_repro.config.prerequisites import Prerequisite, prerequisites, run_name, shared_runs
 from rf_repro.config.schema import ExperimentConfig
 from rf_repro.core.errors import UserError
-from rf_repro.core.records import ACTIONS
+from rf_repro.core.records import ACTIONS, Action
 from rf_repro.core.run_dir import RunDir
 from rf_repro.core.run_lock import run_lock
 from rf_repro.experiment.attempt import attempt, progress_writer, record_start, record_training
 from rf_repro.experiment.load import image_space, last_checkpoint
+from rf_repro.experiment.whole import before_sampling, before_scoring, before_training, evaluations, record_outputs
 from rf_repro.model.space import ImageSpace
 from rf_repro.model.vae import LatentSpace
 from rf_repro.train.encoder_pretraining import EncoderPretraining, load_encoder
@@ -24,7 +25,7 @@ from rf_repro.train.loop import never
 from rf_repro.train.start import Start
 from rf_repro.train.trainer import Trainer
 from rf_repro.train.vae_trainer import VAETrainer, load_vae
-from rf_repro.worlds import world_of
+from rf_repro.worlds import Progress, world_of
 
 
 def run_prerequisite(
@@ -56,7 +57,8 @@ def run_prerequisite(
             actions=["train"], ranks=ranks, stop=stop,
         )  # fmt: skip
     run = RunDir.create(runs, config.to_dict(), config.result_hash(), config.scale, prerequisite.name, seed)
-    if run.record().status == "done":
+    steps = config.stages[-1].steps
+    if run.record().status == "done" and run.has_done("train", steps):
         return run
     before = [one for one in shared_runs(config) if one.name in prerequisite.after]
     done = complete(before, seeds=(seed, seed), runs=runs, device=device, threads=threads, stop=stop)
@@ -64,6 +66,7 @@ def run_prerequisite(
     with attempt(run, config, torch_device, threads, ranks, "train"):
         space = image_space(config, by_kind(before, done), torch_device) if prerequisite.is_stage else None
         trainer = make_training(prerequisite, seed, torch_device, before, done, space, ranks)
+        before_training(run, ranks=ranks)
         if ranks.is_first:
             record_start(run, trainer, started_from(done))
         trainer.run(run, stop=stop)
@@ -83,7 +86,7 @@ def run_prerequisite(
                 raise AssertionError("trained above")
             case _:
                 assert_never(prerequisite.kind)
-        record_training(run, trainer, started_from(done))
+        record_training(run, trainer, started_from(done), evaluations(run, on_the_way=False))
     return run
 
 
@@ -160,8 +163,13 @@ def run_variant(
     """
     stage, world = config.stages[-1], world_of(config)
     run = RunDir.create(runs, config.to_dict(), config.result_hash(), config.scale, run_name(variant, config), seed)
-    actions = [action for action in config.actions if action in actions and not run.has_done(action, stage.steps)]
-    if not actions:
+    wanted = [action for action in config.actions if action in actions]
+
+    def open_actions() -> list[Action]:
+        return [action for action in wanted if not run.has_done(action, stage.steps)]
+
+    todo = open_actions()
+    if not todo:
         return run
     torch_device = resolve_device(device)
     before = prerequisites(config, variant)
@@ -174,25 +182,39 @@ def run_variant(
     earlier = run.record().started_from
     if earlier not in ([], names):
         raise UserError(f"{run.path}: started from {', '.join(earlier)}, not {', '.join(names)}; choose another --runs")
-    action = "all" if len(actions) > 1 else actions[0]
-    with attempt(run, config, torch_device, threads, ranks, action, config.actions[-1] in actions):
+    action = "all" if len(todo) > 1 else todo[0]
+    completes = all(one in wanted or run.has_done(one, stage.steps) for one in config.actions)
+    with attempt(run, config, torch_device, threads, ranks, action, completes):
         space = image_space(config, by_kind(before, done), torch_device)
         encoder = pretrained_encoder(before, done, start)
         trainer = make_trainer(config, seed, torch_device, start, encoder, space, ranks)
         report = progress_writer(run.progress_path, stop)
-        if "train" in actions:
+        if "train" in todo:
+            before_training(run, [piece.record for piece in world.pieces(config, None)], ranks)
             if ranks.is_first:
                 record_start(run, trainer, names)
             trainer.run(run, at_step=lambda step: world.score_step(trainer, run, report), stop=stop)
             if ranks.is_first:
-                record_training(run, trainer, names)
+                record_training(run, trainer, names, evaluations(run, on_the_way=True))
         else:
             _load_trained(trainer, run)
-        if "sample" in actions and ranks.is_first:
-            world.sample(trainer, run, report)
-        if "evaluate" in actions and ranks.is_first:
-            world.evaluate(trainer, run, report)
+        if ranks.is_first:
+            _sample_and_evaluate(run, trainer, open_actions, report)
     return run
+
+
+def _sample_and_evaluate(run: RunDir, trainer: Trainer, open_actions: Callable[[], list[Action]], report: Progress) -> None:
+    """What is open of both, which is looked at anew: what came before may have set something aside."""
+    world = world_of(trainer.config)
+    if "sample" in open_actions():
+        before_sampling(run)
+        world.sample(trainer, run, report)
+        record_outputs(run, "sample", [run.images.manifest_path])
+    if "evaluate" in open_actions():
+        before_scoring(run)
+        world.evaluate(trainer, run, report)
+        images = [run.images.manifest_path] if "sample" in trainer.config.actions else []
+        record_outputs(run, "evaluate", [*images, *evaluations(run, on_the_way=False)])
 
 
 def _load_trained(trainer: Trainer, run: RunDir) -> None:

@@ -90,6 +90,8 @@ def sample_prompts(
     batches = make_batches(tokens, most, None if batch_size else TOKENS_AT_ONCE)[shard[0] :: shard[1]]
     total = sum(map(len, batches))
 
+    was_complete = folder.is_complete()
+
     def draw(on: torch.device) -> None:
         missing = [batch for batch in batches if not all(_exists(folder, wanted[i]) for i in batch)]
         done = total - sum(map(len, missing))
@@ -114,9 +116,8 @@ def sample_prompts(
             progress(done, total)
 
     on_device(device, draw, config.parallel.sharding == "none")
-    if not folder.is_complete() and all(_exists(folder, r) for r in wanted):  # no other share is missing
-        entries = [SampleEntry(r.prompt_id, r.sample, r.seed, file_sha256(_path(folder, r))) for r in wanted]
-        folder.finish(entries, expected=len(wanted))
+    if not was_complete and all(_exists(folder, r) for r in wanted):  # no other share is missing
+        folder.finish([_entry(folder, r) for r in wanted], expected=len(wanted))
     return folder
 
 
@@ -184,6 +185,10 @@ def _load_sampler(
 
 def _path(folder: ImageFolder, request: Request) -> Path:
     return folder.image_path(request.prompt_id, request.sample)
+
+
+def _entry(folder: ImageFolder, request: Request) -> SampleEntry:
+    return SampleEntry(request.prompt_id, request.sample, request.seed, file_sha256(_path(folder, request)))
 
 
 def _exists(folder: ImageFolder, request: Request) -> bool:

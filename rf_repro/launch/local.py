@@ -24,6 +24,7 @@ from rf_repro.launch.display import Display
 from rf_repro.launch.forecast import Speed, seconds_left, time_of_all
 from rf_repro.launch.plan import Job, Plan
 from rf_repro.launch.progress import Watch, clock
+from rf_repro.launch.state import record_of
 
 POLL_SECONDS = 0.25
 STOP_SECONDS = 20.0  # time for a stopped job to unwind before it is killed
@@ -193,7 +194,8 @@ class _Launcher:
 
     def _tell_of_failed_device(self, active: _Active) -> None:
         """One line where a run went on with the CPU: what it says itself is in its log."""
-        attempts = [] if active.has_told else active.job.run.record().attempts[-2:]
+        record = None if active.has_told else record_of(active.job)
+        attempts = record.attempts[-2:] if record is not None else []
         if len(attempts) == 2 and attempts[0].pid == attempts[1].pid and (attempts[0].error or "").startswith("DeviceFailed"):
             active.has_told = True
             self.display.note(

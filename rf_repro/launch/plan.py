@@ -119,8 +119,24 @@ class Job:
 
     @property
     def state(self) -> State:
-        """Read from the run's files at every call. `running`: a live process holds the run's lock. Of an own stage the training
-        counts alone."""
+        """Read from the run's files at every call. `running`: a live process holds the run's lock; `failed`: among others, files
+        cannot be read (`damage` says which). Of an own stage the training counts alone."""
+        try:
+            return self._state
+        except UserError:
+            return "failed"
+
+    @property
+    def damage(self) -> str:
+        """What cannot be read of the run, in a line; empty where all can."""
+        try:
+            _ = self._state
+        except UserError as error:
+            return str(error)
+        return ""
+
+    @property
+    def _state(self) -> State:
         if self.kind == "own stage" and self.run.has_done("train", self.steps):
             return "done"
         if lock_holder(self.run.path) is not None:
@@ -130,6 +146,8 @@ class Job:
         record = self.run.record()
         if record.status != "done" and not self.is_system:
             return "failed" if record.status == "failed" else "resumable" if record.attempts else "missing"
+        if not all(self.run.has_done(action, self.steps) for action in self.own_actions):
+            return "resumable"  # something was lost since
         return self._evaluated
 
     @property
@@ -289,8 +307,8 @@ def _job(
 
 def _check_start(job: Job) -> None:
     """A run's name does not hold its stages' seed, so a run begun from other stages must not pass for this one."""
-    if not job.run.record_path.exists():
-        return
+    if not job.run.record_path.exists() or job.damage:
+        return  # one that cannot be read is refused as it is opened, and hides no other one
     started = job.run.record().started_from
     wanted = [f"{path.parent.name}/{path.name}" for path in job.after]
     if started and started != wanted:

@@ -6,6 +6,7 @@ from typing import Literal
 
 from rf_repro.config.schema import ExperimentConfig
 from rf_repro.core.action_dir import ActionDir, Share, all_attempts
+from rf_repro.core.errors import UserError
 from rf_repro.core.records import Attempt, RunRecord
 from rf_repro.core.run_lock import lock_holder
 from rf_repro.evaluations.actions import Evaluation, stale_reason
@@ -34,7 +35,17 @@ def action_state(
         is_next: whether all actions before it are done: only then can the files say that it was begun.
         obstacle: what keeps the run from going on, e.g. `stage-vae s0 failed`; empty where nothing does.
         share: (index, count); what is no evaluation is done whole.
+
+    Returns:
+        `failed` where a file cannot be read, with the line that names it.
     """
+    try:
+        return _action_state(job, action, record, is_next, obstacle, share)
+    except UserError as error:
+        return ActionState("failed", str(error))
+
+
+def _action_state(job: Job, action: str, record: RunRecord | None, is_next: bool, obstacle: str, share: Share) -> ActionState:
     evaluation = job.evaluation(action)
     if evaluation is not None:
         return _evaluation_state(job, evaluation, is_next, obstacle, share)
@@ -55,13 +66,15 @@ def action_state(
 def _evaluation_state(job: Job, evaluation: Evaluation, is_next: bool, obstacle: str, share: Share) -> ActionState:
     folder = ActionDir.of(job.run, evaluation.name)
     done = folder.record()
-    if done is not None:
-        if done.digest == evaluation.digest:
-            return ActionState("done")
+    if done is not None and done.digest != evaluation.digest:
         return ActionState("stale", stale_reason(job.run, evaluation))
+    if folder.has_done(evaluation.digest):
+        return ActionState("done")
     part = folder.share(share)
     if part.holder() is not None:
         return ActionState("running", "outside the queue")
+    if done is not None:  # something was lost since
+        return ActionState("blocked", obstacle) if obstacle else ActionState("resumable")
     record = part.record()
     own = record if record is not None and record.digest == evaluation.digest else None
     if own is not None and own.done and not all(one.has_done(evaluation.digest) for one in folder.shares(share[1])):
@@ -71,6 +84,14 @@ def _evaluation_state(job: Job, evaluation: Evaluation, is_next: bool, obstacle:
     if obstacle:
         return ActionState("blocked", obstacle)
     return ActionState("missing" if own is None else "resumable")
+
+
+def record_of(job: Job) -> RunRecord | None:
+    """The run's record; None before it was created, and where it cannot be read."""
+    try:
+        return job.run.record() if job.run.record_path.exists() else None
+    except UserError:
+        return None
 
 
 def last_attempt(record: RunRecord | None, action: str) -> Attempt | None:
@@ -94,6 +115,9 @@ def _fingerprint(config: ExperimentConfig) -> str:
 
 def hours(job: Job) -> float | None:
     """Hours that a run and its evaluations took so far: GPU hours where it ran on GPUs, else hours of its processes; None before
-    it began."""
-    attempts = all_attempts(job.run) if job.run.record_path.exists() else []
+    it began, or where its records cannot be read."""
+    try:
+        attempts = all_attempts(job.run) if job.run.record_path.exists() else []
+    except UserError:
+        return None
     return sum((attempt.seconds or 0.0) * attempt.ranks for attempt in attempts) / 3600 if attempts else None

@@ -4,7 +4,7 @@ Every rank writes what it holds, at the same time. Where training is sharded, a 
 """
 
 import json
-import os
+import re
 import shutil
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,11 +18,12 @@ from torch import Tensor
 from rf_repro.compute.ranks import ALONE, Ranks
 from rf_repro.compute.sharding import is_sharded, is_writer, local, own_region
 from rf_repro.core.errors import UserError
-from rf_repro.core.files import write_json
+from rf_repro.core.files import flush, write_json
 from rf_repro.core.hashing import content_hash, file_sha256
-from rf_repro.train.checkpoint import FORMAT, Tensors, list_checkpoints
+from rf_repro.train.checkpoint import FORMAT, KINDS, Tensors, list_checkpoints
 
 T = TypeVar("T")
+FILE = re.compile(rf"({'|'.join(KINDS)})(-\d+)?\.safetensors.*|\.?state\.json.*")  # or a part of one
 
 
 @dataclass(frozen=True)
@@ -59,10 +60,10 @@ class CheckpointWriter:
         held = {kind: _held(named, self.ranks, in_background) for kind, named in tensors.items()}
         state = {"format": FORMAT, "step": step, "extra": extra}
         if not in_background:
-            _write(self.ranks, folder, held, state, flush=False)
+            _write(self.ranks, folder, held, state)
             return
         self._apart = self._apart or self.ranks.apart()
-        self._writing = self._thread.submit(_write, self._apart, folder, held, state, True)
+        self._writing = self._thread.submit(_write, self._apart, folder, held, state)
 
     def wait(self) -> None:
         """Returns when no checkpoint is being written any more. Raises UserError as `save`."""
@@ -81,20 +82,19 @@ def _held(named: Mapping[str, Tensor], ranks: Ranks, copy: bool) -> dict[str, _H
     return held
 
 
-def _write(ranks: Ranks, folder: Path, held: dict[str, dict[str, _Held]], state: dict[str, Any], flush: bool) -> None:
-    """`flush`: to the disk itself, so that the crash of a node damages nothing. Not where training waits: it costs a third of the
-    time, and digests find such damage, with the checkpoint before to go back to."""
+def _write(ranks: Ranks, folder: Path, held: dict[str, dict[str, _Held]], state: dict[str, Any]) -> None:
+    """To the disk itself, so that the crash of a node damages nothing, and before older checkpoints are removed."""
     final, temporary = folder / f"step-{state['step']:06d}", folder / f".writing-{state['step']:06d}"
 
     def begin() -> None:
         if ranks.is_first:
-            shutil.rmtree(temporary, ignore_errors=True)  # what a killed attempt left must not be taken for ours
+            _remove(temporary)  # what a killed attempt left must not be taken for ours
             temporary.mkdir(parents=True)
 
     def write() -> dict[str, dict[str, Any]]:
         paths = {kind: temporary / f"{kind}-{ranks.rank:05d}.safetensors" for kind, own in held.items() if own}
         for kind, path in paths.items():
-            _write_file(path, held[kind], flush)
+            _write_file(path, held[kind])
         return {path.name: {"bytes": path.stat().st_size, "sha256": file_sha256(path)} for path in paths.values()}
 
     def finish() -> None:
@@ -104,7 +104,9 @@ def _write(ranks: Ranks, folder: Path, held: dict[str, dict[str, _Held]], state:
             write_json(temporary / "state.json", {**whole, "digest": content_hash(whole)})
             if final.exists():
                 _hide(final)
+            flush(temporary)
             temporary.rename(final)
+            flush(folder)
             _keep_last_two(folder)
 
     try:
@@ -113,7 +115,7 @@ def _write(ranks: Ranks, folder: Path, held: dict[str, dict[str, _Held]], state:
         _together(ranks, final, finish)
     finally:
         if ranks.is_first:
-            shutil.rmtree(temporary, ignore_errors=True)  # best effort: the error is what the user must see
+            _remove(temporary)  # best effort: the error is what the user must see
 
 
 def _together(ranks: Ranks, final: Path, work: Callable[[], T]) -> list[T]:
@@ -133,27 +135,38 @@ def _together(ranks: Ranks, final: Path, work: Callable[[], T]) -> list[T]:
     return [result for result, _ in said]
 
 
-def _write_file(path: Path, held: dict[str, _Held], flush: bool) -> None:
+def _write_file(path: Path, held: dict[str, _Held]) -> None:
     """Tensors of a kind, and in the header where those lie that are parts."""
     parts = {
         name: {"offsets": one.offsets, "shape": one.whole} for name, one in held.items() if list(one.tensor.shape) != one.whole
     }
     save_file({name: one.tensor for name, one in held.items()}, path, {"format": "pt", "parts": json.dumps(parts)})
-    if flush:
-        with open(path, "rb") as file:
-            os.fsync(file.fileno())
+    flush(path)
 
 
 def _keep_last_two(folder: Path) -> None:
-    """Removes older checkpoints than the last two, and what a killed process left."""
+    """Removes older checkpoints than the last two, and what a killed process left. What holds anything else stays."""
     for older in list_checkpoints(folder)[:-2]:  # one to fall back to, should the last be damaged
-        _hide(older)
+        if _is_ours(older):
+            _hide(older)
     for leftover in folder.glob(".writing-*"):
-        shutil.rmtree(leftover)
+        _remove(leftover)
 
 
 def _hide(checkpoint: Path) -> None:
     """Makes a leftover of it: a process that is killed as it removes files leaves no half of a checkpoint."""
     hidden = checkpoint.with_name(f".writing-no-more-{checkpoint.name}")
-    shutil.rmtree(hidden, ignore_errors=True)  # of a process that was killed then
+    _remove(hidden)  # of a process that was killed then
     checkpoint.rename(hidden)
+
+
+def _is_ours(folder: Path) -> bool:
+    """Whether it is a folder of files that a checkpoint is made of, and of nothing else."""
+    if folder.is_symlink() or not folder.is_dir():
+        return False
+    return all(FILE.fullmatch(item.name) and item.is_file() and not item.is_symlink() for item in folder.iterdir())
+
+
+def _remove(folder: Path) -> None:
+    if _is_ours(folder):
+        shutil.rmtree(folder, ignore_errors=True)

@@ -96,15 +96,94 @@ def test_a_folder_that_is_a_file_is_a_user_error(tmp_path: Path) -> None:
 def test_a_folder_takes_the_place_of_the_old_one_whole_or_not_at_all(tmp_path: Path) -> None:
     target = tmp_path / "images"
     for names in (("old", "older"), ("new",)):
-        with atomic_folder(target) as temporary:
+        with atomic_folder(target, {"old", "older"}.__contains__) as temporary:
             for name in names:
                 (temporary / name).write_text(name)
-    with pytest.raises(UserError, match=r"images: cannot write \(full\); free space or"), atomic_folder(target):
+    ours = {"new"}.__contains__
+    with pytest.raises(UserError, match=r"images: cannot write \(full\); free space or"), atomic_folder(target, ours):
         raise OSError(errno.ENOSPC, "full")
     assert [path.name for path in tmp_path.iterdir()] == ["images"]
     assert [path.name for path in target.iterdir()] == ["new"]
     with pytest.raises(UserError, match="cannot write"), atomic_folder(target / "new" / "below"):
         pass
+
+
+@pytest.mark.parametrize("stranger", ["thesis.txt", "link", "below/link", "pipe"])
+def test_a_folder_that_holds_anything_else_is_not_replaced(tmp_path: Path, stranger: str) -> None:
+    target, elsewhere = tmp_path / "images", tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "mine").write_text("kept")
+    (target / stranger).parent.mkdir(parents=True)
+    (target / "old").write_text("old")
+    if stranger.endswith("link"):
+        (target / stranger).symlink_to(elsewhere)
+    elif stranger == "pipe":
+        os.mkfifo(target / stranger)
+    else:
+        (target / stranger).write_text("kept")
+    before = sorted(tmp_path.rglob("*"))
+    ours = {"old", "link", "below/link", "pipe"}.__contains__  # by name
+    with (
+        pytest.raises(UserError, match=f"images: holds {stranger}, which was not made here; move it"),
+        atomic_folder(target, ours),
+    ):
+        pytest.fail("begun")
+    assert sorted(tmp_path.rglob("*")) == before
+    later = tmp_path / "later"
+
+    def fill_meanwhile() -> None:
+        later.mkdir()
+        (later / "new").write_text("of another process")
+
+    with pytest.raises(UserError, match="later: holds new, which"), atomic_folder(later):
+        fill_meanwhile()
+    assert (later / "new").exists()
+    (tmp_path / "link").symlink_to(elsewhere)
+    with pytest.raises(UserError, match="is a link"), atomic_folder(tmp_path / "link", lambda name: True):
+        pytest.fail("begun")
+    assert (elsewhere / "mine").read_text() == "kept"
+
+
+def test_leftovers_are_what_a_writer_of_ours_names_so_and_no_link(tmp_path: Path) -> None:
+    run, elsewhere = tmp_path / "run", tmp_path / "elsewhere"
+    for folder in (run, elsewhere):
+        folder.mkdir()
+        (folder / ".run.json.abcdefgh.tmp").write_text("{")
+    (run / ".notes.tmp").write_text("mine")
+    (run / ".link.json.abcdefgh.tmp").symlink_to(elsewhere / ".run.json.abcdefgh.tmp")
+    (run / "samples").symlink_to(elsewhere)
+    os.mkfifo(run / ".pipe.abcdefgh.tmp")
+    remove_leftovers(run)
+    assert sorted(item.name for item in run.iterdir()) == [
+        ".link.json.abcdefgh.tmp",
+        ".notes.tmp",
+        ".pipe.abcdefgh.tmp",
+        "samples",
+    ]
+    assert (elsewhere / ".run.json.abcdefgh.tmp").exists()
+
+
+def test_what_is_renamed_is_on_the_disk_first_and_so_is_the_new_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[str] = []
+    sync, rename = os.fsync, Path.rename
+
+    def fsync(handle: int) -> None:
+        done.append(os.readlink(f"/proc/self/fd/{handle}"))
+        sync(handle)
+
+    def renamed(path: Path, to: Path) -> Path:
+        done.append("renamed")
+        return rename(path, to)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(Path, "rename", renamed)
+    with atomic_folder(tmp_path / "model") as folder:
+        (folder / "config.json").write_text("{}")
+    assert [Path(name).name for name in done] == ["config.json", "new", "renamed", tmp_path.name]
+    done.clear()
+    write_text(tmp_path / "record", "")
+    assert Path(done[0]).name.startswith(".record.")
+    assert done[1:] == [str(tmp_path)]
 
 
 def test_records_get_the_permissions_that_the_umask_leaves(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from reports.collect import load_runs
+from reports.runs import load_runs
 from reports.ship import ship_results
 from rf_repro.config.overrides import config_of
 from rf_repro.core.action_dir import ActionDir, ActionRecord, Share, ShareRecord, all_attempts

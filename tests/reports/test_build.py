@@ -222,16 +222,6 @@ def test_mixed_protocols_of_learning_curves_are_refused(tmp_path):
         report(tmp_path)
 
 
-def test_a_record_that_contradicts_its_items_is_refused(tmp_path):
-    runs = write_grid(tmp_path / "runs")
-    write_geneval(runs["pixel", 0], WEAK, metrics=make_result(STRONG).metrics)
-    with pytest.raises(UserError, match=r"single_object is 0\.25 over the items, but the record says 0\.75"):
-        report(tmp_path)
-    write_geneval(runs["pixel", 0], WEAK[:-1], n=48)
-    with pytest.raises(UserError, match=r"47 scored images.*n=48"):
-        report(tmp_path)
-
-
 def test_text_from_records_cannot_inject_html_or_break_a_table(tmp_path):
     nasty = "<script>alert({index})</script> | {task} [x](javascript:1)"
     sides = [make_items(lambda task, index, sample, top=top: index < top, text=nasty) for top in (1, 3)]

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from ablations.grid import GENEVAL
-from reports.collect import Run
 from reports.curves import Point, curve, equal_budget
+from reports.runs import Run
 from tests.reports.runs import make_items, write_curve, write_geneval, write_metrics, write_run
 
 

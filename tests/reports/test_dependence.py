@@ -7,8 +7,9 @@ import pytest
 
 from ablations.registry import GRIDS
 from reports.build import build_report
-from reports.collect import load_runs, select
+from reports.collect import select
 from reports.levels import find_levels
+from reports.runs import load_runs
 from reports.ship import ship_results
 from tests.reports.runs import make_items, make_result, write_curve, write_curve_items, write_geneval, write_run
 

@@ -7,9 +7,10 @@ import pytest
 
 from ablations.grid import GENEVAL
 from ablations.registry import get_grid
-from reports.collect import collect_scores, load_runs, select
+from reports.collect import collect_scores, select
 from reports.equal_data import difference_notes
 from reports.results_tables import results_table
+from reports.runs import load_runs
 from reports.ship import thin
 from rf_repro.core.files import append_jsonl, read_jsonl, write_jsonl
 from tests.reports.runs import write_run

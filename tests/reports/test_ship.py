@@ -49,7 +49,7 @@ def test_a_report_from_shipped_runs_equals_the_one_from_the_runs(tmp_path):
         build_report([tmp_path / source], tmp_path / f"report-{source}", "smoke")
     first, second = tmp_path / "report-runs", tmp_path / "report-results"
     same = json.loads((first / "files.json").read_text())
-    assert json.loads((second / "files.json").read_text()) == same
+    assert json.loads((second / "files.json").read_text()).keys() == same.keys()
     # Logged curves are thinned, and the tables of provenance name other folders.
     different = {"figures/losses.png", "figures/codebook.png", "figures/table3a-curves.png"}
     different |= {f"tables/{name}.{kind}" for name in ("runs", "sources") for kind in ("csv", "parquet")}
@@ -105,9 +105,13 @@ def test_items_keep_what_the_report_reads_and_boxes_only_of_shipped_images(tmp_p
 def test_shipping_again_replaces_and_refuses_what_is_not_a_run(tmp_path):
     write_runs(tmp_path / "runs")
     first = ship_results([tmp_path / "runs"], tmp_path / "results", "smoke")
-    (first[0] / "stale").write_text("x")
+    (first[0] / "evals" / "stale.json").write_text("x")
     assert ship_results([tmp_path / "runs"], tmp_path / "results", "smoke") == first
-    assert not (first[0] / "stale").exists()
+    assert not (first[0] / "evals" / "stale.json").exists()
+    (first[0] / "thesis.txt").write_text("x")
+    with pytest.raises(UserError, match=r"holds thesis\.txt, which was not made here"):
+        ship_results([tmp_path / "runs"], tmp_path / "results", "smoke")
+    (first[0] / "thesis.txt").unlink()
     with pytest.raises(UserError, match="both a source and the destination"):
         ship_results([tmp_path / "results"], tmp_path / "results", "smoke")
     (first[0] / "run.json").unlink()

@@ -9,7 +9,8 @@ import pytest
 from ablations.claims import CLAIMS, ColumnsWon, Difference, Equivalence, GainDifference, LeadBelow
 from ablations.questions import MIRRORS
 from ablations.registry import get_grid
-from reports.collect import RowScores, Run
+from reports.collect import RowScores
+from reports.runs import Run
 from reports.statistics import Interval, Wins
 from reports.verdicts import ClaimResult, decide_together, gate_values, holds, judge, p_values, published, published_text
 from rf_repro.config.prerequisites import shared_runs

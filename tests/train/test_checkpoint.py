@@ -306,3 +306,43 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(UserError, match="cannot write checkpoint"):
         save_checkpoint(tmp_path / "file" / "checkpoints", checkpoint(1))
+
+
+def test_pruning_removes_checkpoints_and_what_was_left_of_them_and_nothing_else(tmp_path: Path) -> None:
+    folder, elsewhere = tmp_path / "checkpoints", tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "mine").write_text("kept")
+    for name in ("step-000001", "step-000002", ".writing-000002", ".writing-killed"):
+        (folder / name).mkdir(parents=True)
+        (folder / name / "weights-00000.safetensors").write_bytes(b"half")
+    (folder / "step-000001" / "notes.txt").write_text("mine")
+    (folder / "step-000000").symlink_to(elsewhere)
+    (folder / ".writing-link").symlink_to(elsewhere)
+    (folder / ".writing-file").write_text("mine")
+    (folder / ".writing-killed" / "link").symlink_to(elsewhere)
+    for step in (2, 3):
+        save_checkpoint(folder, checkpoint(step))
+    assert sorted(item.name for item in folder.iterdir()) == [
+        ".writing-file", ".writing-killed", ".writing-link", "step-000000", "step-000001", "step-000002", "step-000003",
+    ]  # fmt: skip
+    assert (elsewhere / "mine").read_text() == "kept"
+    assert load_checkpoint(folder / "step-000002").step == 2
+
+
+def test_a_checkpoint_is_on_the_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[str] = []
+    sync, rename = os.fsync, Path.rename
+
+    def fsync(handle: int) -> None:
+        done.append(Path(os.readlink(f"/proc/self/fd/{handle}")).name)
+        sync(handle)
+
+    def renamed(path: Path, to: Path) -> Path:
+        done.append("renamed")
+        return rename(path, to)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(Path, "rename", renamed)
+    save_checkpoint(tmp_path, checkpoint(5))
+    assert {*FILES, ".writing-000005"} < set(done[: done.index("renamed")])
+    assert done[done.index("renamed") + 1] == tmp_path.name

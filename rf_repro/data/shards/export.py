@@ -98,7 +98,10 @@ def _write_jsonl(path: Path, samples: list[RawSample]) -> None:
         name = {} if sample.image is None else {"image": f"{images.name}/{sample.key}.png"}
         lines.append(json.dumps({**name, **_fields(sample)}) + "\n")
     if any(sample.image is not None for sample in samples):
-        with atomic_folder(images) as temporary:  # instead of those of a run that was stopped before its lines were written
+        made = {f"{sample.key}.png" for sample in samples}
+        with atomic_folder(
+            images, made.__contains__
+        ) as temporary:  # instead of those of a run that was stopped before its lines were written
             for sample in samples:
                 if sample.image is not None:
                     (temporary / f"{sample.key}.png").write_bytes(sample.image)

@@ -16,7 +16,6 @@ from evaluators.geneval.score import make_result, models_of, verdict_row
 from evaluators.geneval.scoring import ImageVerdict, crop_colors, score_image
 from evaluators.images import UNREADABLE
 from rf_repro.core.errors import UserError
-from rf_repro.core.files import read_json
 from rf_repro.core.image_folder import ImageFolder, SampleEntry
 from rf_repro.core.records import EvalResult
 
@@ -76,7 +75,7 @@ def evaluate_folder(
         UserError: no manifest, a prompt without metadata, or metadata that no image can satisfy; before anything is scored.
     """
     entries = folder.entries()
-    expected = read_json(folder.manifest_path)["expected"]
+    expected = folder.manifest()["expected"]
     prompts = dict(folder.prompts())
     for prompt_id in sorted({entry.prompt_id for entry in entries}):
         where = folder.path / f"{prompt_id:05d}" / "metadata.jsonl"

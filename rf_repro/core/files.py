@@ -14,6 +14,7 @@ from typing import Any
 from rf_repro.core.errors import UserError
 from rf_repro.core.reading import read_json as read_json  # those who write read too
 from rf_repro.core.reading import read_jsonl as read_jsonl
+from rf_repro.core.reading import read_object as read_object
 
 
 @contextmanager

@@ -3,14 +3,18 @@
 import gzip
 import json
 import zlib
+from collections.abc import Mapping
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 from rf_repro.core.errors import UserError
+from rf_repro.core.typed import Row, row_of
 from rf_repro.core.untrusted.json_text import parse_json
 from rf_repro.core.untrusted.plain_files import read_bytes
 from rf_repro.core.untrusted.problems import MAX_JSON_BYTES, MAX_JSONL_BYTES
+
+NO_HINTS: Mapping[str, Any] = {}
 
 
 def read_json(path: Path) -> Any:
@@ -27,26 +31,33 @@ def read_json(path: Path) -> Any:
         raise UserError(f"{path}: not valid JSON ({error}); delete it to have it made again") from None
 
 
-def read_object(path: Path, remedy: str = "delete it to have it made again") -> dict[str, Any]:
+def read_object(path: Path, hints: Mapping[str, Any] = NO_HINTS, others: Any = Any) -> Row:
     """Reads a JSON file that holds one object.
 
+    Args:
+        hints, others: annotations of its fields, as of `row_of`.
+
     Raises:
-        UserError: as `read_json`, or it holds something else.
+        UserError: as `read_json`, it holds something else, or a field is of another type; and later, where it lacks a field.
     """
-    value = read_json(path)
-    if not isinstance(value, dict):
-        raise UserError(f"{path}: must hold a JSON object, not {json_kind(value)}; {remedy}")
-    return value
+    return row_of(read_json(path), str(path), hints, others)
 
 
-def read_jsonl(path: Path) -> list[dict[str, Any]]:
+def read_jsonl(path: Path, hints: Mapping[str, Any] = NO_HINTS, others: Any = Any) -> list[dict[str, Any]]:
     """Reads a JSON-lines file, `.gz` or plain. A last line torn by a killed writer is dropped.
 
+    Args:
+        hints, others: annotations of the rows' fields, as of `row_of`.
+
+    Returns:
+        A `Row` of each line.
+
     Raises:
-        UserError: it is missing, no plain file or too large, also once decompressed; or any other line is no JSON object.
+        UserError: it is missing, no plain file or too large, also once decompressed; any other line is no JSON object; or a field
+            is of another type.
     """
     lines = _decompressed(path).split(b"\n")
-    rows = []
+    rows: list[dict[str, Any]] = []
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
@@ -56,9 +67,7 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
             if number == len(lines) and isinstance(error, json.JSONDecodeError):  # no newline: the writer was killed mid-line
                 break
             raise UserError(f"{path}:{number}: not valid JSON ({error}); mend or remove this line") from None
-        if not isinstance(row, dict):
-            raise UserError(f"{path}:{number}: must be a JSON object, not {json_kind(row)}; mend or remove this line")
-        rows.append(row)
+        rows.append(row_of(row, f"{path}:{number}", hints, others))
     return rows
 
 
@@ -74,11 +83,3 @@ def _decompressed(path: Path) -> bytes:
     if len(data) > MAX_JSONL_BYTES:
         raise UserError(f"{path}: expands to more than {MAX_JSONL_BYTES:,} bytes, the most that is read; is it the right file?")
     return data
-
-
-def json_kind(value: object) -> str:
-    """What JSON calls a value, for messages."""
-    if value is None or isinstance(value, bool):
-        return str(value).lower() if value is not None else "null"
-    kinds = {dict: "an object", list: "a list", str: "a text", int: "a number", float: "a number"}
-    return kinds.get(type(value), type(value).__name__)

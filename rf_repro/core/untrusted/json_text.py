@@ -32,7 +32,7 @@ def parse_json(text: str | bytes) -> Any:
         except UnicodeDecodeError as error:
             raise ValueError(f"not UTF-8 near byte {error.start}") from None
     if _is_deep(text):
-        raise ValueError(f"nested deeper than {MAX_DEPTH} lists or mappings")
+        raise ValueError(f"nested too deeply, in more than {MAX_DEPTH} lists or mappings")
     value = json.loads(
         text, parse_constant=_refuse, parse_int=_integer, parse_float=_number, object_pairs_hook=_mapping
     )  # fmt: skip

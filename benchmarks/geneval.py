@@ -27,6 +27,7 @@ from evaluators.geneval.cache import Cache, Evaluator, candidates
 from evaluators.geneval.crops import object_crops, upright_rgb
 from evaluators.geneval.detect import detect_images
 from evaluators.geneval.folder import Scan, scan
+from rf_repro.core.untrusted.image_header import read_image
 
 CLASS = "dog"
 # `--small`: real in everything but size.
@@ -59,7 +60,7 @@ def write_images(root: Path, num: int, side: int) -> Scan:
 
 def one_at_a_time(images: Scan, detector: Detector, classifier: ColorClassifier) -> None:
     for item in images.images:
-        pixels = upright_rgb(Image.open(item.path))
+        pixels = upright_rgb(read_image(item.path))
         found = detector.detect([pixels])[0]
         for index in candidates(found[CLASS]) if CLASS in found else []:
             classifier.classify(object_crops(pixels, found[CLASS].take([index])), [CLASS])

@@ -3,17 +3,18 @@
 import hashlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from io import BytesIO
 from pathlib import Path
 from typing import TypeVar
 
 from PIL import Image
 
 from rf_repro.core.errors import UserError
+from rf_repro.core.untrusted.image_header import decoded_image, reason
+from rf_repro.core.untrusted.plain_files import read_bytes
+from rf_repro.core.untrusted.problems import MAX_IMAGE_BYTES, CorruptSample
 
 T = TypeVar("T")
 READERS = 8  # threads; hashing and decoding release the interpreter's lock
-UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # what Pillow raises on damaged files
 
 
 def read_images(
@@ -26,7 +27,7 @@ def read_images(
     It is decoded whole: damage is known before any model is loaded.
 
     Args:
-        look: called in several threads; where it raises one of `UNREADABLE`, the file is damaged.
+        look: called in several threads; where it raises anything, the file is damaged.
         progress: called with (files read, files in all).
     """
     found: list[tuple[str, T] | str] = []
@@ -39,25 +40,33 @@ def read_images(
 
 def _read(path: Path, look: Callable[[Image.Image], T]) -> tuple[str, T] | str:
     try:
-        data = path.read_bytes()
-        image = Image.open(BytesIO(data))
-        image.load()
+        data = read_bytes(path, MAX_IMAGE_BYTES)
+        image = decoded_image(data)
+    except UserError as error:
+        return str(error).removeprefix(f"{path}: ")
+    except CorruptSample as problem:
+        return str(problem)
+    try:
         return hashlib.sha256(data).hexdigest(), look(image)
-    except FileNotFoundError:
-        return "no such file"
-    except UNREADABLE as error:
-        return f"cannot be read ({error})".replace("\n", " ")
+    except Exception as error:  # Pillow raises errors of many kinds on what it finds only now, in EXIF for example
+        return f"cannot be read ({reason(error)})"
 
 
 def upright_size(image: Image.Image) -> tuple[int, int]:
     """(width, height) in pixels once turned as its EXIF orientation says."""
-    turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)  # EXIF orientations on the side
-    return (image.height, image.width) if turned else image.size
+    exif = image.getexif()
+    orientation = exif.get(0x0112, 1)
+    if orientation != 1:
+        exif.tobytes()  # whoever turns it writes its EXIF anew: damage in it is known now
+    return (image.height, image.width) if orientation in (5, 6, 7, 8) else image.size
 
 
 def reopen(path: Path, sha256: str) -> Image.Image:
     """The image of a file that was read before. Raises UserError when the file has changed since."""
-    data = path.read_bytes()
+    data = read_bytes(path, MAX_IMAGE_BYTES)
     if hashlib.sha256(data).hexdigest() != sha256:
         raise UserError(f"{path}: changed while it was being scored; wait until all images are there, then start again")
-    return Image.open(BytesIO(data))
+    try:
+        return decoded_image(data)
+    except CorruptSample as problem:
+        raise UserError(f"{path}: {problem}; make it again") from None

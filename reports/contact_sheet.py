@@ -6,6 +6,7 @@ alone (`sheet_rows`, `wrong_rows`), so the same functions place them here and fi
 variants on one prompt set show the same prompts in the same cells of the first sheet.
 """
 
+import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from rf_repro.core.errors import UserError
 from rf_repro.core.files import atomic_path
 from rf_repro.core.image_folder import ImageFolder
 from rf_repro.core.run_dir import RunDir
+from rf_repro.core.untrusted.image_header import read_image
 
 T = TypeVar("T")
 Item = Mapping[str, Any]
@@ -143,9 +145,9 @@ def show_images(sheet: Sheet) -> dict[tuple[int, int], Image.Image]:
 def _read(path: Path, rows: Rows) -> Sheet | None:
     if not path.exists():
         return None
-    with Image.open(path) as file:
-        size = [int(number) for number in str(file.info.get("image_size", "")).split()]
-        image = file.convert("RGB")
+    file = read_image(path)
+    size = [int(number) for number in re.findall(r"[1-9][0-9]{0,4}", str(file.info.get("image_size", "")))]
+    image = file.convert("RGB")
     cell = image.width // COLUMNS
     if image.size != (COLUMNS * cell, len(rows) * cell):
         raise UserError(f"{path}: {image.size} pixels is not {len(rows)} rows of {COLUMNS} squares; ship the results again")
@@ -154,8 +156,4 @@ def _read(path: Path, rows: Rows) -> Sheet | None:
 
 def _open(folder: ImageFolder, item: Item) -> Image.Image:
     path = folder.image_path(item["prompt_id"], item["sample"])
-    try:
-        with Image.open(path) as file:
-            return file.convert("RGB")
-    except OSError as error:
-        raise UserError(f"{path}: cannot read the image ({error}); run the sampling again") from error
+    return read_image(path).convert("RGB")

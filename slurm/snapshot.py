@@ -151,7 +151,9 @@ def _state(root: Path) -> tuple[str | None, bytes]:
     """(revision, uncommitted diff) of the code in a folder, handed on by a snapshot; (None, b"") of installed code."""
     if (root / SNAPSHOT).exists():
         diff = root / "dirty.diff"
-        return read_json(root / SNAPSHOT)["revision"], diff.read_bytes() if diff.exists() else b""
+        return strict(
+            Made, read_json(root / SNAPSHOT), str(root / SNAPSHOT)
+        ).revision, diff.read_bytes() if diff.exists() else b""
     return checkout_state(root) if is_tracked(root) else (None, b"")
 
 

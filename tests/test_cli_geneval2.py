@@ -189,8 +189,8 @@ def test_fetching_under_the_official_name_wants_the_official_bytes(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["nowhere.json"], "nowhere.json: cannot be read (No such file or directory); name a folder of images, or a JSON"),
-        (["images.json", "--data", "nowhere"], "nowhere: cannot be read"),
+        (["nowhere.json"], "nowhere.json: no such file; name a folder of images, or a JSON"),
+        (["images.json", "--data", "nowhere"], "nowhere: no such file"),
         (["images.json", "--shard", "3/2"], "--shard '3/2': must be I/N"),
         (["images.json", "--batch-size", "0"], "--batch-size 0: must be >= 1"),
         (["images.json", "--run", "nowhere"], "--run nowhere: is not a run directory"),

@@ -8,7 +8,6 @@ Source: TencentQQGYLab/ELLA, commit 3c228f1, dpg_bench/dpg_bench.csv, Apache-2.0
 prompt a file; here the CSV's own `text` is used, which the hash covers too.
 """
 
-import csv
 import hashlib
 import io
 import os
@@ -21,6 +20,9 @@ from typing import Any
 from evaluators.geneval.prompt_sets import Progress, download
 from rf_repro.core.errors import UserError
 from rf_repro.core.files import atomic_path
+from rf_repro.core.untrusted.csv_text import csv_rows
+from rf_repro.core.untrusted.plain_files import read_bytes, read_text
+from rf_repro.core.untrusted.problems import MAX_RECORD_BYTES, MAX_TABLE_BYTES, shown
 
 FILE = "dpg_bench.csv"
 URL = f"https://raw.githubusercontent.com/TencentQQGYLab/ELLA/main/dpg_bench/{FILE}"
@@ -90,12 +92,8 @@ def load(path: Path | None = None) -> Benchmark:
         UserError: no such file, damaged, a column or value is missing, or a question's parent is no question of its prompt.
     """
     where = path or default_folder() / FILE
-    try:
-        data = where.read_bytes()
-    except FileNotFoundError:
-        raise UserError(f"{where}: no such file; {'name another csv=FILE' if path else '`rf-repro data fetch dpg`'}") from None
-    except OSError as error:
-        raise UserError(f"{where}: {error.strerror}") from None
+    missing = f"no such file; {'name another csv=FILE' if path else '`rf-repro data fetch dpg`'}"
+    data = read_bytes(where, MAX_TABLE_BYTES, missing)
     digest = git_blob_hash(data)
     if path is None and digest != BLOB:
         raise UserError(f"{where}: not DPG-Bench's file: its git hash is {digest}, not {BLOB}; delete it and fetch it again")
@@ -107,13 +105,14 @@ def load(path: Path | None = None) -> Benchmark:
 def parse(data: bytes, where: str, name: str) -> Benchmark:
     """The CSV's rows. Raises UserError, which names the row, when a value is missing or no number."""
     try:
-        reader = csv.DictReader(io.StringIO(data.decode("utf-8-sig"), newline=""))
-        lines = list(reader)
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{where}: not a CSV in UTF-8 ({error})") from None
-    if lacking := [column for column in COLUMNS if column not in (reader.fieldnames or ())]:
+        header, *lines = [cells for cells in csv_rows(io.StringIO(data.decode("utf-8-sig"), newline="")) if cells] or [[]]
+    except ValueError as error:
+        raise UserError(f"{where}: not a CSV in UTF-8 ({shown(error)})") from None
+    if lacking := [column for column in COLUMNS if column not in header]:
         raise UserError(f"{where}: has no column {lacking[0]!r}; the columns of {FILE} are needed: {', '.join(COLUMNS)}")
-    rows = tuple(_question(line, f"{where}: row {number}") for number, line in enumerate(lines, start=1))
+    rows = tuple(
+        _question(dict(zip(header, cells, strict=False)), f"{where}: row {number}") for number, cells in enumerate(lines, start=1)
+    )
     if not rows:
         raise UserError(f"{where}: holds no question")
     return Benchmark(name, rows)
@@ -127,14 +126,14 @@ def _check_parents(benchmark: Benchmark, where: str) -> None:
                 raise UserError(f"{where}: {item_id}: question {question.id} depends on {unknown[0]}, which is not there")
 
 
-def _question(line: dict[str, Any], where: str) -> Question:
-    if empty := [column for column in COLUMNS if not line[column]]:
+def _question(line: dict[str, str], where: str) -> Question:
+    if empty := [column for column in COLUMNS if not line.get(column)]:
         raise UserError(f"{where}: {empty[0]} is empty")
     try:
         parents = tuple(int(part.strip()) for part in line["dependency"].split(","))
         number = int(line["proposition_id"])
     except ValueError as error:
-        raise UserError(f"{where}: proposition_id and dependency must be whole numbers ({error})") from None
+        raise UserError(f"{where}: proposition_id and dependency must be whole numbers ({shown(error)})") from None
     return Question(
         item_id=line["item_id"],
         prompt=line["text"],
@@ -185,6 +184,6 @@ def compare_prompts(benchmark: Benchmark, folder: Path) -> Sequence[str]:
     different = []
     for item_id, prompt in benchmark.prompts.items():
         path = folder / f"{item_id}.txt"
-        if not path.is_file() or path.read_text(encoding="utf-8").strip() != prompt.strip():
+        if not path.is_file() or read_text(path, MAX_RECORD_BYTES).strip() != prompt.strip():
             different.append(item_id)
     return different

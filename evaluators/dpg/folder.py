@@ -18,12 +18,13 @@ from typing import Any, Literal
 
 from PIL import Image
 
-from evaluators.images import UNREADABLE, read_images, reopen
+from evaluators.images import read_images, reopen
 from evaluators.problems import Problem
 from evaluators.results import require_same_images
 from rf_repro.core.errors import UserError
 from rf_repro.core.files import atomic_path, read_json
 from rf_repro.core.image_folder import ImageFolder
+from rf_repro.core.untrusted.image_header import read_image
 
 DECODED = 16  # images kept decoded: all questions about one are asked in a row
 # Written beside the images, ours and the official script's.
@@ -211,9 +212,8 @@ def _samples(root: Path, items: Collection[str], pic_num: int, problems: list[Pr
 def _resolution(found: Sequence[_Found], cells: int) -> int:
     for own in found:
         try:
-            with Image.open(own.path) as image:
-                return max(1, image.width // cells)
-        except UNREADABLE:
+            return max(1, read_image(own.path).width // cells)
+        except UserError:
             continue  # named as damaged when all are read
     raise UserError(f"{found[0].path}: no image of its folder can be read")
 

@@ -25,8 +25,10 @@ from PIL import Image
 
 from evaluators.detection import ColorClassifier, Detections, Detector
 from rf_repro.core.errors import UserError
-from rf_repro.core.files import atomic_path, read_json, write_json, write_text
+from rf_repro.core.files import atomic_path, read_json, read_object, write_json, write_text
 from rf_repro.core.hashing import content_hash
+from rf_repro.core.typed import strict
+from rf_repro.core.untrusted.problems import shown
 
 FLOOR = 0.05  # score above which an object's mask is kept and its colour asked, so that thresholds down to it can be tried
 MAX_CANDIDATES = 16  # best-scored objects of a class whose colour is asked: GenEval's own limit
@@ -137,8 +139,10 @@ class Cache:
             return found
         if not path.exists():
             raise UserError(f"{path}: no such file: {self.classifier.name} has not seen this image yet; run without rescore=True")
-        known = read_json(path)
+        known = read_object(path, others=dict[str, str | None])
         for name, colors in known.items():
+            if name not in found:
+                raise UserError(f"{path}: {shown(name)}: the detector found none; delete the file to have it made again")
             objects = found[name]
             found = {**found, name: replace(objects, colors=tuple(colors.get(str(i)) for i in range(len(objects))))}
         return found
@@ -149,8 +153,12 @@ def known_evaluators(root: Path) -> dict[Evaluator, list[Evaluator]]:
     found: dict[Evaluator, list[Evaluator]] = {}
     for path in sorted(root.glob("*/evaluator.json")):
         others = sorted(path.parent.glob("colors-*.json"))
-        found[Evaluator(**read_json(path))] = [Evaluator(**read_json(other)) for other in others]
+        found[_evaluator(path)] = [_evaluator(other) for other in others]
     return found
+
+
+def _evaluator(path: Path) -> Evaluator:
+    return strict(Evaluator, read_json(path), str(path))
 
 
 def candidates(objects: Detections) -> list[int]:

@@ -4,7 +4,6 @@ The official script scores whatever it happens to find: folders whose names are 
 is missing, damaged or named otherwise it passes over without a word. Here every such thing is a `Problem`.
 """
 
-import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +18,8 @@ from evaluators.images import read_images, reopen, upright_size
 from evaluators.problems import Problem
 from evaluators.results import require_same_images
 from rf_repro.core.errors import UserError
+from rf_repro.core.files import read_object
+from rf_repro.core.untrusted.problems import shown
 
 NUM_PROMPTS, IMAGES_PER_PROMPT = 553, 4  # the benchmark's
 # Written beside the prompts' folders.
@@ -159,14 +160,15 @@ def _metadata(folder: Path, problems: list[Problem]) -> dict[str, Any] | None:
     path = folder / "metadata.jsonl"
     where = f"{folder.name}/metadata.jsonl"
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        if not path.exists():
+            problems.append(Problem("missing metadata", where, "no such file; without it nobody knows what to look for"))
+            return None
+        value = read_object(path)
         PromptSpec.parse(value, where)
-    except FileNotFoundError:
-        problems.append(Problem("missing metadata", where, "no such file; without it nobody knows what to look for"))
     except UserError as error:
-        problems.append(Problem("wrong metadata", where, str(error).removeprefix(f"{where}: ")))
-    except (AttributeError, json.JSONDecodeError, UnicodeDecodeError) as error:
-        problems.append(Problem("wrong metadata", where, f"not one JSON object ({error})"))
+        problems.append(Problem("wrong metadata", where, str(error).removeprefix(f"{where}: ").removeprefix(f"{path}: ")))
+    except (AttributeError, TypeError, ValueError) as error:
+        problems.append(Problem("wrong metadata", where, f"not GenEval's ({shown(error)})"))
     else:
         return value
     return None

@@ -5,6 +5,7 @@ from typing import Any
 
 from evaluators.geneval.relations import RELATIONS
 from rf_repro.core.errors import UserError
+from rf_repro.core.untrusted.problems import shown_value
 
 # The official order, which also orders the colours in a verdict's reason.
 COLORS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black", "white")
@@ -44,6 +45,10 @@ class PromptSpec:
         for name in ("tag", "prompt"):
             if not isinstance(metadata.get(name), str):
                 raise UserError(f"{where}: {name} is {metadata.get(name)!r}; GenEval metadata needs a text there")
+        for name in ("include", "exclude"):
+            clauses = metadata.get(name, [])
+            if not isinstance(clauses, list | tuple) or not all(isinstance(item, dict) for item in clauses):
+                raise UserError(f"{where}: {name} is {shown_value(clauses)}, must be a list of objects with class and count")
         return cls(
             metadata["tag"],
             metadata["prompt"],
@@ -56,9 +61,9 @@ def _clause(item: dict[str, Any], index: int, where: str) -> Clause:
     class_name, count = item.get("class"), item.get("count")
     if not isinstance(class_name, str):
         raise UserError(f"{where}: class is {class_name!r}, must be a class name")
-    if not isinstance(count, int) or count < 1:
+    if not isinstance(count, int) or isinstance(count, bool) or count < 1:
         raise UserError(f"{where}: count is {count!r}, must be an integer >= 1")
-    if "color" in item and item["color"] not in COLORS:
+    if "color" in item and item["color"] not in tuple(COLORS):
         raise UserError(f"{where}: color is {item['color']!r}, must be one of {', '.join(COLORS)}")
     position = tuple(item["position"]) if isinstance(item.get("position"), list | tuple) else item.get("position")
     if "position" in item and position not in [(relation, target) for relation in RELATIONS for target in range(index)]:

@@ -21,6 +21,9 @@ from evaluators.geneval.metadata import PromptSpec
 from rf_repro.core.errors import UserError
 from rf_repro.core.files import atomic_path
 from rf_repro.core.hashing import content_hash
+from rf_repro.core.untrusted.json_text import parse_json
+from rf_repro.core.untrusted.plain_files import read_bytes
+from rf_repro.core.untrusted.problems import MAX_JSONL_BYTES, shown
 
 TIMEOUT = 30.0  # seconds without a byte from the server
 BLOCK = 1 << 14  # bytes between two reports of progress
@@ -102,11 +105,8 @@ def load(name_or_path: str, folder: Path | None = None) -> list[dict[str, Any]]:
     """
     known = PROMPT_SETS.get(name_or_path)
     path = (folder or default_folder()) / known.file if known else Path(name_or_path)
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        remedy = f"`rf-repro data fetch geneval --set {known.name}`" if known else f"name a file, or {', '.join(PROMPT_SETS)}"
-        raise UserError(f"{path}: no such prompt set; {remedy}") from None
+    remedy = f"`rf-repro data fetch geneval --set {known.name}`" if known else f"name a file, or {', '.join(PROMPT_SETS)}"
+    data = read_bytes(path, MAX_JSONL_BYTES, missing=f"no such prompt set; {remedy}")
     if known:
         _verify(data, known, str(path), f"delete it, then `rf-repro data fetch geneval --set {known.name}`")
     rows = [_parse(line, f"{path}:{number}") for number, line in enumerate(data.split(b"\n"), start=1) if line.strip()]
@@ -117,10 +117,12 @@ def load(name_or_path: str, folder: Path | None = None) -> list[dict[str, Any]]:
 
 def _parse(line: bytes, where: str) -> dict[str, Any]:
     try:
-        row = json.loads(line)
+        row = parse_json(line)
         PromptSpec.parse(row, where)
-    except (AttributeError, TypeError, json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{where}: not an object of GenEval metadata ({error})") from None
+    except UserError:
+        raise
+    except (AttributeError, TypeError, ValueError) as error:
+        raise UserError(f"{where}: not an object of GenEval metadata ({shown(error)})") from None
     return row
 
 

@@ -20,7 +20,7 @@ from evaluators.geneval.score import score_folder
 from evaluators.problems import report_problems
 from evaluators.results import ALL, Evaluation, Progress, Share, Tell, counting, kept_in, no_progress, not_told
 from rf_repro.core.errors import UserError
-from rf_repro.core.files import read_json, write_json
+from rf_repro.core.files import read_object, write_json
 
 NAME = "geneval"
 BATCH_SIZE, CPU_BATCH_SIZE = 16, 1  # images; on a CPU batches of 4 were slower than one at a time (LOG.md)
@@ -200,7 +200,7 @@ def _looked(images: Path, options: Options, share: Share, progress: Progress, te
     with kept_in(options.cache_folder) as root:
         if options.rescore:
             cache = _known(root, options)
-            checked = read_json(cache.check_path)
+            checked: dict[str, str] = read_object(cache.check_path, others=str)
         else:
             detector, classifier = options.load_models()
             cache = Cache(root, Evaluator.of(detector), Evaluator.of(classifier))
@@ -220,7 +220,7 @@ def _looked(images: Path, options: Options, share: Share, progress: Progress, te
 
 def _require_same_batches(cache: Cache, batch_size: int) -> None:
     """Raises UserError when the cache was begun with another batch size, which may change the last bits of a number."""
-    if cache.check_path.exists() and (begun := read_json(cache.check_path)["batch_size"]) != str(batch_size):
+    if cache.check_path.exists() and (begun := read_object(cache.check_path, others=str)["batch_size"]) != str(batch_size):
         raise UserError(f"{cache.root}: was begun with batch_size={begun}; give that one, or another cache=FOLDER")
 
 

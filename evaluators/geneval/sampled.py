@@ -3,7 +3,6 @@
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Sequence
-from io import BytesIO
 from typing import Any
 
 from PIL import Image
@@ -14,11 +13,12 @@ from evaluators.geneval.metadata import PromptSpec
 from evaluators.geneval.options import GenEvalOptions
 from evaluators.geneval.score import make_result, models_of, verdict_row
 from evaluators.geneval.scoring import ImageVerdict, crop_colors, score_image
-from evaluators.images import UNREADABLE
 from rf_repro.core.errors import UserError
-from rf_repro.core.files import read_json
 from rf_repro.core.image_folder import ImageFolder, SampleEntry
 from rf_repro.core.records import EvalResult
+from rf_repro.core.untrusted.image_header import decoded_image
+from rf_repro.core.untrusted.plain_files import read_bytes
+from rf_repro.core.untrusted.problems import MAX_IMAGE_BYTES, CorruptSample
 
 
 def evaluate_images(
@@ -76,7 +76,7 @@ def evaluate_folder(
         UserError: no manifest, a prompt without metadata, or metadata that no image can satisfy; before anything is scored.
     """
     entries = folder.entries()
-    expected = read_json(folder.manifest_path)["expected"]
+    expected = folder.manifest()["expected"]
     prompts = dict(folder.prompts())
     for prompt_id in sorted({entry.prompt_id for entry in entries}):
         where = folder.path / f"{prompt_id:05d}" / "metadata.jsonl"
@@ -114,11 +114,9 @@ def load_listed(folder: ImageFolder, entry: SampleEntry) -> Image.Image | str:
     """The decoded image that a manifest lists, or why there is none."""
     path = folder.image_path(entry.prompt_id, entry.sample)
     try:
-        data = path.read_bytes()
+        data = read_bytes(path, MAX_IMAGE_BYTES)
         if hashlib.sha256(data).hexdigest() != entry.sha256:
             return "the file is not the one that manifest.json lists (SHA-256 differs)"
-        image = Image.open(BytesIO(data))
-        image.load()
-    except UNREADABLE as error:
+        return decoded_image(data)
+    except (UserError, CorruptSample) as error:
         return f"cannot read the image: {error}"
-    return image

@@ -76,12 +76,7 @@ class Reference:
     @classmethod
     def from_dict(cls, data: Any) -> "Reference":
         """Raises UserError when the fields are not this version's."""
-        reference = strict(cls, data, "reference")
-        detector, classifier = (
-            strict(Seen, part, f"reference: {name}")
-            for name, part in (("detector", reference.detector), ("classifier", reference.classifier))
-        )
-        return cls(reference.probes, reference.profile, detector, classifier)
+        return strict(cls, data, "reference")
 
 
 def calibrate(detector: Detector, classifier: "ClipColorClassifier") -> dict[str, Any]:

@@ -7,7 +7,6 @@ Source: facebookresearch/GenEval2 (a6e82d2), geneval2_data.jsonl; arXiv 2512.168
 """
 
 import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,9 @@ from evaluators.geneval.prompt_sets import fetch as fetch_set
 from evaluators.geneval2.spellings import NUMBERS
 from rf_repro.core.errors import UserError
 from rf_repro.core.hashing import content_hash
+from rf_repro.core.untrusted.json_text import parse_json
+from rf_repro.core.untrusted.plain_files import open_plain, read_bytes
+from rf_repro.core.untrusted.problems import MAX_JSONL_BYTES, MAX_RECORD_BYTES
 
 NAME = "geneval2"
 DATA = PromptSet(
@@ -77,10 +79,10 @@ def load(name_or_path: str = NAME, folder: Path | None = None) -> list[Item]:
     path = (folder or data_folder()) / DATA.file if name_or_path == NAME else Path(name_or_path)
     remedy = f"`rf-repro data fetch {NAME}`"
     try:
-        data = path.read_bytes()
-    except OSError as error:
+        data = read_bytes(path, MAX_JSONL_BYTES)
+    except UserError as error:
         hint = remedy if name_or_path == NAME else f"name a file in GenEval 2's schema, or {NAME}"
-        raise UserError(f"{path}: cannot be read ({error.strerror}); {hint}") from None
+        raise UserError(f"{error}; {hint}") from None
     digest = hashlib.sha256(data).hexdigest()
     if name_or_path == NAME and digest != DATA.sha256:
         raise UserError(
@@ -116,9 +118,9 @@ def metadata(item: Item) -> dict[str, Any]:
 
 def _is_ours(path: Path) -> bool:
     try:
-        with open(path, "rb") as file:
-            row = json.loads(file.readline())
-    except (OSError, ValueError):  # said by whoever reads it as what it should be
+        with open_plain(path) as file:
+            row = parse_json(file.readline(MAX_RECORD_BYTES))
+    except ValueError:  # a UserError too: said by whoever reads it as what it should be
         return False
     return isinstance(row, dict) and "vqa_list" in row
 
@@ -129,7 +131,7 @@ def _plain(item: Item) -> list[Any]:
 
 def _item(line: bytes, where: str) -> Item:
     try:
-        row = json.loads(line)
+        row = parse_json(line)
     except ValueError as error:
         raise UserError(f"{where}: not JSON ({error})") from None
     if not isinstance(row, dict) or not {"prompt", "atom_count", "vqa_list", "skills"} <= row.keys():

@@ -1,6 +1,5 @@
 """One image of each prompt: the JSON object {prompt: path} of the official script, or a folder that `rf-repro sample` made."""
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -8,6 +7,7 @@ from evaluators.geneval.folder import Scan, read_files, scan
 from evaluators.geneval2.data import Item, metadata
 from evaluators.problems import Problem
 from rf_repro.core.errors import UserError
+from rf_repro.core.files import read_json
 
 Progress = Callable[[int, int], None]
 
@@ -47,13 +47,9 @@ def _scan_json(path: Path, items: Sequence[Item], progress: Progress) -> Scan:
 
 def _paths(path: Path) -> dict[str, str]:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(
-            f"{path}: cannot be read ({error.strerror}); name a folder of images, or a JSON file of {{prompt: image path}}"
-        ) from None
-    except ValueError as error:
-        raise UserError(f"{path}: not JSON ({error})") from None
+        found = read_json(path)
+    except UserError as error:
+        raise UserError(f"{error}; name a folder of images, or a JSON file of {{prompt: image path}}") from None
     if not isinstance(found, dict) or not all(isinstance(image, str) for image in found.values()):
         raise UserError(f"{path}: must be one JSON object that maps each prompt to the path of its image")
     return found

@@ -3,6 +3,8 @@
 from pathlib import Path
 
 from rf_repro.core.errors import UserError
+from rf_repro.core.untrusted.plain_files import read_text
+from rf_repro.core.untrusted.problems import MAX_RECORD_BYTES
 
 PLACE = "{prompt}"
 
@@ -30,8 +32,8 @@ def read_template(path: Path | None) -> str:
     if path is None:
         return DEFAULT
     try:
-        text = path.read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
+        text = read_text(path, MAX_RECORD_BYTES).strip()
+    except UserError as error:
         raise UserError(f"template={str(path)!r}: cannot be read ({error})") from None
     if PLACE not in text:
         raise UserError(f"template={str(path)!r}: holds no {PLACE}; put it where the prompt belongs")

@@ -1,6 +1,5 @@
 """What one benchmark is: where its data are, how a row becomes a question, and in which words each harness asks it."""
 
-import ast
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,6 +8,7 @@ from typing import Any
 
 from PIL import Image
 
+from evaluators.understanding.literals import listed_texts
 from evaluators.understanding.record import Layout, Record, Row
 from evaluators.vlm.protocol import Parts
 from rf_repro.core.errors import UserError
@@ -17,7 +17,6 @@ Images = Mapping[int, Image.Image]  # by number, from 1
 
 LETTER = "Answer with the option's letter from the given choices directly."
 SINGLE = "Answer the question using a single word or phrase."
-MAX_LITERAL = 100_000  # characters of a list that is stored as text
 VLMEVALKIT_TOKENS = 512  # there each model has its own limit; this one cuts no direct answer
 
 
@@ -80,10 +79,7 @@ def stored_list(value: Any, where: str) -> list[str]:
         UserError: it is none.
     """
     if isinstance(value, str):
-        try:
-            value = ast.literal_eval(value) if len(value) <= MAX_LITERAL else None
-        except (ValueError, SyntaxError, MemoryError, RecursionError):
-            value = None
+        value = listed_texts(value)
     if not isinstance(value, list | tuple):
         raise UserError(f"{where}: is not a list of texts; is it this benchmark's file?")
     return [str(item) for item in value]

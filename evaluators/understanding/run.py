@@ -20,8 +20,10 @@ from evaluators.vlm.options import ModelOptions
 from evaluators.vlm.protocol import Parts, Query, VisionLanguageModel
 from rf_repro.core.errors import UserError
 from rf_repro.core.records import EvalResult
+from rf_repro.core.untrusted.problems import shown
 
 PAPER = "paper"  # the metric that stands beside the paper's column
+MAX_REPLY = 65_536  # characters of a reply that is scored: patterns take time with its square
 
 
 class Metrics(Protocol):
@@ -172,28 +174,37 @@ def score_replies(
 ) -> BenchmarkEvaluation:
     """Every variant's metrics, over the questions that have a reply.
 
-    A question without one is a failure, never a wrong answer. `paper` is the number for the paper's column: None, with the
-    reason in `missing`, where the questions are not exactly the benchmark's.
+    A question without one, or whose reply or row no parser can take, is a failure, never a wrong answer, and ends nothing else.
+    `paper` is the number for the paper's column: None, with the reason in `missing`, where the questions are not exactly the
+    benchmark's.
 
     Returns:
         With a row a question: tag (the benchmark), key, question, answer, reply, parsed and correct by variant, `correct` by
         the paper's variant (a fraction where the score is one; None for a failure), failure, cluster.
     """
     metrics = metrics_of(benchmark)
-    items = [
-        Item(row.key, row.answer, replies.answers[row.key], dict(row.fields))
-        for row in questions.rows
-        if row.key in replies.answers
-    ]
-    scores = {item.key: metrics.score(item) for item in items}
+    items, scores, unscored = [], {}, dict(replies.failures)
+    for row in questions.rows:
+        if row.key not in replies.answers:
+            continue
+        item = Item(row.key, row.answer, replies.answers[row.key], dict(row.fields))
+        try:
+            if len(item.reply) > MAX_REPLY:
+                raise UserError(f"its reply has {len(item.reply):,} characters; at most {MAX_REPLY:,} are scored")
+            scores[item.key] = metrics.score(item)
+        except Exception as error:  # all questions were asked by now, and one row or reply must not cost the others
+            kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
+            unscored[item.key] = f"cannot be scored ({kind}{shown(error)})"
+        else:
+            items.append(item)
     values = metrics.aggregate(list(scores.values()), items) if items else {}
-    rows = [_item(benchmark, metrics, row, scores.get(row.key), replies) for row in questions.rows]
+    rows = [_item(benchmark, metrics, row, scores.get(row.key), replies.answers, unscored) for row in questions.rows]
     failures = len(rows) - len(items)
     missing = {metric: "cannot be measured from these questions and replies" for metric, value in values.items() if value is None}
     why = questions.incomplete(benchmark)
     if failures:
         first = next(row for row in rows if row["failure"])
-        told = f"{failures:,} of {len(rows):,} questions have no reply, {first['key']}: {first['failure']}"
+        told = f"{failures:,} of {len(rows):,} questions have no score, {first['key']}: {first['failure']}"
         why = f"{why}; {told}" if why else told
     stated = {**values, PAPER: None if why else values[metrics.PAPER_METRIC]}
     if why:
@@ -244,7 +255,14 @@ class _Loader:
         return self.template.build(self.row, {number: rgb_image(data) for number, data in self.row.load().items()})
 
 
-def _item(benchmark: Benchmark, metrics: Metrics, row: Row, score: Scored | None, replies: Replies) -> dict[str, Any]:
+def _item(
+    benchmark: Benchmark,
+    metrics: Metrics,
+    row: Row,
+    score: Scored | None,
+    answers: Mapping[str, str],
+    failures: Mapping[str, str],
+) -> dict[str, Any]:
     of_paper: Mapping[str, float] = score.correct if score else {}
     return {
         "tag": benchmark.name,
@@ -252,10 +270,10 @@ def _item(benchmark: Benchmark, metrics: Metrics, row: Row, score: Scored | None
         "question": row.question,
         "answer": row.answer,
         "category": row.fields.get("category"),
-        "reply": replies.answers.get(row.key),
+        "reply": answers.get(row.key),
         "parsed": score.parsed if score else {},
         "scores": score.correct if score else {},
         "correct": of_paper.get(metrics.PAPER_VARIANT),
-        "failure": replies.failures.get(row.key),
+        "failure": failures.get(row.key),
         "cluster": row.cluster,
     }

@@ -8,7 +8,6 @@ that pandas would take for "not a number" (an option "None", say) stays what it 
 
 import base64
 import binascii
-import csv
 import io
 import re
 from collections.abc import Iterator
@@ -18,11 +17,12 @@ from pathlib import Path
 from evaluators.understanding.record import Record
 from rf_repro.core.errors import UserError
 from rf_repro.core.untrusted.beside import read_beside
-from rf_repro.core.untrusted.problems import MAX_IMAGE_BYTES, CorruptSample, shown
+from rf_repro.core.untrusted.csv_text import csv_rows
+from rf_repro.core.untrusted.plain_files import open_plain
+from rf_repro.core.untrusted.problems import MAX_CELL, CorruptSample, shown
 
 SUFFIX = ".tsv"
 REFERENCE = 64  # characters of an `image` cell up to which it names another row
-MAX_CELL = 2 * MAX_IMAGE_BYTES  # characters
 _LISTED = re.compile(r"""['"]([^'"]*)['"]""")
 
 
@@ -54,18 +54,19 @@ def read_tsv(path: Path, problems: list[str]) -> Iterator[Record]:
 
 def _rows(path: Path, images: "_Images") -> Iterator[tuple[int, int, list[str]]]:
     """(first byte, end, cells) of each row after the header, which is noted in `images`."""
-    csv.field_size_limit(MAX_CELL)
     try:
-        with open(path, "rb") as file:
+        with open_plain(path) as file:
             position = 0
 
             def lines() -> Iterator[str]:
                 nonlocal position
-                for line in file:
+                while line := file.readline(MAX_CELL + 1):
+                    if len(line) > MAX_CELL:
+                        raise ValueError(f"a line of more than {MAX_CELL:,} bytes")
                     position += len(line)
                     yield line.decode("utf-8-sig" if position == len(line) else "utf-8")
 
-            reader = csv.reader(lines(), delimiter="\t")
+            reader = csv_rows(lines(), "\t")
             images.header = next(reader, [])
             if "index" not in images.header or "question" not in images.header:
                 raise UserError(f"{path}: is no TSV of VLMEvalKit: its first line has no columns index and question")
@@ -77,7 +78,9 @@ def _rows(path: Path, images: "_Images") -> Iterator[tuple[int, int, list[str]]]
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
     except UnicodeDecodeError:
         raise UserError(f"{path}: is not UTF-8 near byte {position}; download it again") from None
-    except csv.Error as error:
+    except UserError:
+        raise
+    except ValueError as error:
         raise UserError(f"{path}: near byte {position}: {error}; download it again") from None
 
 
@@ -110,10 +113,10 @@ class _Images:
         return found
 
     def _row(self, start: int, stop: int) -> dict[str, str]:
-        with open(self.path, "rb") as file:
+        with open_plain(self.path) as file:
             file.seek(start)
             text = file.read(stop - start).decode("utf-8")
-        cells = next(csv.reader(io.StringIO(text, newline="\n"), delimiter="\t"), [])
+        cells = next(csv_rows(io.StringIO(text, newline="\n"), "\t"), [])
         if len(cells) != len(self.header):
             raise CorruptSample(f"its row has {len(cells)} cells of {len(self.header)}: the file has changed")
         return dict(zip(self.header, cells, strict=True))

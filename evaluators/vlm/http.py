@@ -5,7 +5,6 @@ cancelled has let go of its connection.
 """
 
 import asyncio
-import json
 import random
 import ssl
 import time
@@ -19,6 +18,7 @@ import httpx
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_after_attempt, stop_before_delay
 
 from rf_repro.core.errors import UserError
+from rf_repro.core.untrusted.json_text import parse_json
 
 MAX_REPLY = 4 << 20  # bytes; an answer has thousands
 MAX_ERROR = 2000  # bytes of what a server says with an error
@@ -128,7 +128,7 @@ class Client:
         try:
             async with asyncio.timeout(min(self.patience.request, end - time.monotonic())):
                 reply = await self._reply(connections, body)
-            return check(json.loads(reply))
+            return check(parse_json(reply))
         except UserError:
             raise
         except TimeoutError:

@@ -11,7 +11,7 @@ from rf_repro.commands.options import Commands, add_command, at_least_one, progr
 from rf_repro.commands.vlm_options import add_vlm, check_vlm, load_vlm, vlm_batch_size
 from rf_repro.core.errors import UserError
 from rf_repro.core.files import read_json, read_jsonl
-from rf_repro.core.records import EvalResult
+from rf_repro.core.records import ITEM, EvalResult
 from rf_repro.core.run_dir import RunDir
 from rf_repro.evaluations.recording import SampledRun
 
@@ -154,7 +154,7 @@ def _category(summary: "Summary", level: str, name: str) -> str:
 
 def _result_of(folder: Path) -> tuple[EvalResult, list[dict[str, Any]]]:
     result = EvalResult.from_dict(read_json(folder / RESULT), str(folder / RESULT))
-    return result, read_jsonl(folder / ITEMS)
+    return result, read_jsonl(folder / ITEMS, ITEM)
 
 
 def _print_calibration(result: "DPGEvaluation", other: EvalResult, other_rows: Sequence[Mapping[str, Any]]) -> None:

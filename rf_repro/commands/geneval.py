@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rf_repro.commands.options import progress_bars, say_recorded, share, writable_folder
 from rf_repro.core.errors import UserError
 from rf_repro.core.files import read_json, read_jsonl, write_json, write_text
-from rf_repro.core.records import EvalResult
+from rf_repro.core.records import ITEM, EvalResult
 from rf_repro.evaluations.recording import SampledRun
 
 if TYPE_CHECKING:
@@ -150,7 +150,7 @@ def compare(first: Path, second: Path) -> int:
         one, two = (getattr(result, name) for result in results)
         if one != two:
             raise UserError(f"{first} and {second}: another {name} ({one} and {two}); score both in the same way to compare them")
-    rows = [read_jsonl(folder / str(result.items)) for folder, result in zip((first, second), results, strict=True)]
+    rows = [read_jsonl(folder / str(result.items), ITEM) for folder, result in zip((first, second), results, strict=True)]
     tasks = list(dict.fromkeys(row["tag"] for row in rows[0]))
     table = comparison_table(rows[0], rows[1], tasks, (str(first), str(second)))
     print(f"{table.title}\n{plain(table)}\n{table.caption}")

@@ -3,7 +3,9 @@
 `stages` is a tuple of named stages, so a path names the stage: `stages.joint.steps`.
 """
 
+import math
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import MISSING, dataclass, fields, is_dataclass, replace
 from types import UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -116,10 +118,9 @@ def _coerce(value: Any, hint: Any, path: str) -> Any:
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if hint is float and isinstance(value, str):  # YAML reads 5e-5 as text
-        try:
-            return float(value)
-        except ValueError:
-            pass
+        with suppress(ValueError):
+            if math.isfinite(number := float(value)):
+                return number
     if type(value) is not hint:
         raise UserError(f"{path}={value!r}: must be {hint.__name__}, not {type(value).__name__}")
     return value
@@ -162,5 +163,7 @@ def _build(kind: Any, data: Any, path: str) -> Any:
             raise UserError(f"{path}: fields do not match this version of rf_repro: found {found}, expected {sorted(hints)}")
         return kind(**{name: _build(hint, data[name], f"{path}.{name}") for name, hint in hints.items() if name in data})
     if get_origin(kind) is tuple and is_dataclass(get_args(kind)[0]):
+        if not isinstance(data, list | tuple):
+            raise UserError(f"{path}: must be a list")
         return tuple(_build(get_args(kind)[0], item, f"{path}[{index}]") for index, item in enumerate(data))
     return _coerce(data, kind, path)

@@ -57,11 +57,7 @@ class ShareDir:
     def record(self) -> ShareRecord | None:
         """None before the first attempt. Raises UserError when it is not of this version."""
         path = self.path / "share.json"
-        if not path.exists():
-            return None
-        raw = read_json(path)
-        attempts = [strict(Attempt, item, f"{path}: attempts") for item in raw.get("attempts", [])]
-        return strict(ShareRecord, {**raw, "attempts": attempts}, str(path))
+        return strict(ShareRecord, read_json(path), str(path)) if path.exists() else None
 
     def has_done(self, digest: str) -> bool:
         """Whether this share's work was done by the settings of `digest`."""

@@ -9,13 +9,15 @@ import re
 import shutil
 import stat
 import tempfile
-import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from rf_repro.core.errors import UserError
+from rf_repro.core.reading import read_json as read_json  # those who write read too
+from rf_repro.core.reading import read_jsonl as read_jsonl
+from rf_repro.core.reading import read_object as read_object
 
 LEFTOVER = re.compile(r"\..+\.[a-z0-9_]{8}\.tmp")  # as `tempfile` names what `atomic_path` writes
 
@@ -158,20 +160,6 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
 
 
-def read_json(path: Path) -> Any:
-    """Reads a JSON file.
-
-    Raises:
-        UserError: it is missing or is not JSON; the line names the file.
-    """
-    try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not valid JSON ({error}); delete it to have it made again") from None
-
-
 def append_jsonl(path: Path, row: dict[str, Any]) -> None:
     """Appends one JSON object as a line, in a single write."""
     with open(path, "a", encoding="utf-8") as file:
@@ -186,26 +174,3 @@ def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> None:
             temporary.write_bytes(gzip.compress(text.encode("utf-8"), mtime=0))
     else:
         write_text(path, text)
-
-
-def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    """Reads a JSON-lines file, `.gz` or plain. A last line torn by a killed writer is dropped; any other bad line raises
-    UserError."""
-    try:
-        data = Path(path).read_bytes()
-        lines = (gzip.decompress(data) if Path(path).suffix == ".gz" else data).decode("utf-8").split("\n")
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise UserError(f"{path}: not valid gzip ({error})") from None
-    rows = []
-    for number, line in enumerate(lines, start=1):
-        if not line:
-            continue
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError as error:
-            if number == len(lines):  # no newline after it: the writer was killed mid-line
-                break
-            raise UserError(f"{path}:{number}: not valid JSON ({error})") from None
-    return rows

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rf_repro.core.errors import UserError
-from rf_repro.core.files import atomic_path, read_json, write_json, write_text
+from rf_repro.core.files import atomic_path, read_json, read_object, write_json, write_text
 from rf_repro.core.hashing import canonical_json, file_sha256
-from rf_repro.core.records import strict
+from rf_repro.core.typed import Count, strict
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 class SampleEntry:
     """One image: prompt index, index among the prompt's samples, generator seed, digest of the PNG file."""
 
-    prompt_id: int
-    sample: int
+    prompt_id: Count
+    sample: Count
     seed: int
     sha256: str
 
@@ -49,14 +49,14 @@ class Origin:
     variant: str
     run_seed: int
     config_hash: str
-    step: int
+    step: Count
     weights: str
-    height: int
-    width: int
+    height: Count
+    width: Count
     seed: int
-    num_samples: int
+    num_samples: Count
     prompts: str
-    batch_size: int
+    batch_size: Count
 
 
 @dataclass(frozen=True)
@@ -139,10 +139,14 @@ class ImageFolder:
 
     def entries(self) -> list[SampleEntry]:
         """The manifest's rows. Raises UserError when it is missing or not of this version."""
-        where = str(self.manifest_path)
-        return [strict(SampleEntry, item, where) for item in read_json(self.manifest_path)["samples"]]
+        where, samples = str(self.manifest_path), self.manifest()["samples"]
+        return [strict(SampleEntry, item, f"{where}: samples[{index}]") for index, item in enumerate(samples)]
+
+    def manifest(self) -> dict[str, Any]:
+        """`expected` images, and `samples`. Raises UserError when it is missing or holds something else."""
+        return read_object(self.manifest_path, {"expected": Count, "samples": list[Any]})
 
     def prompts(self) -> Iterator[tuple[int, dict[str, Any]]]:
         """(prompt id, metadata) in order of id."""
         for folder in sorted(path for path in self.path.iterdir() if path.is_dir() and path.name.isdigit()):
-            yield int(folder.name), read_json(folder / "metadata.jsonl")
+            yield int(folder.name), read_object(folder / "metadata.jsonl")

@@ -9,7 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from rf_repro.core.errors import UserError
-from rf_repro.core.files import read_json
+from rf_repro.core.files import read_object
 from rf_repro.core.import_path import ROOT
 
 SNAPSHOT = "snapshot.json"  # beside the packages in a copy that `slurm.snapshot` made
@@ -77,7 +77,7 @@ def code_revision() -> tuple[str | None, str | None]:
     A snapshot says what it was made from. (None, None) where nothing is known: installed code, or git refuses.
     """
     if (ROOT / SNAPSHOT).exists():
-        made = read_json(ROOT / SNAPSHOT)
+        made = read_object(ROOT / SNAPSHOT, {"revision": str | None, "dirty": str | None})
         return made["revision"], made["dirty"]
     try:
         if not is_tracked(ROOT):

@@ -1,11 +1,11 @@
 """The records a run leaves behind. Reports read these and nothing else."""
 
-from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Literal, TypeVar
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
 
-from rf_repro.core.errors import UserError
+from rf_repro.core.typed import Amount, Count
+from rf_repro.core.typed import strict as strict
 
-R = TypeVar("R")
 LATER = {"later": True}  # of a field that published records may lack: it has its default there
 Status = Literal["planned", "running", "done", "failed"]
 Action = Literal["train", "sample", "evaluate"]
@@ -18,15 +18,15 @@ class Attempt:
 
     started: str
     host: str
-    pid: int
+    pid: Count
     device: str
-    threads: int
+    threads: Count
     job_id: str | None = None
-    from_step: int = 0
-    seconds: float | None = None  # None: it was killed before it could say
+    from_step: Count = 0
+    seconds: Amount | None = None  # None: it was killed before it could say
     error: str | None = None
     action: str = field(default="all", metadata=LATER)  # train, sample, evaluate, or all of them
-    ranks: int = field(default=1, metadata=LATER)
+    ranks: Count = field(default=1, metadata=LATER)
     arithmetic: str | None = field(default=None, metadata=LATER)  # bf16 or fp32, as the machine has it; None: before it was kept
     compiled: bool | None = field(default=None, metadata=LATER)  # whether layers were, in training; None: no training
 
@@ -40,7 +40,7 @@ class RunRecord:
 
     scale: str
     variant: str
-    seed: int
+    seed: Count
     config_hash: str
     status: Status = "planned"
     data_fingerprint: str | None = None
@@ -48,10 +48,10 @@ class RunRecord:
     dirty: str | None = None  # SHA-256 of the uncommitted diff; None when the tree is clean
     versions: dict[str, str] = field(default_factory=dict)
     started_from: list[str] = field(default_factory=list)  # shared stages, as "name/hash12-sSEED"
-    steps: int = 0
-    tokens: int = 0
-    compute_seconds: float = 0.0
-    parameters: dict[str, int] = field(default_factory=dict)
+    steps: Count = 0
+    tokens: Count = 0
+    compute_seconds: Amount = 0.0
+    parameters: dict[str, Count] = field(default_factory=dict)
     attempts: list[Attempt] = field(default_factory=list)
     outputs: dict[str, dict[str, str]] = field(default_factory=dict, metadata=LATER)  # action -> path -> SHA-256, once it is done
 
@@ -61,8 +61,18 @@ class RunRecord:
     @classmethod
     def from_dict(cls, data: dict[str, Any], where: str = "run.json") -> "RunRecord":
         """Raises UserError when the fields are not this version's."""
-        attempts = [strict(Attempt, item, f"{where}: attempts") for item in data.get("attempts", [])]
-        return strict(cls, {**data, "attempts": attempts}, where)
+        return strict(cls, data, where)
+
+
+# Fields of rows, those that code reads: whatever else a row holds is kept as it is.
+METRICS = {"step": Count, "tokens": Count, "compute_seconds": Amount}  # metrics.jsonl; all others are numbers
+BOX = tuple[float, float, float, float, float]  # left, top, right, bottom in pixels, score
+ITEM = {
+    "prompt_id": Count, "sample": Count, "question_id": Count, "atom_count": Count, "seed": int,
+    "tag": str, "prompt": str, "key": str, "item_id": str, "cluster": str, "question": str, "expected": str, "sha256": str,
+    "correct": float | bool | None, "reason": str | None, "failure": str | None, "reply": str | None,
+    "details": dict[str, list[BOX]], "decisive": dict[str, float | None], "colors": list[tuple[str, str, str | None]],
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -76,12 +86,12 @@ class EvalResult:
     benchmark: str
     protocol: str
     metrics: dict[str, float | None]
-    n: int
-    expected_n: int
-    failures: int = 0  # images that could not be read or scored; they are not in n
+    n: Count
+    expected_n: Count
+    failures: Count = 0  # images that could not be read or scored; they are not in n
     missing: dict[str, str] = field(default_factory=dict)
     evaluator: dict[str, str] = field(default_factory=dict)  # detector, colour classifier, with revisions
-    step: int | None = None
+    step: Count | None = None
     weights: str | None = None
     items: str | None = None
 
@@ -92,13 +102,3 @@ class EvalResult:
     def from_dict(cls, data: dict[str, Any], where: str = "evals") -> "EvalResult":
         """Raises UserError when the fields are not this version's."""
         return strict(cls, data, where)
-
-
-def strict(kind: type[R], data: Any, where: str) -> R:
-    """`kind(**data)`; raises UserError on missing or unknown fields."""
-    names = {item.name for item in fields(kind)}  # type: ignore[arg-type]
-    optional = {item.name for item in fields(kind) if item.metadata.get("later")}  # type: ignore[arg-type]
-    if not isinstance(data, dict) or not names - optional <= set(data) <= names:
-        found = sorted(data) if isinstance(data, dict) else type(data).__name__
-        raise UserError(f"{where}: not a {kind.__name__} of this version: found {found}, expected {sorted(names)}")
-    return kind(**data)

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from rf_repro.core.errors import UserError
-from rf_repro.core.files import read_json, read_jsonl, remove_leftovers, write_json
+from rf_repro.core.files import read_json, read_jsonl, read_object, remove_leftovers, write_json
 from rf_repro.core.image_folder import ImageFolder
 from rf_repro.core.outputs import absent, changed
-from rf_repro.core.records import EvalResult, RunRecord
+from rf_repro.core.records import ITEM, METRICS, EvalResult, RunRecord
 from rf_repro.core.results import write_result
 
 SCRATCH = ".scratch-"
@@ -153,7 +153,7 @@ class RunDir:
         remove_leftovers(self.path)
 
     def config(self) -> dict[str, Any]:
-        return read_json(self.config_path)
+        return read_object(self.config_path)
 
     def record(self) -> RunRecord:
         return RunRecord.from_dict(read_json(self.record_path), str(self.record_path))
@@ -191,7 +191,7 @@ class RunDir:
 
     def metrics(self) -> list[dict[str, Any]]:
         """Rows of metrics.jsonl; empty before the first."""
-        return read_jsonl(self.metrics_path) if self.metrics_path.exists() else []
+        return read_jsonl(self.metrics_path, METRICS, float | None) if self.metrics_path.exists() else []
 
     def eval_names(self) -> list[str]:
         """Names of the evaluations done, e.g. `geneval`, `geneval-step000500`."""
@@ -209,4 +209,4 @@ class RunDir:
     def eval_items(self, name: str) -> list[dict[str, Any]]:
         """Per-item rows of an evaluation; published runs have them compressed."""
         plain = self.evals / f"{name}.items.jsonl"
-        return read_jsonl(plain if plain.exists() else plain.with_name(f"{plain.name}.gz"))
+        return read_jsonl(plain if plain.exists() else plain.with_name(f"{plain.name}.gz"), ITEM)

@@ -10,8 +10,11 @@ from typing import Any
 import yaml
 
 from rf_repro.core.errors import UserError
+from rf_repro.core.untrusted.plain_files import read_text
+from rf_repro.core.untrusted.problems import MAX_DEPTH, MAX_DIGITS, MAX_YAML_BYTES, printable, shown
 
 MAX_VALUES = 100_000  # of a file, those behind aliases counted wherever they are named
+TOO_DEEP = f"nested too deeply, in more than {MAX_DEPTH} lists or mappings"
 MERGE = "tag:yaml.org,2002:merge"  # of the key `<<`, which stands for no value
 
 
@@ -27,34 +30,30 @@ def parse_strict_yaml(text: str) -> Any:
     """The content of a YAML text.
 
     Raises:
-        YamlProblem: not YAML; a key given twice; a number in another form than plain decimal; or aliases that stand for more than
-            `MAX_VALUES` values.
+        YamlProblem: not YAML; a key given twice; a number in another form than plain decimal, or of more than
+            `MAX_DIGITS` digits; nested deeper than `MAX_DEPTH`; or aliases that stand for more than `MAX_VALUES` values.
     """
     try:
         return yaml.load(text, _Loader)
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else None
-        raise YamlProblem(error.problem or error.context or "not valid YAML", line) from None
+        raise YamlProblem(printable(error.problem or error.context or "not valid YAML"), line) from None
     except yaml.YAMLError as error:
-        raise YamlProblem(f"not valid YAML ({' '.join(str(error).split())})") from None
+        raise YamlProblem(f"not valid YAML ({shown(' '.join(str(error).split()))})") from None
     except RecursionError:
-        raise YamlProblem("nested too deeply") from None
-    except ValueError as error:  # text under a tag such as !!float, an integer of thousands of digits
-        raise YamlProblem(f"not valid YAML ({error})") from None
+        raise YamlProblem(TOO_DEEP) from None
+    except (ValueError, LookupError, TypeError, AttributeError) as error:  # text that a tag such as !!float or !!bool cannot mean
+        raise YamlProblem(f"not valid YAML ({type(error).__name__}: {shown(error)})") from None
 
 
 def read_strict_yaml(path: Path) -> Any:
     """The content of a YAML file.
 
     Raises:
-        UserError: unreadable, or as of `parse_strict_yaml`; one line with the file's name and the line's number.
+        UserError: as of `read_text` and `parse_strict_yaml`; one line with the file's name and the line's number.
     """
     try:
-        return parse_strict_yaml(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{path}: cannot read ({error.strerror}); give a YAML file") from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not valid YAML ({error})") from None
+        return parse_strict_yaml(read_text(path, MAX_YAML_BYTES))
     except YamlProblem as problem:
         where, remedy = (f"{path}:{problem.line}", "; mend this line") if problem.line else (str(path), "")
         raise UserError(f"{where}: {problem}{remedy}") from None
@@ -81,6 +80,9 @@ class _Loader(yaml.SafeLoader):
 
     def construct_plain_int(self, node: yaml.ScalarNode) -> int:
         self._check_plain(node, r"[-+]?(0|[1-9]\d*)")
+        if len(node.value) > MAX_DIGITS:
+            problem = f"an integer of {len(node.value)} digits, more than {MAX_DIGITS}"
+            raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
         return self.construct_yaml_int(node)
 
     def construct_plain_float(self, node: yaml.ScalarNode) -> float:
@@ -92,8 +94,8 @@ class _Loader(yaml.SafeLoader):
 
     def _check_plain(self, node: yaml.ScalarNode, pattern: str) -> None:
         if not re.fullmatch(pattern, node.value):
-            problem = f"{node.value} without quotes is another number to YAML, in base 60 or 8 for example"
-            remedy = f'write "{node.value}", or a number in plain decimals'
+            problem = f"{shown(node.value)} without quotes is another number to YAML, in base 60 or 8 for example"
+            remedy = f'write "{shown(node.value)}", or a number in plain decimals'
             raise yaml.constructor.ConstructorError(None, None, f"{problem}; {remedy}", node.start_mark)
 
 
@@ -102,17 +104,19 @@ _Loader.add_constructor("tag:yaml.org,2002:float", _Loader.construct_plain_float
 _Loader.add_constructor("tag:yaml.org,2002:timestamp", _Loader.construct_date_as_text)
 
 
-def _count(node: yaml.Node, counted: dict[int, int]) -> int:
+def _count(node: yaml.Node, counted: dict[int, int], depth: int = 0) -> int:
     """Values that a node stands for, itself included. `counted`: by the nodes' ids, 0 while one is looked at.
 
     Raises:
-        ConstructorError: a node is a part of itself.
+        ConstructorError: a node is a part of itself, or lies too deep.
     """
+    if depth > MAX_DEPTH:
+        raise yaml.constructor.ConstructorError(None, None, TOO_DEEP, node.start_mark)
     if id(node) not in counted:
         counted[id(node)] = 0
         pairs = node.value if isinstance(node, yaml.MappingNode) else []
         parts = node.value if isinstance(node, yaml.SequenceNode) else [part for pair in pairs for part in pair]
-        counted[id(node)] = 1 + sum(_count(part, counted) for part in parts)
+        counted[id(node)] = 1 + sum(_count(part, counted, depth + 1) for part in parts)
     elif not counted[id(node)]:
         raise yaml.constructor.ConstructorError(None, None, "an alias stands within what it names", node.start_mark)
     return counted[id(node)]

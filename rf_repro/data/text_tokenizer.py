@@ -14,6 +14,9 @@ from tokenizers import Tokenizer
 
 from rf_repro.config.schema import ExperimentConfig
 from rf_repro.core.errors import UserError
+from rf_repro.core.untrusted.json_text import parse_json
+from rf_repro.core.untrusted.plain_files import read_text
+from rf_repro.core.untrusted.problems import MAX_JSON_BYTES, shown
 
 if TYPE_CHECKING:
     from rf_repro.data.shards.samples import Turn
@@ -47,12 +50,14 @@ class ImageTextTokenizer:
             UserError: not such a file, special tokens are missing, or no row is left for the null token.
         """
         try:
-            tree: dict[str, Any] = json.loads(content)
+            tree: dict[str, Any] = parse_json(content)
             whole = Tokenizer.from_str(content)
             # The tokens that text may not spell are those added to the vocabulary; without them nothing is recognised.
             self._plain = Tokenizer.from_str(json.dumps({**tree, "added_tokens": [], "post_processor": None}))
         except Exception as error:  # the library raises bare Exception
-            raise UserError(f"{where}: not a tokenizer of the tokenizers library ({error}); give one with Qwen's") from None
+            raise UserError(
+                f"{where}: not a tokenizer of the tokenizers library ({shown(error)}); give one with Qwen's"
+            ) from None
         for one in (whole, self._plain):
             one.no_padding()
             one.no_truncation()
@@ -82,10 +87,7 @@ class ImageTextTokenizer:
         path = Path(name).expanduser() / "tokenizer.json"
         if not path.is_file():
             path = _download(name)
-        try:
-            return cls(path.read_text(encoding="utf-8"), config.model.decoder.vocab_size, str(path))
-        except UnicodeDecodeError:
-            raise UserError(f"{path}: is not UTF-8 text; give a folder with a tokenizer.json") from None
+        return cls(read_text(path, MAX_JSON_BYTES), config.model.decoder.vocab_size, str(path))
 
     def to_json(self) -> str:
         """The tokenizer.json it was made from."""

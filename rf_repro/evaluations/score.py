@@ -14,7 +14,7 @@ from rf_repro.core.errors import UserError
 from rf_repro.core.files import read_json, read_jsonl
 from rf_repro.core.geneval_names import REWRITTEN
 from rf_repro.core.image_folder import ImageFolder
-from rf_repro.core.records import EvalResult
+from rf_repro.core.records import ITEM, EvalResult
 from rf_repro.core.run_dir import RunDir
 from rf_repro.evaluations.actions import Drawing, Scoring, images_of
 from rf_repro.evaluations.prompts import own_file, questions
@@ -88,7 +88,7 @@ class Scorer:
             self._run_elsewhere((0, 1))
             path = self.work / "dpg.json"
             said = EvalResult.from_dict(read_json(path), str(path))
-            return source.record_dpg(Evaluation.of(said, read_jsonl(self.work / "dpg.items.jsonl")), None)
+            return source.record_dpg(Evaluation.of(said, read_jsonl(self.work / "dpg.items.jsonl", ITEM)), None)
         result = self._module.evaluate(self._images, self._options(), progress=self.progress)
         match self.scoring.benchmark:
             case "geneval":

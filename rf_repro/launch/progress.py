@@ -1,12 +1,16 @@
 """How far a run is, read from the files it writes: the same for our own jobs and for those of another launcher."""
 
-import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rf_repro.core.files import read_json
+from rf_repro.core.errors import UserError
+from rf_repro.core.files import read_object
+from rf_repro.core.records import METRICS
+from rf_repro.core.typed import Count, row_of
+from rf_repro.core.untrusted.json_text import parse_json
+from rf_repro.core.untrusted.plain_files import open_plain
 from rf_repro.launch.forecast import Speed, seconds_left
 from rf_repro.launch.plan import TRAIN, Job
 
@@ -35,13 +39,13 @@ def read_progress(job: Job, action: str | None = None) -> Progress:
     metrics, run = job.run.metrics_path, job.run.path
     row = _last_row(metrics)
     if action is not None:
-        shares = [read_json(path) for path in run.glob(f"actions/{action}/*-of-*/progress.json")]
+        shares = [_read_state(path) for path in run.glob(f"actions/{action}/*-of-*/progress.json")]
         slowest = min(shares, key=lambda state: state["done"] / max(1, state["total"]), default=None)
         return Progress(slowest["phase"], slowest["done"], slowest["total"]) if slowest else Progress("start", 0, 1)
     written = [path for path in (job.run.progress_path, *run.glob("actions/*/*-of-*/progress.json")) if path.exists()]
     other = max(written, key=lambda path: path.stat().st_mtime_ns, default=None)
     if other is not None and (not metrics.exists() or other.stat().st_mtime_ns >= metrics.stat().st_mtime_ns):
-        state = read_json(other)
+        state = _read_state(other)
         loss = row.get("loss") if state["phase"] == TRAIN else None
         return Progress(state["phase"], state["done"], state["total"], loss, row.get("step", 0))
     if "step" in row:
@@ -51,14 +55,23 @@ def read_progress(job: Job, action: str | None = None) -> Progress:
 
 def _last_row(path: Path) -> dict[str, Any]:
     """The last whole line of a JSON-lines file that may be growing; empty before the first."""
-    try:
-        with open(path, "rb") as file:
-            file.seek(0, 2)
-            file.seek(max(0, file.tell() - TAIL_BYTES))
-            lines = file.read().split(b"\n")[:-1]  # what follows the last newline is still being written
-    except FileNotFoundError:
+    if not path.exists():
         return {}
-    return json.loads(lines[-1]) if lines and lines[-1] else {}
+    with open_plain(path) as file:
+        file.seek(0, 2)
+        file.seek(max(0, file.tell() - TAIL_BYTES))
+        lines = file.read(TAIL_BYTES).split(b"\n")[:-1]  # what follows the last newline is still being written
+    if not lines or not lines[-1]:
+        return {}
+    try:
+        row = parse_json(lines[-1])
+    except ValueError as error:
+        raise UserError(f"{path}: its last line is not valid JSON ({error}); mend or remove it") from None
+    return row_of(row, f"{path}: last line", METRICS, float | None)
+
+
+def _read_state(path: Path) -> dict[str, Any]:
+    return read_object(path, {"phase": str, "done": Count, "total": Count})
 
 
 class Watch:

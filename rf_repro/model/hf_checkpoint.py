@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from rf_repro.core.errors import UserError
-from rf_repro.core.files import read_json
+from rf_repro.core.files import read_object
 from rf_repro.core.install import extra_hint
 
 CONFIG, SINGLE, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
@@ -137,7 +137,4 @@ def _is_shard_name(name: object) -> bool:
 
 
 def _read_object(path: Path) -> dict[str, Any]:
-    value = read_json(path)
-    if not isinstance(value, dict):
-        raise UserError(f"{path}: must hold a JSON object; download the checkpoint again")
-    return value
+    return read_object(path)

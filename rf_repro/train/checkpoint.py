@@ -10,7 +10,6 @@ Randomness needs no state: each draw of a step comes from a generator seeded by 
 position and the RNG state.
 """
 
-import json
 import re
 from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
@@ -25,6 +24,10 @@ from rf_repro.compute.ranks import ALONE, Ranks
 from rf_repro.compute.sharding import local, own_region
 from rf_repro.core.errors import UserError
 from rf_repro.core.hashing import content_hash, file_sha256
+from rf_repro.core.typed import Count, typed
+from rf_repro.core.untrusted.json_text import parse_json
+from rf_repro.core.untrusted.plain_files import read_bytes
+from rf_repro.core.untrusted.problems import MAX_JSON_BYTES, shown
 
 FORMAT = 2  # of folder and state.json; 1, which did not say so, had one layout for one rank and another for many
 KINDS = ("weights", "ema", "optimizer")
@@ -53,6 +56,14 @@ class Part:
     whole: list[int]
 
 
+@dataclass(frozen=True)
+class _Place:
+    """Where a part begins in its whole tensor, and the shape of that."""
+
+    offsets: list[Count]
+    shape: list[Count]
+
+
 def list_checkpoints(folder: Path) -> list[Path]:
     """Complete checkpoints by step, earliest first."""
     return sorted(path for path in folder.glob("step-*") if re.fullmatch(r"step-\d+", path.name))
@@ -72,12 +83,12 @@ def read_state(path: Path) -> dict[str, Any]:
     """The content of state.json. Raises UserError where it is missing, not what was written, or of another version."""
     file = path / "state.json"
     try:
-        state = json.loads(file.read_text(encoding="utf-8"))
+        state = parse_json(read_bytes(file, MAX_JSON_BYTES, f"corrupt checkpoint (no such file); {REMEDY}"))
         digest = state.pop("digest", None) if isinstance(state, dict) else None
         is_whole = digest is not None and digest == content_hash(state)
-    except FileNotFoundError:
-        raise UserError(f"{file}: corrupt checkpoint (no such file); {REMEDY}") from None
-    except (ValueError, RecursionError):  # not JSON, or not what JSON can hold
+    except UserError:
+        raise
+    except ValueError:
         is_whole = False
     if not is_whole or path.name != _folder_name(state.get("step")):
         raise UserError(f"{file}: corrupt checkpoint (not the state that was written); {REMEDY}")
@@ -155,11 +166,15 @@ class CheckpointReader:
             file = safe_open(self.path / name, framework="pt")
         except (SafetensorError, OSError) as error:
             raise UserError(f"{self.path / name}: refused, not a safetensors file ({error}); {REMEDY}") from error
-        places = json.loads((file.metadata() or {}).get("parts", "{}"))
+        try:
+            parts = parse_json((file.metadata() or {}).get("parts", "{}"))
+            places: dict[str, _Place] = typed(parts, dict[str, _Place], "parts")
+        except ValueError as error:
+            raise UserError(f"{self.path / name}: corrupt checkpoint ({shown(error)}); {REMEDY}") from None
         for key in file.keys():  # noqa: SIM118 (not a dictionary)
             shape = file.get_slice(key).get_shape()
-            place = places.get(key, {"offsets": [0] * len(shape), "shape": shape})
-            self._parts[kind_of(name)].setdefault(key, []).append(Part(file, place["offsets"], shape, place["shape"]))
+            place = places.get(key, _Place([0] * len(shape), shape))
+            self._parts[kind_of(name)].setdefault(key, []).append(Part(file, place.offsets, shape, place.shape))
 
     def names(self, kind: str) -> set[str]:
         """Names of the tensors of a kind."""

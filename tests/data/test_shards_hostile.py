@@ -96,7 +96,7 @@ def test_json_lines_stay_in_their_folder(tmp_path: Path) -> None:
         "out/outside.png": "leaves the shard's folder by a link", "dev.png": "leaves the shard's folder by a link",
         "loop.png": "cannot be read", "pipe.png": "is not a plain file", "sub": "is not a plain file", "": "is not a plain file",
         "a\0b": "leaves the shard's folder", "x" * 5000: "cannot be read", 
-        "\ud800": "cannot be read", "absent.png": "cannot be read",
+        "\ud800": "half a surrogate pair", "absent.png": "cannot be read",
         "large.png": "has 268435457 bytes; at most 268435456 are read", "good.png/x": "cannot be read",
     }  # fmt: skip
     rows = [{"image": name, "text": "a"} for name in cases]
@@ -110,7 +110,7 @@ def test_bad_lines_are_named_and_their_neighbours_are_read(tmp_path: Path) -> No
     (tmp_path / "i.png").write_bytes(PNG)
     good = b'{"image": "i.png", "text": "good"}'
     bad = {
-        b"[" * 99_999: "line is nested too deeply", b'{"text": NaN}': "not JSON (NaN", b"\xff": "line is not UTF-8",
+        b"[" * 99_999: "(nested too deeply", b'{"text": NaN}': "not JSON (NaN", b"\xff": "(not UTF-8",
         b"[1]": "line is list, not an object", b'{"text": "a"}': "has no image", b'{"text": "a", "image": 3}': "image is int",
         b" " * (5 << 20): "line has 5242880 bytes; at most 4194304 are read", b" ": "line is not JSON",
     }  # fmt: skip

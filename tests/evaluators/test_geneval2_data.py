@@ -51,7 +51,7 @@ def test_under_the_official_name_only_the_published_bytes_pass(file: Path, tmp_p
     with pytest.raises(UserError, match=r"own\.jsonl: not the prompt set 'geneval2': its SHA-256 begins .*, not 09233adbc9f8"):
         fetch(tmp_path / "kept", str(file))
     assert not (tmp_path / "kept").exists()
-    with pytest.raises(UserError, match=r"geneval2_data\.jsonl: cannot be read .*`rf-repro data fetch geneval2`"):
+    with pytest.raises(UserError, match=r"geneval2_data\.jsonl: no such file; `rf-repro data fetch geneval2`"):
         load("geneval2", tmp_path)
     (tmp_path / DATA.file).write_bytes(file.read_bytes())
     with pytest.raises(UserError, match=r"is not GenEval 2's file: its SHA-256 begins .*; delete it, then `rf-repro data fetch"):

@@ -157,7 +157,7 @@ def test_load_refuses_what_is_missing_changed_or_no_metadata(small: PromptSet, t
     for text, message in [
         (json.dumps(ROWS[0]) + "\n" + json.dumps(ROWS[1])[:30], "own.jsonl:2: not an object of GenEval metadata"),
         ("[1]\n", "own.jsonl:1: not an object of GenEval metadata"),
-        (json.dumps({**ROWS[0], "include": None}), "own.jsonl:1: not an object of GenEval metadata"),
+        (json.dumps({**ROWS[0], "include": None}), "own.jsonl:1: include is None, must be a list of objects"),
         (json.dumps({"tag": "colors"}), "own.jsonl:1: prompt is None"),
         ("\n", "holds no prompt"),
     ]:

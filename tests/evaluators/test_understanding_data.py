@@ -13,9 +13,9 @@ from PIL import Image
 
 from evaluators.understanding.benchmarks import BENCHMARKS, named
 from evaluators.understanding.data import load_questions
-from evaluators.understanding.images import MAX_PIXELS, rgb_image
+from evaluators.understanding.images import rgb_image
 from rf_repro.core.errors import UserError
-from rf_repro.core.untrusted.problems import CorruptSample
+from rf_repro.core.untrusted.problems import MAX_PIXELS, CorruptSample
 from tests.evaluators.understanding_files import MINIS, coded, color, png, write_arrow, write_parquet, write_tsv
 
 

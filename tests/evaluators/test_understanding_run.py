@@ -121,7 +121,7 @@ def test_a_damaged_image_is_a_failure_and_not_a_wrong_answer(tmp_path: Path) -> 
     assert (outcome.n, outcome.failures) == (2, 2)
     assert outcome.metrics["lmms-eval/relaxed_overall"] == 1.0
     assert outcome.metrics["paper"] is None
-    assert "2 of 4 questions have no reply, 1: cannot be loaded" in outcome.missing["paper"]
+    assert "2 of 4 questions have no score, 1: cannot be loaded" in outcome.missing["paper"]
     assert [row["correct"] for row in outcome.rows] == [1.0, None, None, 1.0]
     assert "not JPEG, PNG, WebP or GIF" in outcome.rows[2]["failure"]
     write_parquet(data, mini)  # downloaded again: what failed is asked again, and all is as if it had never failed

@@ -71,7 +71,7 @@ def test_a_fault_that_passes_is_tried_again(fault: str) -> None:
     ("fault", "reason"),
     [
         ("500", r"no reply in 4 tries: HTTP 500 <html>oops</html>"),
-        ("garbage", r"no reply in 4 tries: not a reply of this kind \(UnicodeDecodeError: "),
+        ("garbage", r"no reply in 4 tries: not a reply of this kind \(ValueError: not UTF-8"),
         ("no text", r"not a reply of this kind \(TypeError: its content is NoneType, not text\)"),
         ("dropped", r"no reply in 4 tries: RemoteProtocolError: Server disconnected"),
         ("half", r"no reply in 4 tries: RemoteProtocolError: peer closed connection .*received 13 bytes"),

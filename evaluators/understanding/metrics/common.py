@@ -1,11 +1,11 @@
 """What several benchmarks share: gold answers in their spellings, seeded choices, means by variant."""
 
-import ast
 import hashlib
 import string
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
+from evaluators.understanding.literals import listed_texts
 from evaluators.understanding.metrics import Item, Scored
 from rf_repro.core.errors import UserError
 
@@ -23,7 +23,7 @@ def options_of(item: Item) -> dict[str, str]:
 def gold_letter(item: Item) -> str:
     """The gold letter, from "B", "b", "(B)" or the option's index from 0 (1, "1")."""
     answer = str(item.answer).strip().strip("()").upper()
-    if answer.isdecimal() and int(answer) < len(LETTERS):
+    if answer.isdecimal() and len(answer) <= 2 and int(answer) < len(LETTERS):
         return LETTERS[int(answer)]
     if len(answer) == 1 and answer in LETTERS:
         return answer
@@ -99,8 +99,5 @@ def field_of(item: Item, name: str) -> Any:
 def gold_answers(answer: object) -> list[str]:
     """Gold answers as a list, from a text, a list, or a list's literal."""
     if isinstance(answer, str) and answer.startswith("[") and answer.endswith("]"):
-        try:
-            answer = ast.literal_eval(answer)
-        except (SyntaxError, ValueError):
-            return [str(answer)]
+        return listed_texts(answer) or [answer]
     return [str(one) for one in answer] if isinstance(answer, list | tuple) else [str(answer)]

@@ -1,4 +1,4 @@
-"""Encoded images, looked at before they are decoded: format and size from the header.
+"""Encoded images, looked at before they are decoded: format and size from the header. No other room opens an image.
 
 Only JPEG, PNG, WebP and GIF are opened, by Pillow's own classes of these formats: `Image.open` would guess among all formats,
 and its guard against decompression bombs is a global that any other code may change.
@@ -7,6 +7,7 @@ and its guard against decompression bombs is a global that any other code may ch
 import io
 import struct
 import warnings
+from pathlib import Path
 
 from PIL import Image
 from PIL.GifImagePlugin import GifImageFile
@@ -15,7 +16,9 @@ from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
-from rf_repro.core.untrusted.problems import CorruptSample, shown
+from rf_repro.core.errors import UserError
+from rf_repro.core.untrusted.plain_files import read_bytes
+from rf_repro.core.untrusted.problems import MAX_IMAGE_BYTES, MAX_PIXELS, CorruptSample, shown
 
 ORIENTATION = 0x0112  # EXIF tag
 LIMIT = "pixels decoded at most: "
@@ -40,6 +43,36 @@ def image_size(data: bytes, max_pixels: int, limit: str = LIMIT) -> tuple[int, i
         raise
     except Exception as error:  # Pillow raises errors of many kinds on damaged files
         raise CorruptSample(f"its image cannot be read ({reason(error)})") from None
+
+
+def decoded_image(data: bytes) -> ImageFile:
+    """Pillow's image with its pixels decoded, as they are stored.
+
+    Raises:
+        CorruptSample: not an image, one of more than `MAX_PIXELS`, or a damaged one.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            image = open_image(data, MAX_PIXELS)
+            image.load()
+            return image
+    except CorruptSample:
+        raise
+    except Exception as error:  # Pillow raises errors of many kinds on damaged files
+        raise CorruptSample(f"its image cannot be decoded ({reason(error)})") from None
+
+
+def read_image(path: Path, missing: str = "no such file") -> ImageFile:
+    """A file's image with its pixels decoded.
+
+    Raises:
+        UserError: as of `read_bytes` and `decoded_image`; the line begins with the path.
+    """
+    try:
+        return decoded_image(read_bytes(path, MAX_IMAGE_BYTES, missing))
+    except CorruptSample as problem:
+        raise UserError(f"{path}: {problem}; make it again") from None
 
 
 def open_image(data: bytes, max_pixels: int, limit: str = LIMIT) -> ImageFile:

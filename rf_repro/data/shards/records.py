@@ -14,11 +14,11 @@ Conversations: LLaVA's `[{"from": "human" | "user", "value": ...}, {"from": "gpt
 older layout), or as JSON text. Placeholders `<image>` are removed; a system message goes before the first question.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rf_repro.config.data_schema import SourceConfig
+from rf_repro.core.untrusted import json_text
 from rf_repro.core.untrusted.problems import MAX_RECORD_BYTES, CorruptSample, shown
 from rf_repro.data.shards.samples import Turn
 
@@ -63,7 +63,7 @@ def read_texts(record: Record, source: SourceConfig) -> tuple[str, tuple[Turn, .
 
 
 def parse_json(data: bytes | str, what: str) -> Any:
-    """Strict JSON: UTF-8, no NaN or infinity, no nesting that exhausts the stack.
+    """Strict JSON, as of `json_text.parse_json`.
 
     Raises:
         CorruptSample: it is not; the message starts with `what`.
@@ -71,12 +71,7 @@ def parse_json(data: bytes | str, what: str) -> Any:
     if len(data) > MAX_RECORD_BYTES:
         raise CorruptSample(f"{what} has {len(data)} bytes; at most {MAX_RECORD_BYTES} are read")
     try:
-        text = data.decode("utf-8") if isinstance(data, bytes) else data
-        return json.loads(text, parse_constant=_refuse_constant)
-    except UnicodeDecodeError:
-        raise CorruptSample(f"{what} is not UTF-8") from None
-    except RecursionError:
-        raise CorruptSample(f"{what} is nested too deeply") from None
+        return json_text.parse_json(data)
     except ValueError as error:
         raise CorruptSample(f"{what} is not JSON ({shown(error)})") from None
 
@@ -91,10 +86,6 @@ def decode_text(data: bytes, what: str) -> str:
         return data.decode("utf-8")
     except UnicodeDecodeError:
         raise CorruptSample(f"{what} is not UTF-8") from None
-
-
-def _refuse_constant(name: str) -> float:
-    raise ValueError(f"{name} is not a number")
 
 
 def _names(record: Record) -> str:

@@ -14,6 +14,7 @@ from tokenizers import Tokenizer
 
 from rf_repro.config.schema import ExperimentConfig
 from rf_repro.core.errors import UserError
+from rf_repro.core.hub import split_revision
 
 if TYPE_CHECKING:
     from rf_repro.data.shards.samples import Turn
@@ -166,7 +167,8 @@ def _download(name: str) -> Path:
     from huggingface_hub import hf_hub_download
 
     try:
-        return Path(hf_hub_download(name, "tokenizer.json"))
+        source, revision = split_revision(name)
+        return Path(hf_hub_download(source, "tokenizer.json", revision=revision))
     except Exception as error:  # of the network, of names, of rights, of files: many kinds, one remedy
         reason = str(error).strip().splitlines()
         raise UserError(

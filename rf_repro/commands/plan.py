@@ -3,6 +3,7 @@
 import argparse
 
 from rf_repro.commands.options import Commands, add_command, add_grid, grid_plan
+from rf_repro.core.shown import say
 
 
 def add_parser(commands: Commands) -> None:
@@ -17,14 +18,14 @@ def run(options: argparse.Namespace) -> int:
 
     plan = grid_plan(options)
     states = []
-    print(f"{'state':<11}{'phase':<22}{'kind':<11}run")
+    say(f"{'state':<11}{'phase':<22}{'kind':<11}run")
     for job in plan.jobs:
         state = job.state
         progress = read_progress(job)
         phase = f"{progress.phase} {progress.done}/{progress.total}" if state in ("resumable", "failed", "running") else "-"
-        print(f"{state:<11}{phase:<22}{job.kind:<11}{job.run.path}")
+        say(f"{state:<11}{phase:<22}{job.kind:<11}{job.run.path}")
         states.append(state)
     left = len(states) - states.count("done")
     counts = ", ".join(f"{states.count(kind)} {kind}" for kind in dict.fromkeys(states))
-    print(f"{len(states)} runs: {counts}; {left} left")
+    say(f"{len(states)} runs: {counts}; {left} left")
     return 0

@@ -19,6 +19,7 @@ from reports.contact_sheet import COLUMNS, Item, Sheet, evenly, read_sheets
 from reports.runs import Run
 from reports.tables import Table
 from reports.training import RunRow
+from rf_repro.core.shown import one_line_each
 
 THUMBNAIL_COLORS = 128
 KINDS = {
@@ -51,7 +52,7 @@ class Browser:
 
 def inert_json(value: Any) -> str:
     """JSON that is inert inside a script element, whatever its texts hold."""
-    text = json.dumps(value, separators=(",", ":"), allow_nan=False)
+    text = json.dumps(one_line_each(value), separators=(",", ":"), allow_nan=False)
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 

@@ -16,6 +16,7 @@ with quiet_stderr():  # where HOME cannot be written, Matplotlib and fontconfig 
     from matplotlib.figure import Figure
 
 matplotlib.use("Agg")
+matplotlib.rcParams["text.parse_math"] = False  # a label may hold any text
 sns.set_theme(style="whitegrid", rc={"axes.spines.top": False, "axes.spines.right": False, "axes.titlesize": 11})
 
 FONTS = f"{matplotlib.get_data_path()}/fonts/ttf"  # which it ships: the same on every machine

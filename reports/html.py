@@ -13,6 +13,7 @@ from reports.browser import Browser
 from reports.claims_text import finding, published
 from reports.contact_sheet import COLUMNS
 from reports.document import Document
+from reports.escape import for_html
 from reports.verdicts import VERDICTS, ClaimResult, is_published
 from reports.verdicts import published as published_estimate
 
@@ -39,7 +40,7 @@ def render_html(document: Document) -> str:
 
 def template(name: str) -> Template:
     """A page's template, which knows the common style and script and how tables are shown; what it prints is escaped."""
-    environment = Environment(loader=FileSystemLoader(PAGE), autoescape=True, trim_blocks=True)
+    environment = Environment(loader=FileSystemLoader(PAGE), autoescape=True, finalize=for_html, trim_blocks=True)
     environment.globals |= {
         "style": Markup(_read("style.css")),
         "script": Markup(_read("browser.js")),

@@ -1,33 +1,11 @@
 """Tables as LaTeX: one file a table, `\\input` it where `booktabs` is loaded."""
 
+from reports.escape import for_latex
 from reports.tables import Table
 
-ESCAPES = {
-    "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "%": r"\%", "_": r"\_",
-    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}",
-    '"': "''", "`": r"\textasciigrave{}",
-}  # fmt: skip
-SYMBOLS = {
-    "−": "$-$", "–": "--", "≥": r"$\geq$", "≤": r"$\leq$", "→": r"$\rightarrow$", "×": r"$\times$", "±": r"$\pm$",
-    "†": r"$\dagger$", "✓": r"$\surd$", "✗": r"$\times$", "α": r"$\alpha$", "τ": r"$\tau$", "’": "'", "…": r"\ldots{}",
-    "“": "``", "”": "''", "·": r"$\cdot$",
-}  # fmt: skip
 WIDE = 66  # characters a row beyond which cells are broken into lines
 LONGEST = 40  # characters at which a column's share of the width stops growing
 TEXT_WIDTH = 0.94  # of the line, shared by the columns of a wide table; the rest is space between them
-
-
-def escape(text: str) -> str:
-    """Plain text made inert in LaTeX. Characters that pdfTeX's usual fonts lack are written as their code point."""
-    return "".join(_character(character) for character in " ".join(text.split()))
-
-
-def _character(character: str) -> str:
-    known = ESCAPES.get(character) or SYMBOLS.get(character)
-    if known:
-        return known
-    plain = " " <= character <= "~" or ("\u00c0" <= character <= "\u00ff" and character not in "ÐÞðþ")
-    return character if plain else f"\\texttt{{U+{ord(character):04X}}}"
 
 
 def render_latex(table: Table) -> str:
@@ -44,7 +22,7 @@ def render_latex(table: Table) -> str:
     lines = [
         r"\begin{table}[t]",
         r"\centering",
-        rf"\caption{{{escape(table.title)}. {escape(table.caption)}}}",
+        rf"\caption{{{for_latex(table.title)}. {for_latex(table.caption)}}}",
         rf"\label{{tab:{table.name}}}",
         size + r"\setlength{\tabcolsep}{2pt}" + (r"\raggedright" if wide else ""),
         rf"\begin{{tabular}}{{@{{}}{spec}@{{}}}}",
@@ -54,7 +32,7 @@ def render_latex(table: Table) -> str:
         *(_row(row, wide) for row in table.rows),
         r"\bottomrule",
         r"\end{tabular}",
-        *(rf"\par\smallskip{{\footnotesize {escape(note)}\par}}" for note in table.notes),
+        *(rf"\par\smallskip{{\footnotesize {for_latex(note)}\par}}" for note in table.notes),
         r"\end{table}",
     ]
     return "\n".join(lines) + "\n"
@@ -62,7 +40,7 @@ def render_latex(table: Table) -> str:
 
 def _row(cells: tuple[str, ...], wide: bool) -> str:
     """One line of cells; in columns that break lines, long names may break after `_` and `/` too."""
-    texts = [escape(cell) for cell in cells]
+    texts = [for_latex(cell) for cell in cells]
     if wide:
         texts = [text.replace(r"\_", r"\_\allowbreak{}").replace("/", r"/\allowbreak{}") for text in texts]
     # A cell that begins with a bracket would be read as an option of the line break before it.

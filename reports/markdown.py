@@ -4,29 +4,30 @@ from collections.abc import Sequence
 
 from reports.claims_text import finding, published
 from reports.document import Document, Figure
+from reports.escape import for_markdown, for_markdown_block
 from reports.tables import Table
 
 
 def render_markdown(document: Document) -> str:
     """The whole page. Text from records is escaped, so a prompt can neither break a table nor inject HTML."""
-    parts = [f"# {document.title}", escape(document.introduction), "## Claims"]
+    parts = [f"# {for_markdown(document.title)}", for_markdown_block(document.introduction), "## Claims"]
     parts.append(
         grid(
             ("Claim", "Table", "Verdict", "Measured", "Published"),
             [
                 (
-                    f"{escape(result.claim.statement)} (`{result.claim.id}`)",
-                    escape(result.title),
+                    f"{for_markdown(result.claim.statement)} (`{result.claim.id}`)",
+                    for_markdown(result.title),
                     f"**{result.verdict}**",
-                    escape(finding(result)),
-                    escape(published(result)),
+                    for_markdown(finding(result)),
+                    for_markdown(published(result)),
                 )
                 for result in document.claims
             ],
         )
     )
     for section in document.sections:
-        parts.append(f"## {escape(section.heading)}")
+        parts.append(f"## {for_markdown(section.heading)}")
         for block in section.blocks:
             parts += _block(block)
     if document.browser:
@@ -36,28 +37,20 @@ def render_markdown(document: Document) -> str:
 
 def _block(block: str | Table | Figure) -> list[str]:
     if isinstance(block, str):
-        return [escape(block)]
+        return [for_markdown_block(block)]
     if isinstance(block, Table):
         return _table(block)
-    title = escape(block.title)
-    return [f"**{title}**", f"![{title}](figures/{block.name}.png)", escape(block.caption)]
-
-
-def escape(text: str) -> str:
-    """Plain text made inert in Markdown, tables included."""
-    text = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;").replace("\\", "\\\\")
-    for character in "|*`":
-        text = text.replace(character, f"\\{character}")
-    return text.replace("](", "]\\(")
+    title = for_markdown(block.title)
+    return [f"**{title}**", f"![{title}](figures/{block.name}.png)", for_markdown_block(block.caption)]
 
 
 def _table(table: Table) -> list[str]:
-    cells = [[escape(cell) for cell in row] for row in table.rows]
+    cells = [[for_markdown(cell) for cell in row] for row in table.rows]
     return [
-        f"### {escape(table.title)}",
-        escape(table.caption),
-        grid([escape(name) for name in table.header], cells),
-        *(escape(note) for note in table.notes),
+        f"### {for_markdown(table.title)}",
+        for_markdown_block(table.caption),
+        grid([for_markdown(name) for name in table.header], cells),
+        *(for_markdown_block(note) for note in table.notes),
     ]
 
 

@@ -3,8 +3,9 @@
 from pathlib import Path
 
 from reports.claims_text import measured_text
+from reports.escape import for_markdown
 from reports.findings import Findings
-from reports.markdown import escape, grid
+from reports.markdown import grid
 from reports.verdicts import published_text
 from rf_repro.core.errors import UserError
 from rf_repro.core.files import write_text
@@ -20,9 +21,9 @@ def claims_table(findings: Findings) -> str:
     tested = [result for result in findings.claims if not result.claim.needs]
     rows = [
         (
-            f"{escape(result.claim.statement)} ({result.title})",
-            escape(published_text(result.claim)),
-            escape(measured_text(result, result.measured)) if result.measured else "–",
+            f"{for_markdown(result.claim.statement)} ({result.title})",
+            for_markdown(published_text(result.claim)),
+            for_markdown(measured_text(result, result.measured)) if result.measured else "–",
             "–" if result.size is None else f"{result.size:.0%}",
             ", ".join(map(str, result.seeds)) or "–",
             result.verdict,
@@ -35,7 +36,7 @@ def claims_table(findings: Findings) -> str:
     for needs in dict.fromkeys(result.claim.needs for result in others):
         mine = [result for result in others if result.claim.needs == needs]
         tables = ", ".join(dict.fromkeys(result.title for result in mine))
-        lines.append(f"Not decidable in this world: {len(mine)} claims of {tables}, which need {escape(needs)}.")
+        lines.append(f"Not decidable in this world: {len(mine)} claims of {tables}, which need {for_markdown(needs)}.")
     return "\n\n".join(lines)
 
 

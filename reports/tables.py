@@ -6,6 +6,7 @@ from typing import Any
 
 from reports.statistics import Interval
 from rf_repro.config.overrides import from_dict
+from rf_repro.core.shown import one_line
 from rf_repro.worlds import world_of
 
 
@@ -66,6 +67,6 @@ def numbers(score: Interval | None) -> dict[str, Any]:
 
 def plain(table: Table) -> str:
     """The table as aligned columns of text, for a terminal."""
-    lines = [table.header, *table.rows]
+    lines = [[one_line(cell) for cell in line] for line in (table.header, *table.rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(table.header))]
     return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines)

@@ -4,9 +4,10 @@ import re
 from pathlib import Path
 
 import pandas as pd
-from pandas.api.types import is_object_dtype
+from pandas.api.types import is_object_dtype, is_string_dtype
 
 from reports.document import Document
+from reports.escape import for_csv
 from reports.html import render_html
 from reports.latex import render_latex
 from reports.markdown import render_markdown
@@ -62,7 +63,7 @@ def _write_parts(document: Document, out: Path) -> set[str]:
         stem = f"tables/{table.name}"
         if table.records:
             frame = pd.DataFrame(list(table.records))
-            write_text(out / f"{stem}.csv", frame.to_csv(index=False))
+            write_text(out / f"{stem}.csv", _csv(frame))
             with atomic_path(out / f"{stem}.parquet") as temporary:
                 _one_type_a_column(frame).to_parquet(temporary, index=False)
             written |= {f"{stem}.csv", f"{stem}.parquet"}
@@ -75,6 +76,13 @@ def _write_parts(document: Document, out: Path) -> set[str]:
             temporary.write_bytes(figure.png)
         written.add(name)
     return written
+
+
+def _csv(frame: pd.DataFrame) -> str:
+    """For people with spreadsheets; Parquet has the records as they are."""
+    texts = [name for name in frame.columns if is_object_dtype(frame[name]) or is_string_dtype(frame[name])]
+    safe = frame.assign(**{name: frame[name].map(for_csv, na_action="ignore") for name in texts})
+    return safe.rename(columns=for_csv).to_csv(index=False)
 
 
 def _one_type_a_column(frame: pd.DataFrame) -> pd.DataFrame:

@@ -22,9 +22,10 @@ import rf_repro
 from rf_repro.core.errors import Stopped, TrainingDiverged, UserError
 from rf_repro.core.huge_pages import ask_for_huge_pages
 from rf_repro.core.import_path import check_packages, put_first
+from rf_repro.core.shown import say
 from rf_repro.core.streams import keep_streams
 
-MAX_ERROR_LINES = 8
+MAX_ERROR = 4000  # characters
 
 
 class _Parser(argparse.ArgumentParser):
@@ -76,13 +77,13 @@ def _run(arguments: Sequence[str] | None) -> int:
         _say(str(error))
         return 1
     except Stopped as reason:
-        print(f"rf-repro: stopped: {reason}; run the same command again to resume", file=sys.stderr)
+        say(f"rf-repro: stopped: {reason}; run the same command again to resume", file=sys.stderr)
         return 128 + signal.SIGTERM
     except OSError as error:
         _say_system(error)
         return 2
     except KeyboardInterrupt as interrupt:
-        print("\nrf-repro: stopped; run the same command again to resume", file=sys.stderr)
+        say("", "rf-repro: stopped; run the same command again to resume", file=sys.stderr)
         return 128 + getattr(interrupt, "signum", 2)
 
 
@@ -101,7 +102,8 @@ def _say_system(error: OSError) -> None:
 
 
 def _say(message: str) -> None:
-    print("\n".join(f"rf-repro: error: {message}".splitlines()[:MAX_ERROR_LINES]), file=sys.stderr)
+    line = message if len(message) <= MAX_ERROR else f"{message[:MAX_ERROR]}..."
+    say(f"rf-repro: error: {line}", file=sys.stderr)
 
 
 if __name__ == "__main__":

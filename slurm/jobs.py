@@ -1,6 +1,7 @@
 """What Submitit pickles and SLURM runs: small, because a queued job must outlive the code around it."""
 
 import signal
+import sys
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ import submitit
 from rf_repro.core.errors import Stopped, TrainingDiverged, UserError
 from rf_repro.core.run_dir import RunDir
 from rf_repro.core.run_lock import run_lock
+from rf_repro.core.shown import say
 from rf_repro.launch.jobs import RunJob, StopSignals
 from rf_repro.launch.plan import TRAIN
 from slurm import requeue
@@ -44,8 +46,9 @@ class SlurmJob:
         # Its MASTER_PORT is drawn from the job id and may be taken: ranks meet at RF_RENDEZVOUS, which the batch script names.
         submitit.helpers.TorchDistributedEnvironment().export(set_cuda_visible_devices=False, overwrite=True)
         job, actions = self.run_job.job, self.run_job.describe()
-        print(
-            f"{job.name}: {actions} on rank {environment.global_rank} of {environment.num_tasks}, in {job.run.path}", flush=True
+        say(
+            f"{job.name}: {actions} on rank {environment.global_rank} of {environment.num_tasks}, in {job.run.path}",
+            file=sys.stdout,
         )
         if environment.global_rank == 0:
             self._first_rank(signals, environment.num_tasks)
@@ -63,7 +66,7 @@ class SlurmJob:
                 self._check_turn()
                 self.run_job.work(signals)
             except Stopped as reason:
-                print(f"stopped: {reason}", flush=True)
+                say(f"stopped: {reason}", file=sys.stdout)
                 fate = requeue.stopped(self.again, self.max_crashes, TRAIN not in self.run_job.todo or _last_step(run) > before)
                 if not fate.again:
                     raise UserError(

@@ -20,6 +20,7 @@ from rf_repro.core.errors import UserError
 from rf_repro.core.strict_yaml import Place, choice, integer, parse_boolean, parse_text, parse_texts, read_strict_yaml
 from rf_repro.estimate.gpus import GPUS
 from slurm.resources import Resources, gres_gpus, parse_gres, parse_memory, parse_time, scale_gres
+from slurm.secrets import refuse_secrets
 
 Action = Literal["train", "sample", "evaluate", "answer", "report"]
 Shared = Literal["sample", "evaluate", "answer"]
@@ -217,6 +218,7 @@ _KEYS: dict[str, Callable[[Any], Any]] = {
 def _profile(raw: Any, place: Place, source: str) -> Profile:
     allowed = ["resources", "actions", *(item.name for item in fields(Profile) if item.name not in ("source", "actions"))]
     raw = place.mapping(raw, allowed)
+    refuse_secrets(raw, place)
     given = {key: place.at(key).parse(_KEYS[key], raw[key]) for key in _KEYS if raw.get(key) is not None}
     if raw.get("setup") is not None:
         given["setup"] = parse_texts(raw["setup"], place.at("setup"), _setup_line)

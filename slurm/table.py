@@ -7,10 +7,12 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
 from rich.console import Console, Group
+from rich.markup import escape
 from rich.table import Table
 
 from rf_repro.core.action_dir import all_attempts
 from rf_repro.core.records import ACTIONS
+from rf_repro.core.shown import one_line
 from rf_repro.launch.progress import clock, read_progress
 from rf_repro.launch.state import hours, last_attempt
 from slurm.cost import cost_rows
@@ -164,5 +166,5 @@ def _why(now: JobState | None) -> str:
         return ""
     if now.state == "running" and now.job is not None:
         return f"{now.job.nodes}, {now.job.elapsed}"
-    reason = LONG_PATH.sub(r"…\1", now.reason)
-    return reason if len(reason) <= WHY else reason[: WHY - 1] + "…"  # `sweep logs` has all of it
+    reason = LONG_PATH.sub(r"…\1", one_line(now.reason))
+    return escape(reason if len(reason) <= WHY else reason[: WHY - 1] + "…")  # `sweep logs` has all of it

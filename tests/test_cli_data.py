@@ -51,7 +51,7 @@ def test_help_loads_nothing_heavy_and_its_example_parses(command: list[str]) -> 
         ("data rewrite prompts.jsonl --model m --out o.jsonl --max-new-tokens 0", "--max-new-tokens 0: must be >= 1"),
         ("data rewrite prompts.jsonl --model m --out o.jsonl --batch-size 0", "--batch-size 0: must be >= 1"),
         ("data rewrite prompts.jsonl --model m --out o.jsonl --template prompts.jsonl", "holds no {prompt}"),
-        ("data rewrite prompts.jsonl --model ./m --out o.jsonl", "--model ./m: cannot be loaded ("),
+        ("data rewrite prompts.jsonl --model ./m --out o.jsonl", "--model ./m: must be a folder that exists, or a hub id"),
     ],
 )
 def test_a_mistake_is_one_line_and_writes_nothing(

@@ -242,7 +242,7 @@ def _load_weights(open_clip: Any, model: torch.nn.Module, path: Path, architectu
             state = torch.jit.load(path, map_location="cpu").state_dict()
             state = {name: value for name, value in state.items() if name not in _SIZES}
         else:
-            state = open_clip.factory.load_state_dict(str(path))
+            state = open_clip.factory.load_state_dict(str(path), weights_only=True)
         model.load_state_dict(state)
     except Exception as error:  # readers of four formats raise what they like on a damaged file
         reason = str(error).strip().splitlines()[-1].strip()

@@ -19,9 +19,11 @@ from evaluators.detectors.openmmlab import SOURCE
 from evaluators.detectors.pixels import Frame
 from rf_repro.core.errors import UserError
 from rf_repro.core.hashing import file_sha256
+from rf_repro.core.hub import find_model, loading, refuse_strangers, require_all_weights
 from rf_repro.core.install import extra_hint
 from rf_repro.core.streams import quiet_transformers
 
+FILE = "model.safetensors"
 VERSION = 1  # of the code around the model; a change that moves any number raises it
 
 
@@ -48,48 +50,39 @@ def load(weights: str, device: str = "cpu") -> Mask2FormerDetector:
         raise UserError(
             f"detector='transformers': needs transformers ({error}); install it with: {extra_hint('geneval')}"
         ) from None
-    file = _weights_file(weights)
-    with quiet_transformers():  # what is missing is looked at here
+    folder = _folder(weights)
+    with quiet_transformers(), loading(weights, "give a folder or a hub id"):
+        refuse_strangers(folder, weights)
         loaded: Any = transformers.Mask2FormerForUniversalSegmentation.from_pretrained(
-            file.parent, dtype=torch.float32, ignore_mismatched_sizes=True, output_loading_info=True, local_files_only=True
-        )
+            folder, dtype=torch.float32, use_safetensors=True, trust_remote_code=False, local_files_only=True,
+            output_loading_info=True, ignore_mismatched_sizes=True,  # so that they are listed; they are refused below
+        )  # fmt: skip
     model, info = loaded
-    # Swin's last norm feeds a classifier that a detector does not have.
-    absent = sorted(name for name in info["missing_keys"] if ".swin.layernorm." not in name)
-    absent += sorted(name for name, *_ in info["mismatched_keys"])
-    if absent:
-        raise UserError(
-            f"{weights}: {len(absent)} weights of Mask2Former are missing or misshapen, {absent[0]} first; take them again"
-        )
+    require_all_weights(info, weights, _unused)
     labels = model.config.id2label
     if len(labels) != len(OBJECT_NAMES) or (wrong := misplaced(labels)):
         reason = f"{len(labels)} classes" if len(labels) != len(OBJECT_NAMES) else f"other places for {', '.join(wrong[:3])}"
         raise UserError(f"{weights}: {reason}: must be a model of COCO's 80 classes in COCO's order (instance segmentation)")
     source = getattr(model.config, SOURCE, None)
-    revision = (
-        f"{VERSION}, transformers {transformers.__version__}, torch {torch.__version__}, weights sha256 {file_sha256(file)}"
-        + (f" converted from {source}" if source else "")
-    )
+    versions = f"{VERSION}, transformers {transformers.__version__}, torch {torch.__version__}"
+    revision = f"{versions}, weights sha256 {file_sha256(folder / FILE)}" + (f" converted from {source}" if source else "")
     return Mask2FormerDetector(model, revision, torch.device(device))
 
 
-def _weights_file(weights: str) -> Path:
-    """The one file with all weights, beside its config.json; fetched or found in the cache for a hub id."""
-    from transformers.utils import cached_file
+def _unused(name: str) -> bool:
+    """Swin's last norm feeds a classifier that a detector does not have; a table of places follows from the window's size."""
+    return ".swin.layernorm." in name or name.endswith(".relative_position_index")
 
+
+def _folder(weights: str) -> Path:
+    """Where all weights lie in one file, beside their config.json; fetched or found in the cache for a hub id."""
     if Path(weights).is_file():
         raise UserError(
             f"{weights}: a file, must be a folder or a hub id; an OpenMMLab checkpoint is converted by: "
             f"python -m evaluators.detectors.openmmlab {weights} FOLDER"
         )
-    try:
-        cached_file(weights, "config.json")
-        for name in ("model.safetensors", "pytorch_model.bin"):
-            file = cached_file(weights, name, _raise_exceptions_for_missing_entries=False)
-            if file is not None:
-                return Path(file)
-    except OSError as error:
-        raise UserError(f"{weights}: no such model ({str(error).splitlines()[0]}); give a folder or a hub id") from None
-    raise UserError(
-        f"{weights}: neither model.safetensors nor pytorch_model.bin in it; give a folder or a hub id with one of them"
-    )
+    folder = find_model(weights, weights, ("config.json", FILE))
+    for name in ("config.json", FILE):
+        if not (folder / name).is_file():
+            raise UserError(f"{weights}: has no {name}; give a folder or a hub id with it (pickles, .bin, are never opened)")
+    return folder

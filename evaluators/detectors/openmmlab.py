@@ -19,6 +19,7 @@ from evaluators.detectors.checkpoint import read_checkpoint
 from evaluators.detectors.coco import COCO_NAMES
 from rf_repro.core.errors import UserError
 from rf_repro.core.files import atomic_path, write_json
+from rf_repro.core.shown import say
 
 SOURCE = "converted_from_sha256"  # in config.json: the checkpoint's hash
 _LEVELS, _POINTS = 3, 4  # of deformable attention; `transformers` has no other
@@ -271,9 +272,9 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         convert_file(options.checkpoint, options.folder)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {error}", file=sys.stderr)
         return 2
-    print(options.folder)
+    say(options.folder)
     return 0
 
 

@@ -112,7 +112,7 @@ def load(weights: str = WEIGHTS, device: str = "cpu") -> MPlug:
             folder = Path(snapshot_download(weights))
         network = Network.from_pretrained(str(folder), task=TASK, load_checkpoint=False)
         _fill(network, folder / "pytorch_model.bin")
-        tokenizer = transformers.BertTokenizer.from_pretrained(str(folder))
+        tokenizer = transformers.BertTokenizer.from_pretrained(str(folder), trust_remote_code=False, local_files_only=True)
     except UserError:
         raise
     except Exception as error:  # of the hub, YAML, torch: any kind

@@ -1,16 +1,23 @@
 """Any chat model of `transformers`, asked greedily."""
 
-import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from evaluators.rewriter.rewrite import Reply
 from rf_repro.core.errors import UserError
-from rf_repro.core.hashing import content_hash, file_sha256
+from rf_repro.core.hub import (
+    MODEL,
+    find_model,
+    loading,
+    model_revision,
+    refuse_strangers,
+    require_all_weights,
+    require_safetensors,
+)
 from rf_repro.core.install import extra_hint
+from rf_repro.core.streams import quiet_transformers
 
 
 class TransformersChatModel:
@@ -64,26 +71,27 @@ class TransformersChatModel:
 def load_chat_model(name: str, device: torch.device, max_new_tokens: int) -> TransformersChatModel:
     """A model from a folder or the Hugging Face hub, in the precision in which it was saved.
 
+    Args:
+        name: a folder or a hub id; `organisation/name@revision` pins a commit, tag or branch.
+
     Raises:
-        UserError: transformers is not installed, the model cannot be loaded, or it is not tuned for chat.
+        UserError: transformers is not installed, the model cannot be loaded, lacks weights or needs code of its own, or it is
+            not tuned for chat.
     """
     try:
         from transformers import AutoModelForCausalLM, AutoTokenizer
-        from transformers.utils import logging
     except ImportError as error:
         raise UserError(f"model={name!r}: needs transformers ({error}); install it with: {extra_hint('geneval')}") from None
-    if not sys.stderr.isatty():
-        logging.disable_progress_bar()
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(name)
-        model: Any = AutoModelForCausalLM.from_pretrained(name, dtype="auto")
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(f"model={name!r}: cannot be loaded ({reason}); name a folder or a model of the hub") from None
-    revision = f"files {_folder_hash(Path(name))}" if Path(name).is_dir() else f"{name}@{model.config._commit_hash}"
-    return TransformersChatModel(model.to(device).eval(), tokenizer, revision, max_new_tokens)
-
-
-def _folder_hash(folder: Path) -> str:
-    """Of every file's name and bytes: weights, tokenizer and chat template alike decide what is said."""
-    return content_hash({path.name: file_sha256(path) for path in sorted(folder.iterdir()) if path.is_file()})
+    place = f"model={name!r}"
+    folder = find_model(name, place, MODEL)
+    require_safetensors(folder, place)
+    with quiet_transformers(), loading(place, "name a folder or a model of the hub"):
+        refuse_strangers(folder, place)
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            folder, dtype="auto", use_safetensors=True, trust_remote_code=False, local_files_only=True,
+            output_loading_info=True, ignore_mismatched_sizes=True,  # so that they are listed; they are refused below
+        )  # fmt: skip
+    model, info = loaded
+    require_all_weights(info, place)
+    return TransformersChatModel(model.to(device).eval(), tokenizer, model_revision(name, folder), max_new_tokens)

@@ -8,6 +8,7 @@ from evaluators.understanding.benchmark import Benchmark
 from evaluators.understanding.columns import number_images
 from evaluators.understanding.record import Record
 from rf_repro.core.errors import UserError
+from rf_repro.core.hub import split_revision
 from rf_repro.core.install import extra_hint
 from rf_repro.core.untrusted.problems import CorruptSample
 
@@ -16,7 +17,7 @@ def read_hub(benchmark: Benchmark, name: str) -> Iterator[Record]:
     """The rows of the benchmark's split, of all its configurations one after another. Images stay encoded.
 
     Args:
-        name: a hub id, or a folder of files as a hub id holds them.
+        name: a hub id, of which `@revision` pins a commit, tag or branch; or a folder of files as a hub id holds them.
 
     Raises:
         UserError: the package is missing, or the data set cannot be had.
@@ -25,10 +26,11 @@ def read_hub(benchmark: Benchmark, name: str) -> Iterator[Record]:
         from datasets import Image, load_dataset  # type: ignore[import-untyped]
     except ImportError:
         raise UserError(f"data='hub': needs the package datasets; {extra_hint('vlm')}, or name a folder of files") from None
-    configs: tuple[str | None, ...] = (benchmark.configs if name in benchmark.hub else ()) or (None,)
+    source, revision = split_revision(name)
+    configs: tuple[str | None, ...] = (benchmark.configs if source in benchmark.hub else ()) or (None,)
     for config in configs:
         try:
-            table = load_dataset(name, config, split=benchmark.split)
+            table = load_dataset(source, config, split=benchmark.split, revision=revision)
         except Exception as error:  # of the network, the hub, the disk or the files: many kinds
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             others = ", ".join(f"hub:{other}" for other in benchmark.hub if other != name)

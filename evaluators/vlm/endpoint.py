@@ -9,13 +9,13 @@ from collections.abc import Callable, Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from anyio.from_thread import start_blocking_portal
-from httpx import AsyncClient
+from httpx import URL, AsyncClient, InvalidURL
 from PIL import Image
 
-from evaluators.vlm.http import LOCAL, Client, Patience, RequestFailed
+from evaluators.vlm.http import Client, Patience, RequestFailed
+from evaluators.vlm.key import Key, is_loopback
 from evaluators.vlm.protocol import Parts, SomeFailed
 from rf_repro.core.errors import UserError
 from rf_repro.core.files import read_json, write_text
@@ -109,7 +109,7 @@ class Endpoint:
             key = content_hash(body)
             path = self.cache / key[:2] / f"{key}.json"
             if path.exists():
-                return read_json(path)
+                return self._client.without_key(read_json(path))
         reply = await self._client.post(connections, json.dumps(body).encode(), check)
         if path is not None:
             write_text(path, json.dumps(reply), durable=False)
@@ -120,15 +120,17 @@ class Endpoint:
         return {"model": self.name, "messages": [message], "temperature": 0, **settings}
 
 
-def api_key(url: str) -> str | None:
-    """From the environment: RF_REPRO_API_KEY for any server; OPENAI_API_KEY, where that is not set, only over https or to this
-    machine, so that it does not cross a network in the clear because it happened to be set."""
+def api_key(url: str) -> Key | None:
+    """From the environment: RF_REPRO_API_KEY, else OPENAI_API_KEY. The latter only over https or to this machine: it may happen
+    to be set, and a server elsewhere that wants none is asked without it."""
     if own := os.environ.get(OWN_KEY, "").strip():
-        return own
-    parts = urlsplit(url)
-    if parts.scheme == "https" or parts.hostname in LOCAL:
-        return os.environ.get(OPENAI_KEY, "").strip() or None
-    return None
+        return Key(own)
+    try:
+        parts = URL(url)
+    except InvalidURL:  # refused by whoever connects
+        return None
+    found = os.environ.get(OPENAI_KEY, "").strip()
+    return Key(found) if found and (parts.scheme == "https" or is_loopback(parts.raw_host.decode("ascii"))) else None
 
 
 def _content_part(part: str | Image.Image) -> dict[str, Any]:

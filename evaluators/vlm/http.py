@@ -6,17 +6,18 @@ cancelled has let go of its connection.
 
 import asyncio
 import random
+import re
 import ssl
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlsplit
 
 import httpx
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_after_attempt, stop_before_delay
 
+from evaluators.vlm.key import Key, is_loopback
 from rf_repro.core.errors import UserError
 from rf_repro.core.untrusted.json_text import parse_json
 
@@ -24,7 +25,7 @@ MAX_REPLY = 4 << 20  # bytes; an answer has thousands
 MAX_ERROR = 2000  # bytes of what a server says with an error
 RETRIED = (408, 409, 425, 429)  # and all from 500 on
 HOPELESS = (401, 403, 404, 405)  # whatever is asked: the key, the address or the model's name is wrong
-LOCAL = ("localhost", "127.0.0.1", "::1")
+_LOGIN = re.compile(r"//[^/@\s]*@")  # in an address
 HEADERS = {"Content-Type": "application/json", "Accept": "application/json", "Accept-Encoding": "identity"}
 
 
@@ -67,21 +68,30 @@ class Client:
     """Posts to one address.
 
     Args:
-        key: sent as bearer token; it stands in no message and no record.
+        key: sent as bearer token, over https or to this machine; it stands in no message and no record.
 
     Raises:
-        UserError: the address is not one of http or https, or holds a password or a query, or the key cannot be sent.
+        UserError: the address is not one of http or https, or holds a password or a query, or the key would cross a network in
+            the clear.
     """
 
-    def __init__(self, url: str, key: str | None, patience: Patience) -> None:
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc or parts.query or parts.fragment:
-            host = parts.hostname or ""
+    def __init__(self, url: str, key: Key | None, patience: Patience) -> None:
+        try:
+            parts = httpx.URL(url)  # the reader of whoever connects: two would disagree on some address
+        except httpx.InvalidURL:
+            parts = httpx.URL()
+        host = parts.raw_host.decode("ascii")
+        if parts.scheme not in ("http", "https") or not host or "@" in url or "?" in url or "#" in url:
             raise UserError(f"address of {host or 'the endpoint'}: must be http(s)://HOST:PORT/PATH, without password or query")
-        if key is not None and not (key.isascii() and key.isprintable() and " " not in key):
-            raise UserError("API key: has characters that cannot be sent; set the environment variable again")
-        self.url, self.patience = url, patience
-        self._key, self._tls, self._is_local = key, ssl.create_default_context(), parts.hostname in LOCAL
+        self._is_local = is_loopback(host)
+        if key is not None and parts.scheme == "http" and not self._is_local:
+            raise UserError(
+                f"{parts.scheme}://{host}: an API key goes over https or to this machine alone; give an https address, a tunnel "
+                "to localhost (ssh -L), or unset RF_REPRO_API_KEY"
+            )
+        self.url, self.patience, self._key = url, patience, key
+        self._tls = ssl.create_default_context()
+        self._tls.keylog_filename = None  # type: ignore[assignment]  # SSLKEYLOGFILE would lay all open
 
     @asynccontextmanager
     async def connected(self) -> AsyncIterator[httpx.AsyncClient]:
@@ -97,8 +107,9 @@ class Client:
             connections = httpx.AsyncClient(timeout=None, limits=unlimited, verify=self._tls, trust_env=not self._is_local)
         except (ImportError, ValueError, httpx.InvalidURL) as error:
             raise UserError(f"proxy of the environment: {self._clean(str(error))}; set HTTPS_PROXY or ALL_PROXY again") from None
-        async with connections:
-            yield connections
+        with self._key.out_of_logs() if self._key else nullcontext():
+            async with connections:
+                yield connections
 
     async def post(self, connections: httpx.AsyncClient, body: bytes, check: Callable[[Any], Any]) -> Any:
         """What `check` makes of the server's reply to a JSON body.
@@ -128,7 +139,7 @@ class Client:
         try:
             async with asyncio.timeout(min(self.patience.request, end - time.monotonic())):
                 reply = await self._reply(connections, body)
-            return check(parse_json(reply))
+            return check(self.without_key(parse_json(reply)))
         except UserError:
             raise
         except TimeoutError:
@@ -140,15 +151,15 @@ class Client:
             raise _TryFailed(f"not a reply of this kind ({type(error).__name__}: {self._clean(str(error))})") from None
 
     async def _reply(self, connections: httpx.AsyncClient, body: bytes) -> bytes:
-        headers = HEADERS if self._key is None else {**HEADERS, "Authorization": f"Bearer {self._key}"}
+        headers = HEADERS if self._key is None else {**HEADERS, "Authorization": f"Bearer {self._key.value}"}
         async with connections.stream("POST", self.url, content=body, headers=headers) as response:
             if not response.is_success:
-                said = self._without_key(await _read(response, MAX_ERROR)).decode(errors="replace")
+                said = (await _read(response, MAX_ERROR)).decode(errors="replace")
                 raise self._refusal(response.status_code, said, _retry_after(response.headers))
             reply = await _read(response, MAX_REPLY)
         if len(reply) > MAX_REPLY:
             raise ValueError(f"more than {MAX_REPLY} bytes")
-        return self._without_key(reply)
+        return reply
 
     def _refusal(self, code: int, text: str, wait: float) -> Exception:
         said = f"HTTP {code} {self._clean(text)}".strip()
@@ -158,19 +169,13 @@ class Client:
             return UserError(f"{self.url}: {said}; check the address, the model's name and the API key in the environment")
         return RequestFailed(said) if code < 500 and code not in RETRIED else _TryFailed(said, wait)
 
-    def _without_key(self, data: bytes) -> bytes:
-        """What a server says, its echo of the key taken out; where it was cut within the key, that end too."""
-        if not self._key:
-            return data
-        key = self._key.encode()
-        data = data.replace(key, b"[key]")
-        cut = next((size for size in range(len(key) - 1, 3, -1) if data.endswith(key[:size])), 0)
-        return data[: len(data) - cut] + b"[key]" * bool(cut)
+    def without_key(self, value: Any) -> Any:
+        """A parsed reply, any echo of the key taken out."""
+        return self._key.clean_tree(value) if self._key else value
 
     def _clean(self, text: str) -> str:
-        """One short line without the key."""
-        if self._key:
-            text = text.replace(self._key, "[key]")
+        """One short line without the key, or a proxy's password."""
+        text = _LOGIN.sub("//[login]@", self._key.clean(text, is_cut=True) if self._key else text)
         line = " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
         return line if len(line) <= 200 else f"{line[:200]}..."
 

@@ -88,7 +88,8 @@ def endpoint_of(spec: str) -> tuple[str, str]:
     """(name of the model, address) of an endpoint's specification. Raises UserError where it is none."""
     name, _, rest = spec.removeprefix(ENDPOINT).partition("@http")
     if not name or not rest.startswith(("://", "s://")):
-        raise UserError(f"model={spec!r}: must be openai:NAME@http://HOST:PORT/v1, the model's name and the API's address")
+        shown = f"{spec.partition('@')[0]}@..."  # the rest may hold a password
+        raise UserError(f"model={shown!r}: must be openai:NAME@http://HOST:PORT/v1, the model's name and the API's address")
     return name, f"http{rest}"
 
 
@@ -121,5 +122,5 @@ def default_batch_size(spec: str, device: str) -> int:
 def model_name(spec: str) -> str:
     """What a result calls a model of this specification: no machine's paths and no addresses."""
     if spec.startswith(ENDPOINT):
-        return spec.removeprefix(ENDPOINT).rpartition("@")[0]
+        return endpoint_of(spec)[0]
     return Path(spec).resolve().name if Path(spec).is_dir() else spec

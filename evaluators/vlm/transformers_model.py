@@ -1,18 +1,29 @@
 """Any image-text-to-text model of `transformers`: Qwen2.5-VL, Qwen3-VL, InternVL and others."""
 
 import inspect
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evaluators.vlm.protocol import Parts, SomeFailed, images_of, text_of
 from rf_repro.core.errors import UserError
-from rf_repro.core.hashing import content_hash, file_sha256
+from rf_repro.core.hub import (
+    MODEL,
+    find_model,
+    first_line,
+    loading,
+    model_revision,
+    refuse_strangers,
+    require_all_weights,
+    require_safetensors,
+)
 from rf_repro.core.install import extra_hint
+from rf_repro.core.streams import quiet_transformers
 
 if TYPE_CHECKING:
     import torch
+
+REMEDY = "name a run, a folder or a model of the hub"
 
 
 class TransformersVLM:
@@ -94,7 +105,7 @@ class TransformersVLM:
                 try:
                     self._inputs([batch[index]], [prompt])
                 except ValueError as error:
-                    reasons[index] = f"refused by the model's processor: {_first_line(error)}"
+                    reasons[index] = f"refused by the model's processor: {first_line(error)}"
             if not reasons.keys() & set(kept):
                 raise
             kept = [index for index in kept if index not in reasons]
@@ -178,58 +189,50 @@ def check_transformers_vlm(name: str) -> None:
     Raises:
         UserError: transformers is not installed, there is no such model, or it answers no questions about images.
     """
-    try:
-        from transformers import AutoConfig, AutoModelForImageTextToText
-    except ImportError as error:
-        raise _lacking(name, error) from None
-    try:
-        config = AutoConfig.from_pretrained(name)
-    except (OSError, ValueError) as error:
-        raise _unloadable(name, error) from None
-    if type(config) not in AutoModelForImageTextToText._model_mapping:
-        raise UserError(f"model={name!r}: a {config.model_type} answers no questions about images; name one that does")
+    _check_config(name, find_model(name, f"model={name!r}", ("*.json",)))
 
 
 def load_transformers_vlm(name: str, device: "torch.device") -> TransformersVLM:
     """A model from a folder or the Hugging Face hub, in the precision in which it was saved.
 
+    Args:
+        name: a folder or a hub id; `organisation/name@revision` pins a commit, tag or branch.
+
     Raises:
-        UserError: transformers or torchvision is not installed, the model cannot be loaded, or it takes no images.
+        UserError: transformers or torchvision is not installed, the model cannot be loaded, lacks weights or needs code of its
+            own, or it takes no images.
     """
+    check_transformers_vlm(name)  # before gigabytes are fetched
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    place = f"model={name!r}"
+    folder = find_model(name, place, MODEL)
+    require_safetensors(folder, place)
     try:
-        from transformers import AutoModelForImageTextToText, AutoProcessor
-        from transformers.utils import logging
-    except ImportError as error:
-        raise _lacking(name, error) from None
-    if not sys.stderr.isatty():
-        logging.disable_progress_bar()
-    check_transformers_vlm(name)
-    try:
-        processor = AutoProcessor.from_pretrained(name)
-        model: Any = AutoModelForImageTextToText.from_pretrained(name, dtype="auto")
+        with quiet_transformers(), loading(place, REMEDY):
+            processor = AutoProcessor.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+            loaded: Any = AutoModelForImageTextToText.from_pretrained(
+                folder, dtype="auto", use_safetensors=True, trust_remote_code=False, local_files_only=True,
+                output_loading_info=True, ignore_mismatched_sizes=True,  # so that they are listed; they are refused below
+            )  # fmt: skip
     except ImportError as error:  # image and video processors need torchvision
-        raise UserError(f"model={name!r}: lacks a package ({_first_line(error)}); install with: {extra_hint('vlm')}") from None
-    except (OSError, ValueError) as error:
-        raise _unloadable(name, error) from None
+        raise UserError(f"{place}: lacks a package ({first_line(error)}); install it with: {extra_hint('vlm')}") from None
+    model, info = loaded
+    require_all_weights(info, place)
     if not hasattr(processor, "tokenizer") or not hasattr(processor, "image_processor"):
         raise UserError(f"model={name!r}: its processor is a {type(processor).__name__}, without a tokenizer and images")
-    revision = f"files {_folder_hash(Path(name))}" if Path(name).is_dir() else f"{name}@{model.config._commit_hash}"
-    return TransformersVLM(model.to(device).eval(), processor, revision)
+    return TransformersVLM(model.to(device).eval(), processor, model_revision(name, folder))
 
 
-def _folder_hash(folder: Path) -> str:
-    """Of every file's name and bytes: weights, tokenizer, processor and chat template alike decide what is said."""
-    return content_hash({path.name: file_sha256(path) for path in sorted(folder.iterdir()) if path.is_file()})
-
-
-def _lacking(name: str, error: ImportError) -> UserError:
-    return UserError(f"model={name!r}: needs transformers ({_first_line(error)}); install it with: {extra_hint('vlm')}")
-
-
-def _unloadable(name: str, error: Exception) -> UserError:
-    return UserError(f"model={name!r}: cannot be loaded ({_first_line(error)}); name a run, a folder or a model of the hub")
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+def _check_config(name: str, folder: Path) -> None:
+    try:
+        from transformers import AutoConfig, AutoModelForImageTextToText
+    except ImportError as error:
+        raise UserError(
+            f"model={name!r}: needs transformers ({first_line(error)}); install it with: {extra_hint('vlm')}"
+        ) from None
+    with quiet_transformers(), loading(f"model={name!r}", REMEDY):
+        refuse_strangers(folder, f"model={name!r}")
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    if type(config) not in AutoModelForImageTextToText._model_mapping:
+        raise UserError(f"model={name!r}: a {config.model_type} answers no questions about images; name one that does")

@@ -8,6 +8,7 @@ from rf_repro.commands.options import Commands, add_command, add_set, overrides
 from rf_repro.config.overrides import apply_overrides
 from rf_repro.config.scales import get_scale
 from rf_repro.config.schema import ExperimentConfig
+from rf_repro.core.shown import say
 
 
 def add_parser(commands: Commands) -> None:
@@ -25,13 +26,13 @@ def run(options: argparse.Namespace) -> int:
     changes = overrides(options.set)
     first = _config(options.spec, {} if options.other else changes)
     if options.other is None:
-        print(yaml.safe_dump(first.to_dict(), sort_keys=False, width=130, default_flow_style=None), end="")
+        say(*yaml.safe_dump(first.to_dict(), sort_keys=False, width=130, default_flow_style=None).splitlines())
         return 0
     from ablations.grid import config_difference
 
     second = _config(options.other, changes)  # --set belongs to the last config named
     for path, (old, new) in config_difference(first.to_dict(), second.to_dict()).items():
-        print(f"{path}: {old} -> {new}")
+        say(f"{path}: {old} -> {new}")
     return 0
 
 

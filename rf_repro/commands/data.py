@@ -20,6 +20,7 @@ from rf_repro.commands.options import (
 )
 from rf_repro.config.data_schema import DataConfig
 from rf_repro.core.errors import UserError
+from rf_repro.core.shown import say
 
 SETS = ("official", "bagel-long", "all")
 
@@ -67,7 +68,7 @@ def run_fetch(options: argparse.Namespace) -> int:
     for name in names:
         with progress_bar(name) as progress:
             path = fetch(PROMPT_SETS[name], folder, options.source, progress)
-        print(f"{name:<12}{path}  SHA-256 verified")
+        say(f"{name:<12}{path}  SHA-256 verified")
     return 0
 
 
@@ -79,7 +80,7 @@ def _fetch_geneval2(options: argparse.Namespace) -> int:
     folder = writable_folder(options.out or data_folder(), "--out")
     with progress_bar(NAME) as progress:
         path = fetch(folder, options.source, progress)
-    print(f"{NAME:<12}{path}  SHA-256 verified")
+    say(f"{NAME:<12}{path}  SHA-256 verified")
     return 0
 
 
@@ -91,10 +92,10 @@ def _fetch_dpg(options: argparse.Namespace) -> int:
     with progress_bar("dpg") as progress:
         path = fetch(writable_folder(options.out or default_folder(), "--out"), options.source, progress)
     benchmark = load(path)
-    print(f"{'dpg':<12}{path}  git's hash verified, {len(benchmark.items):,} prompts, {len(benchmark.rows):,} questions")
+    say(f"{'dpg':<12}{path}  git's hash verified, {len(benchmark.items):,} prompts, {len(benchmark.rows):,} questions")
     for folder in (Path(options.source or ".") / "prompts", Path(options.source or ".") / "dpg_bench" / "prompts"):
         if options.source and folder.is_dir() and (other := compare_prompts(benchmark, folder)):
-            print(f"{folder}: {len(other):,} prompts are not as in the CSV, whose texts are used; first {other[0]}")
+            say(f"{folder}: {len(other):,} prompts are not as in the CSV, whose texts are used; first {other[0]}")
     return 0
 
 
@@ -129,9 +130,9 @@ def run_rewrite(options: argparse.Namespace) -> int:
     model = load_chat_model(options.model, resolve_device(options.device), max_new_tokens)
     with progress_bar("rewrite") as progress:
         rewritten = rewrite(rows, model, template, options.out, batch_size=batch_size, progress=progress)
-    print(f"{options.out}  {len(rewritten.rows)} prompts, set {identify(rewritten.rows)}")
+    say(f"{options.out}  {len(rewritten.rows)} prompts, set {identify(rewritten.rows)}")
     if rewritten.cut:
-        print(f"{rewritten.cut} of them were cut at --max-new-tokens {max_new_tokens}; a larger value lets them end")
+        say(f"{rewritten.cut} of them were cut at --max-new-tokens {max_new_tokens}; a larger value lets them end")
     return 0
 
 
@@ -178,8 +179,8 @@ def run_scenes(options: argparse.Namespace) -> int:
     with progress_bar(options.task) as progress:
         written = export_scenes(export, options.out, progress)
     total = len(export.shards(options.out))
-    print(f"# {options.out}  {options.num} samples, {total} shards, {total - written} of them were there already")
-    print(_source_snippet(options.out, options.format, options.task), end="")
+    say(f"# {options.out}  {options.num} samples, {total} shards, {total - written} of them were there already")
+    say(*_source_snippet(options.out, options.format, options.task).splitlines())
     return 0
 
 

@@ -21,6 +21,7 @@ from rf_repro.config.overrides import apply_overrides
 from rf_repro.config.scales import get_scale
 from rf_repro.config.schema import ExperimentConfig
 from rf_repro.core.errors import UserError
+from rf_repro.core.shown import say
 from rf_repro.worlds import world_of
 
 TASKS = ("generation", "understanding", "text")
@@ -63,30 +64,30 @@ def run(options: argparse.Namespace) -> int:
     whole = replace(config, data=replace(config.data, workers=0, max_corrupt=1.0))
     data = ImageTextData(whole, replace(stage, packs_per_step=1), seed, tokenizer, range(1))
     smallest = stage.min_image_size or stage.max_image_size
-    print(f"{config.scale}, stage {stage.name}: packs of {stage.tokens_per_rank:,} tokens, longer sides {smallest} to "
+    say(f"{config.scale}, stage {stage.name}: packs of {stage.tokens_per_rank:,} tokens, longer sides {smallest} to "
           f"{stage.max_image_size} px, {stage.packs_per_step} packs a step")  # fmt: skip
-    print("; ".join(f"{part}: {stage.part_tokens(part):,} tokens of a pack" for part in parts))
+    say("; ".join(f"{part}: {stage.part_tokens(part):,} tokens of a pack" for part in parts))
     used = {name: f"{one:.1%} of the samples of {part}" for part, found in parts.items() for name, one in found.items()}
     for source in config.data.sources:
-        print(f"{source.name}: {source.task}, {source.format}, {used.get(source.name, 'not used in this stage')}; {source.path}")
+        say(f"{source.name}: {source.task}, {source.format}, {used.get(source.name, 'not used in this stage')}; {source.path}")
     shown, met = [], {}
     for number, [pack] in enumerate(islice(data.steps(), options.packs), start=1):
         samples = samples_of(pack, config, tokenizer)
-        print("\n".join(describe(number, pack, samples)))
+        say(*describe(number, pack, samples))
         shown += samples
         met = pack.sources
-    print("\n".join(describe_sources(met, config.data.max_corrupt)))
+    say(*describe_sources(met, config.data.max_corrupt))
     for kind in KINDS:
         for sample in [sample for sample in shown if sample.kind == kind][: max(options.texts, 0)]:
             text = sample.text if len(sample.text) <= TEXT_CHARS else sample.text[:TEXT_CHARS] + "..."
-            print(f"{kind} {sample.key}: {ascii(text) if not text.isprintable() else text}")
+            say(f"{kind} {sample.key}: {text}")
     if options.out is not None:
         sheet = contact_sheet(shown)
         if sheet is None:
             raise UserError("--out: there is no image to show; leave --out away")
         with atomic_path(options.out / "contact_sheet.png") as temporary:
             sheet.save(temporary, format="PNG")
-        print(options.out / "contact_sheet.png")
+        say(options.out / "contact_sheet.png")
     return 0
 
 

@@ -13,6 +13,7 @@ from rf_repro.core.errors import UserError
 from rf_repro.core.files import read_json, read_jsonl
 from rf_repro.core.records import ITEM, EvalResult
 from rf_repro.core.run_dir import RunDir
+from rf_repro.core.shown import say
 from rf_repro.evaluations.recording import SampledRun
 
 if TYPE_CHECKING:
@@ -84,13 +85,13 @@ def run_dpg(options: argparse.Namespace) -> int:
         else:
             dpg.evaluate_share(options.folder, settings, shard, progress=progress, tell=print)
     if shard != (0, 1):
-        print(f"share {options.shard} is in {out}; when all are, run this command without --shard to score")
+        say(f"share {options.shard} is in {out}; when all are, run this command without --shard to score")
         return 0
     _print(result)
-    print(f"result and items: {out / RESULT}")
+    say(f"result and items: {out / RESULT}")
     if result.unscored and options.compat != "official":
-        print(f"{len(result.unscored)} files have no score; the same command asks again what failed:")
-        print("\n".join(f"  {name}: {reason}" for name, reason in list(result.unscored.items())[:SHOWN]))
+        say(f"{len(result.unscored)} files have no score; the same command asks again what failed:")
+        say(*(f"  {name}: {reason}" for name, reason in list(result.unscored.items())[:SHOWN]))
         return 1
     if others is not None:
         _print_calibration(result, *others)
@@ -135,12 +136,12 @@ def _print(result: "DPGEvaluation") -> None:
     for indent, level in (("  ", "level1"), ("    ", "level2")):
         names = sorted({name for own in ways.values() for name in getattr(own, level)})
         rows += [(indent + name, *(_category(own, level, name) for own in ways.values())) for name in names]
-    print(plain(Table("dpg", judge.label, "", ("", *ways), tuple(rows), ())))
+    say(*plain(Table("dpg", judge.label, "", ("", *ways), tuple(rows), ())).split("\n"))
     if result.dropped:
         first = next(iter(result.dropped.items()))
-        print(f"official leaves out {len(result.dropped)} files, first {first[0]}: {first[1]}")
+        say(f"official leaves out {len(result.dropped)} files, first {first[0]}: {first[1]}")
     if not judge.is_mplug:
-        print(f"{judge.label} is not comparable with published DPG numbers, which are mPLUG's; see --calibrate")
+        say(f"{judge.label} is not comparable with published DPG numbers, which are mPLUG's; see --calibrate")
 
 
 def _percent(score: float | None, count: int, what: str = "") -> str:
@@ -163,10 +164,10 @@ def _print_calibration(result: "DPGEvaluation", other: EvalResult, other_rows: S
     found = calibrate(other_rows, result.rows)
     names = other.benchmark, result.judge.label.lower()
     width = "" if found.half_width is None else f" ± {100 * found.half_width:.2f}"
-    print(f"{names[1]} against {names[0]}, on {found.files:,} files and {found.questions:,} answers:")
-    print(f"  same answer {100 * found.agreement:.2f}%, Cohen's kappa {_number(found.kappa)}; "
+    say(f"{names[1]} against {names[0]}, on {found.files:,} files and {found.questions:,} answers:")
+    say(f"  same answer {100 * found.agreement:.2f}%, Cohen's kappa {_number(found.kappa)}; "
           f"yes {100 * found.yes[1]:.2f}% against {100 * found.yes[0]:.2f}%")  # fmt: skip
-    print(f"  score {100 * found.scores[1]:.2f} against {100 * found.scores[0]:.2f}: {100 * found.difference:+.2f}{width} "
+    say(f"  score {100 * found.scores[1]:.2f} against {100 * found.scores[0]:.2f}: {100 * found.difference:+.2f}{width} "
           f"(95%), correlation over files {_number(found.correlation)}")  # fmt: skip
 
 

@@ -17,6 +17,7 @@ from rf_repro.core.errors import UserError
 from rf_repro.core.image_folder import ImageFolder
 from rf_repro.core.results import write_result
 from rf_repro.core.run_dir import RunDir
+from rf_repro.core.shown import say
 from rf_repro.evaluations.recording import SampledRun
 
 if TYPE_CHECKING:
@@ -133,8 +134,8 @@ def run_scenes(options: argparse.Namespace, rules: "GenEvalOptions") -> int:
     write_official_results(out / "results.jsonl", result.rows, dict(folder.prompts()), folder.image_path)
     record = write_result(out, "geneval", result, result.rows)
     for name, value in result.metrics.items():
-        print(f"{name:<24}{'not measured: ' + result.missing.get(name, '') if value is None else f'{value:.4f}'}")
-    print(f"{result.n} of {result.expected_n} images scored, {result.failures} failed; {record}")
+        say(f"{name:<24}{'not measured: ' + result.missing.get(name, '') if value is None else f'{value:.4f}'}")
+    say(f"{result.n} of {result.expected_n} images scored, {result.failures} failed; {record}")
     if sampled is not None:
         say_recorded(sampled.record_geneval(result, SCENES))
     return 0

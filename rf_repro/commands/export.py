@@ -5,6 +5,7 @@ from pathlib import Path
 
 from rf_repro.commands.options import Commands, add_command, writable_folder
 from rf_repro.core.run_dir import RunDir
+from rf_repro.core.shown import say
 
 
 def add_parser(commands: Commands) -> None:
@@ -29,5 +30,5 @@ def run(options: argparse.Namespace) -> int:
     weights = load_weights(last_checkpoint(run_dir), ema=not options.raw)
     export_backbone(weights, config.model.decoder, options.out)
     world_of(config).export_tokenizer(config, options.out)
-    print(options.out)
+    say(options.out)
     return 0

@@ -11,6 +11,7 @@ from rf_repro.commands.options import progress_bars, say_recorded, share, writab
 from rf_repro.core.errors import UserError
 from rf_repro.core.files import read_json, read_jsonl, write_json, write_text
 from rf_repro.core.records import ITEM, EvalResult
+from rf_repro.core.shown import say
 from rf_repro.evaluations.recording import SampledRun
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ def run_real_images(options: argparse.Namespace, rules: "GenEvalOptions") -> int
             geneval.evaluate_share(options.folder, settings, shard, progress=progress, tell=print)
     if shard != (0, 1):
         where = settings.cache_folder
-        print(f"shard {shard[0] + 1} of {shard[1]} is in {where}; when all are, run this command without --shard to score")
+        say(f"shard {shard[0] + 1} of {shard[1]} is in {where}; when all are, run this command without --shard to score")
         return 0
     _show(result, rules, str(options.folder), out)
     if sampled is not None:
@@ -90,10 +91,10 @@ def _show(result: "FolderEvaluation", rules: "GenEvalOptions", folder: str, out:
         out=out,
     )
     write_text(out / "geneval.html", page)
-    print(official_summary(rows))
-    print(f"\n{plain(scores)}\n")
-    print("\n".join(_introduction(result)))
-    print(f"images, boxes and reasons: {out / 'geneval.html'}")
+    say(*official_summary(rows).split("\n"))
+    say("", *plain(scores).split("\n"), "")
+    say(*_introduction(result))
+    say(f"images, boxes and reasons: {out / 'geneval.html'}")
 
 
 def _introduction(result: EvalResult) -> list[str]:
@@ -131,7 +132,7 @@ def check_only(options: argparse.Namespace) -> int:
     check_models(detector, classifier, options.reference, print)
     if options.calibrate:
         write_json(options.calibrate, calibrate(detector, classifier))
-        print(f"{options.calibrate}: the models' answers; give it as --reference wherever they are meant to be the same")
+        say(f"{options.calibrate}: the models' answers; give it as --reference wherever they are meant to be the same")
     return 0
 
 
@@ -153,5 +154,5 @@ def compare(first: Path, second: Path) -> int:
     rows = [read_jsonl(folder / str(result.items), ITEM) for folder, result in zip((first, second), results, strict=True)]
     tasks = list(dict.fromkeys(row["tag"] for row in rows[0]))
     table = comparison_table(rows[0], rows[1], tasks, (str(first), str(second)))
-    print(f"{table.title}\n{plain(table)}\n{table.caption}")
+    say(table.title, *plain(table).split("\n"), table.caption)
     return 0

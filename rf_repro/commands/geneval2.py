@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from rf_repro.commands.options import Commands, add_command, progress_bars, say_recorded, share, writable_folder
 from rf_repro.commands.vlm_options import add_vlm, check_vlm, judge_name, load_vlm, vlm_batch_size
+from rf_repro.core.shown import say
 from rf_repro.evaluations.recording import SampledRun
 
 if TYPE_CHECKING:
@@ -112,7 +113,7 @@ def _run(options: argparse.Namespace, benchmark: Any, settings: "ImageOptions", 
             failed = benchmark.evaluate_share(options.images, settings, shard, progress=progress, tell=print)
     if shard != (0, 1):
         failures = f"; {failed} questions failed and are asked again then" if failed else ""
-        print(f"share {options.shard} is in {options.out}; when all are, run this command without --shard to score{failures}")
+        say(f"share {options.shard} is in {options.out}; when all are, run this command without --shard to score{failures}")
         return 0
     _print(result, options.out)
     if sampled is not None:
@@ -123,12 +124,12 @@ def _run(options: argparse.Namespace, benchmark: Any, settings: "ImageOptions", 
 def _print(result: "Evaluation", out: Path) -> None:
     judge, name = result.evaluator["judge"], result.benchmark
     title = "GenEval 2" if name == "geneval2" else f"{name}({judge})"
-    print(f"{title}, judged by {judge} ({result.evaluator['judge_revision']})")
+    say(f"{title}, judged by {judge} ({result.evaluator['judge_revision']})")
     for metric, value in result.metrics.items():
         if not metric.endswith(("_low", "_high")):
-            print(f"{metric:<24}{_shown(result, metric, value)}")
+            say(f"{metric:<24}{_shown(result, metric, value)}")
     partial = "" if result.n == result.expected_n else "PARTIAL: "
-    print(f"{partial}{result.n:,} of {result.expected_n:,} images scored; protocol {result.protocol}; {out / f'{name}.json'}")
+    say(f"{partial}{result.n:,} of {result.expected_n:,} images scored; protocol {result.protocol}; {out / f'{name}.json'}")
 
 
 def _shown(result: "Evaluation", metric: str, value: float | None) -> str:

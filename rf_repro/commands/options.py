@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from rf_repro.config.overrides import parse_override
 from rf_repro.core.errors import UserError
+from rf_repro.core.shown import one_line, say
 from rf_repro.core.strict_yaml import read_strict_yaml
 
 if TYPE_CHECKING:
@@ -128,8 +129,8 @@ def data_overrides(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def read_sources(file: Path) -> list[dict[str, Any]]:
-    """What a file of `--data` holds, a list or a mapping with the key `sources`. Relative paths in it start at its folder, so that it
-    can lie beside its shards.
+    """What a file of `--data` holds, a list or a mapping with the key `sources`. Relative paths in it start at its folder, so that
+    it can lie beside its shards.
 
     Raises:
         UserError: no such file, or it is neither.
@@ -226,7 +227,7 @@ def grid_plan(options: argparse.Namespace) -> "Plan":
 
 def say_recorded(path: Path) -> None:
     """Where a run's record of a score is."""
-    print(f"recorded in the run: {path}")
+    say(f"recorded in the run: {path}")
 
 
 @contextmanager
@@ -241,6 +242,7 @@ def progress_bar(label: str) -> Iterator[Callable[[int, int], None]]:
 def progress_bars() -> Iterator[Callable[[str, int, int | None], None]]:
     """The same of (what is done, done, total): a bar for each thing, below the one before."""
     from rich.console import Console
+    from rich.markup import escape
     from rich.progress import MofNCompleteColumn, Progress, TaskID
 
     console, tasks = Console(file=sys.stderr), dict[str, TaskID]()
@@ -251,7 +253,7 @@ def progress_bars() -> Iterator[Callable[[str, int, int | None], None]]:
 
         def show(what: str, done: int, total: int | None) -> None:
             if what not in tasks:
-                tasks[what] = bars.add_task(what, total=total)
+                tasks[what] = bars.add_task(escape(one_line(what)), total=total)
             bars.update(tasks[what], completed=done, total=total)
 
         yield show

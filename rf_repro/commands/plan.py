@@ -4,6 +4,7 @@ import argparse
 import sys
 
 from rf_repro.commands.options import Commands, add_command, add_grid, grid_plan
+from rf_repro.core.shown import say
 
 
 def add_parser(commands: Commands) -> None:
@@ -19,7 +20,7 @@ def run(options: argparse.Namespace) -> int:
 
     plan = grid_plan(options)
     states, damaged = [], []
-    print(f"{'state':<11}{'phase':<22}{'kind':<11}run")
+    say(f"{'state':<11}{'phase':<22}{'kind':<11}run")
     for job in plan.jobs:
         state, phase = job.state, "-"
         try:
@@ -30,11 +31,11 @@ def run(options: argparse.Namespace) -> int:
                 phase = f"{progress.phase} {progress.done}/{progress.total}"
         except UserError as error:
             damaged.append(str(error))
-        print(f"{state:<11}{phase:<22}{job.kind:<11}{job.run.path}")
+        say(f"{state:<11}{phase:<22}{job.kind:<11}{job.run.path}")
         states.append(state)
     left = len(states) - states.count("done")
     counts = ", ".join(f"{states.count(kind)} {kind}" for kind in dict.fromkeys(states))
-    print(f"{len(states)} runs: {counts}; {left} left")
+    say(f"{len(states)} runs: {counts}; {left} left")
     for line in damaged:
-        print(f"rf-repro: {line}", file=sys.stderr)
+        say(f"rf-repro: {line}", file=sys.stderr)
     return 0

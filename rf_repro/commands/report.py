@@ -13,6 +13,7 @@ from rf_repro.commands.options import (
     all_overrides,
     writable_folder,
 )
+from rf_repro.core.shown import say
 
 
 def add_parser(commands: Commands) -> None:
@@ -49,15 +50,15 @@ def run(options: argparse.Namespace) -> int:
     runs = options.runs or [Path("runs")]
     changes, tables = all_overrides(options), options.tables
     findings = find(runs, options.scale, changes, tables)
-    print(write_report(make_document(findings), writable_folder(options.out, "--out")))
+    say(write_report(make_document(findings), writable_folder(options.out, "--out")))
     if options.ship is not None:
         from reports.ship import ship_results
 
         for path in ship_results(runs, writable_folder(options.ship, "--ship"), options.scale, changes, tables):
-            print(path)
+            say(path)
     if options.readme is not None:
         from reports.readme import update_readme
 
         update_readme(options.readme, findings)
-        print(options.readme)
+        say(options.readme)
     return 0

@@ -17,6 +17,7 @@ from rf_repro.commands.options import (
 from rf_repro.config.overrides import apply_overrides
 from rf_repro.config.scales import get_scale
 from rf_repro.core.files import read_json
+from rf_repro.core.shown import say
 
 
 def add_parser(commands: Commands) -> None:
@@ -46,12 +47,12 @@ def run(options: argparse.Namespace) -> int:
     from reports.build import build_report
     from reports.summary import summary
 
-    print("building the report", file=sys.stderr)
+    say("building the report", file=sys.stderr)
     changes = all_overrides(options)
     index = build_report([options.runs], options.out, options.scale, changes, names)
     base = apply_overrides(get_scale(options.scale), changes)
     tables = [grid.in_world(base.data.world) for grid in get_grids(names, base)]
     runs = [job.run for job in plan.jobs if job.kind == "variant"]
-    print("\n".join(summary(base, runs, tables, read_json(options.out / "claims.json"))))
-    print(f"report: {index}")
+    say(*summary(base, runs, tables, read_json(options.out / "claims.json")))
+    say(f"report: {index}")
     return 0 if done else 1

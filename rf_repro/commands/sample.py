@@ -18,6 +18,7 @@ from rf_repro.commands.options import (
 from rf_repro.core.errors import UserError
 from rf_repro.core.image_folder import ImageFolder
 from rf_repro.core.run_dir import RunDir
+from rf_repro.core.shown import say
 
 
 def add_parser(commands: Commands) -> None:
@@ -71,12 +72,12 @@ def run(options: argparse.Namespace) -> int:
             shard=shard, batch_size=options.batch_size,
         )  # fmt: skip
     if not folder.is_complete():
-        print(f"share {options.shard} is in {folder.path}; the folder is complete when all shares are")
+        say(f"share {options.shard} is in {folder.path}; the folder is complete when all shares are")
     elif options.prompts:
-        print(f"{len(folder.entries()):,} images of {len(prompts)} prompts in {folder.path}")
+        say(f"{len(folder.entries()):,} images of {len(prompts)} prompts in {folder.path}")
     else:
         for entry in folder.entries():
-            print(folder.image_path(entry.prompt_id, entry.sample))
+            say(folder.image_path(entry.prompt_id, entry.sample))
     return 0
 
 

@@ -26,6 +26,7 @@ from rf_repro.commands.options import (
     writable_folder,
 )
 from rf_repro.core.errors import UserError
+from rf_repro.core.shown import say
 
 if TYPE_CHECKING:
     from slurm.profile import Profile
@@ -140,20 +141,20 @@ def run_plan(options: argparse.Namespace) -> int:
     for action in (kind for kind in ACTIONS if kind != "answer" or kind in kinds):
         count = sweep.profile.shares_of(action)
         shared = f", {count} jobs share out one" if count > 1 and action in kinds - {"train"} else ""
-        print(f"  {action:<10}{sweep.profile.resources(action).describe()}{shared}")
+        say(f"  {action:<10}{sweep.profile.resources(action).describe()}{shared}")
     alone = list(dict.fromkeys(row.job.variant for row in sweep.rows if row.job.single))
     if alone and sweep.profile.resources("train").tasks > 1:
-        print(f"  {', '.join(alone)}: {sweep.profile.resources('train', single=True).describe()}")
+        say(f"  {', '.join(alone)}: {sweep.profile.resources('train', single=True).describe()}")
     if sweep.queue is None and sweep.profile.cluster == "slurm":
-        print("no SLURM on this machine: states are those of the files")
+        say("no SLURM on this machine: states are those of the files")
     console.print(plan_table(sweep.rows))
-    print(summary(sweep.rows))
+    say(summary(sweep.rows))
     if sweep.profile.gpu is not None:
         console.print(costs(sweep.rows, sweep.profile))
     groups = sweep.groups()
     jobs = sum(group.num_jobs for group in groups)
     calls = sum(len(group.actions) for group in groups)
-    print(f"to submit: {jobs} jobs in {calls} arrays" + (", then the report" if jobs else ""))
+    say(f"to submit: {jobs} jobs in {calls} arrays" + (", then the report" if jobs else ""))
     return 0
 
 
@@ -165,7 +166,7 @@ def run_submit(options: argparse.Namespace) -> int:
     if options.dry_run:
         run_plan(options)
         for number, text in enumerate(dry_run(look(ledger, request, here=True)), start=1):
-            print(f"\n--- sbatch call {number}\n{text}")
+            say("", f"--- sbatch call {number}", *text.split("\n"))
         return 0
     sweep = look(ledger, request, here=options.cluster == "local")
     _say_profile(sweep.profile, options.profile)
@@ -173,7 +174,7 @@ def run_submit(options: argparse.Namespace) -> int:
     writable_folder(options.out, "--out")
     if (options.cluster or sweep.profile.cluster) == "local":
         done, index = run_here(sweep)
-        print(f"report: {index}")
+        say(f"report: {index}")
         return 0 if done else 1
     sweep, submissions = submit(ledger, request)
     for one in submissions:
@@ -181,11 +182,11 @@ def run_submit(options: argparse.Namespace) -> int:
         what = f"{len(runs)} run{'s' * (len(runs) != 1)}" if runs else "of everything above"
         if len(one.runs) > len(runs):
             what = f"{len(one.runs)} shares of {runs[0]}"
-        print(f"job {one.job_id}: {one.action}, {what}")
-    print(summary(sweep.rows) if submissions else f"nothing to submit: {summary(sweep.rows)}")
+        say(f"job {one.job_id}: {one.action}, {what}")
+    say(summary(sweep.rows) if submissions else f"nothing to submit: {summary(sweep.rows)}")
     failed = [row.job.slug for row in sweep.rows if row.state == "failed"]
     if failed:
-        print(f"failed before and left alone: {', '.join(failed[:8])}{' ...' * (len(failed) > 8)}; see `rf-repro sweep retry`")
+        say(f"failed before and left alone: {', '.join(failed[:8])}{' ...' * (len(failed) > 8)}; see `rf-repro sweep retry`")
     return 0
 
 
@@ -212,7 +213,7 @@ def run_status(options: argparse.Namespace) -> int:
     if options.watch is None:
         table, text, _ = render()
         console.print(table)
-        print(text)
+        say(text)
         return 0
     from rich.console import Group
     from rich.live import Live
@@ -261,10 +262,10 @@ def run_cancel(options: argparse.Namespace) -> int:
     if options.all:
         ids += [one for sweep in sweeps for one in sweep.report_jobs()]
     if not ids:
-        print("nothing to cancel: none of these is in the queue")
+        say("nothing to cancel: none of these is in the queue")
         return 0
     cancel(ids)
-    print(f"cancelled {len(ids)} jobs of {len(rows)} runs: {', '.join(ids[:12])}{' ...' * (len(ids) > 12)}")
+    say(f"cancelled {len(ids)} jobs of {len(rows)} runs: {', '.join(ids[:12])}{' ...' * (len(ids) > 12)}")
     return 0
 
 
@@ -274,10 +275,10 @@ def run_retry(options: argparse.Namespace) -> int:
     ledger = _ledger(options)
     rows = failed_rows(all_sweeps(ledger), options.names)
     if not rows:
-        print("nothing to retry: none of these has failed")
+        say("nothing to retry: none of these has failed")
         return 0
     for one in retry(ledger, rows):
-        print(f"job {one.job_id}: {one.action}, {', '.join(Path(run).parent.name for run in one.runs) or 'of everything'}")
+        say(f"job {one.job_id}: {one.action}, {', '.join(Path(run).parent.name for run in one.runs) or 'of everything'}")
     return 0
 
 
@@ -286,18 +287,18 @@ def run_profile(options: argparse.Namespace) -> int:
 
     names = bundled_profiles()
     if options.name is None:
-        print("\n".join(names))
+        say(*names)
     elif options.name not in names:
         raise UserError(f"profile {options.name!r}: not bundled; choose one of {', '.join(names)}")
     else:
-        print((BUNDLED / f"{options.name}.yaml").read_text(encoding="utf-8"), end="")
+        say(*(BUNDLED / f"{options.name}.yaml").read_text(encoding="utf-8").splitlines())
     return 0
 
 
 def run_evaluations(options: argparse.Namespace) -> int:
     from rf_repro.evaluations.plan import BUNDLED
 
-    print(BUNDLED.read_text(encoding="utf-8"), end="")
+    say(*BUNDLED.read_text(encoding="utf-8").splitlines())
     return 0
 
 
@@ -338,4 +339,4 @@ def _seeds(text: str) -> Sequence[int]:
 
 
 def _say_profile(profile: "Profile", asked: str | None) -> None:
-    print(f"profile: {profile.source}" + ("" if asked else " (a bundled example; name your own with --profile)"))
+    say(f"profile: {profile.source}" + ("" if asked else " (a bundled example; name your own with --profile)"))

@@ -21,6 +21,7 @@ from rf_repro.commands.options import (
     writable_folder,
 )
 from rf_repro.core.errors import UserError
+from rf_repro.core.shown import say
 
 
 def add_parser(commands: Commands) -> None:
@@ -64,5 +65,5 @@ def run(options: argparse.Namespace) -> int:
         complete_as_rank(plan, options.device, threads)
         return 0
     done = complete(plan, options.device, 1, threads)
-    print(plan.jobs[-1].run.path)
+    say(plan.jobs[-1].run.path)
     return 0 if done else 1

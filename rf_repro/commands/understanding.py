@@ -12,6 +12,7 @@ from rf_repro.commands.vlm_options import add_vlm, check_vlm, load_vlm, vlm_batc
 from rf_repro.core.errors import UserError
 from rf_repro.core.records import EvalResult
 from rf_repro.core.run_dir import RunDir
+from rf_repro.core.shown import say
 from rf_repro.evaluations.recording import open_run, record
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ def run_understanding(options: argparse.Namespace) -> int:
             else:
                 understanding.evaluate_share(one, settings, shard, progress=progress)
         if shard != (0, 1):
-            print(f"{name}: share {shard[0] + 1} of {shard[1]} is in {out}; when all are, run without --shard to score")
+            say(f"{name}: share {shard[0] + 1} of {shard[1]} is in {out}; when all are, run without --shard to score")
             continue
         results.append(result)
         _tell(one.benchmark.title, result, out)
@@ -123,16 +124,16 @@ def _run(options: argparse.Namespace) -> RunDir:
 def _tell(title: str, result: "BenchmarkEvaluation", out: Path) -> None:
     """Every variant of every metric, and what is amiss."""
     partial = "" if result.metrics["paper"] is not None else "INCOMPLETE: "
-    print(f"{title}: {partial}{result.n:,} of {result.expected_n:,} questions scored; protocol {result.protocol}")
+    say(f"{title}: {partial}{result.n:,} of {result.expected_n:,} questions scored; protocol {result.protocol}")
     for variant, values in by_variant(result.metrics).items():
         shown = ", ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in values.items() if value is not None)
-        print(f"  {variant:<23} {shown or 'not measured'}")
+        say(f"  {variant:<23} {shown or 'not measured'}")
     paper = result.metrics["paper"]
-    print(f"  {'paper':<23} {result.missing['paper'] if paper is None else f'{paper:.4f}'}")
-    print(f"  paper is {result.evaluator['paper']}")
+    say(f"  {'paper':<23} {result.missing['paper'] if paper is None else f'{paper:.4f}'}")
+    say(f"  paper is {result.evaluator['paper']}")
     for problem in result.unread[:SHOWN]:
-        print(f"  problem: {problem}")
-    print(f"  {out / f'{result.benchmark}.json'}, a row a question in {out / f'{result.benchmark}.items.jsonl'}")
+        say(f"  problem: {problem}")
+    say(f"  {out / f'{result.benchmark}.json'}, a row a question in {out / f'{result.benchmark}.items.jsonl'}")
 
 
 def by_variant(metrics: Mapping[str, float | None]) -> dict[str, dict[str, float | None]]:
@@ -149,8 +150,8 @@ def by_variant(metrics: Mapping[str, float | None]) -> dict[str, dict[str, float
 
 def _summary(results: Sequence[EvalResult]) -> None:
     """The number for the paper's column of each benchmark."""
-    print(f"{'benchmark':<18}{'questions':>16}  for the paper's column")
+    say(f"{'benchmark':<18}{'questions':>16}  for the paper's column")
     for result in results:
         value = result.metrics["paper"]
         shown = f"{value:.4f}" if value is not None else result.missing["paper"]
-        print(f"{result.benchmark:<18}{f'{result.n:,} of {result.expected_n:,}':>16}  {shown}")
+        say(f"{result.benchmark:<18}{f'{result.n:,} of {result.expected_n:,}':>16}  {shown}")

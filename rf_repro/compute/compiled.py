@@ -11,6 +11,8 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
+from rf_repro.core.shown import say
+
 Forward = TypeVar("Forward", bound=Callable[..., Any])
 STEP_COMPILED = 0.75  # of the seconds of a step of the whole model at `tiny`, measured
 FEW_STEPS = 2000  # of a stage at `tiny`, in which compiling, a minute or two where its cache is empty, would not pay
@@ -63,6 +65,6 @@ def can_compile(device_type: str) -> bool:
         torch.compile(work)(torch.ones(8, device=device_type, requires_grad=True)).backward()
     except Exception as error:  # of the compiler, of a compiler that it calls, of one that is not there
         reason = f"{type(error).__name__}: {(str(error).strip().splitlines() or ['no reason given'])[0]}"
-        print(f"layers are not compiled, and training is slower for it ({reason})", file=sys.stderr, flush=True)
+        say(f"layers are not compiled, and training is slower for it ({reason})", file=sys.stderr)
         return False
     return True

@@ -12,6 +12,7 @@ import torch
 from rf_repro.compute.ranks import ALONE, Ranks
 from rf_repro.core.devices import resolve_device as resolve_device
 from rf_repro.core.errors import Stopped, TrainingDiverged, UserError
+from rf_repro.core.shown import say
 
 T = TypeVar("T")
 REMEDY = "; --device cpu does without it"
@@ -54,7 +55,7 @@ def on_device(name: str, work: Callable[[torch.device], T], may_fall_back: bool 
     except DeviceFailed as error:
         if name != "auto" or not may_fall_back:
             raise
-        print(f"{str(error).removesuffix(REMEDY)}: going on with the CPU", file=sys.stderr, flush=True)
+        say(f"{str(error).removesuffix(REMEDY)}: going on with the CPU", file=sys.stderr)
         return work(torch.device("cpu"))
 
 

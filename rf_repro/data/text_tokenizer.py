@@ -14,6 +14,7 @@ from tokenizers import Tokenizer
 
 from rf_repro.config.schema import ExperimentConfig
 from rf_repro.core.errors import UserError
+from rf_repro.core.hub import split_revision
 from rf_repro.core.untrusted.json_text import parse_json
 from rf_repro.core.untrusted.plain_files import read_text
 from rf_repro.core.untrusted.problems import MAX_JSON_BYTES, shown
@@ -168,7 +169,8 @@ def _download(name: str) -> Path:
     from huggingface_hub import hf_hub_download
 
     try:
-        return Path(hf_hub_download(name, "tokenizer.json"))
+        source, revision = split_revision(name)
+        return Path(hf_hub_download(source, "tokenizer.json", revision=revision))
     except Exception as error:  # of the network, of names, of rights, of files: many kinds, one remedy
         reason = str(error).strip().splitlines()
         raise UserError(

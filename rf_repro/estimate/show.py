@@ -7,6 +7,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from rf_repro.core.shown import say
 from rf_repro.estimate.flops import Cost
 from rf_repro.estimate.memory import is_sharded, shard_group
 from rf_repro.estimate.plan import Plan, RunEstimate, StageEstimate, by_stage
@@ -64,7 +65,7 @@ def as_json(detail: RunEstimate, plan: Plan) -> None:
         "not_estimated": list(plan.left_out),
         "assumed": list(ASSUMED),
     }  # fmt: skip
-    print(json.dumps(data, indent=1))
+    say(*json.dumps(data, indent=1).split("\n"))
 
 
 def _brief(stage: StageEstimate) -> dict[str, Any]:

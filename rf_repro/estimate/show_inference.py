@@ -9,6 +9,7 @@ from rich.console import Console
 
 from rf_repro.config.schema import ExperimentConfig
 from rf_repro.core.errors import UserError
+from rf_repro.core.shown import say
 from rf_repro.data.packing import Size
 from rf_repro.estimate.gpus import GPU, GPUS
 from rf_repro.estimate.inference import (
@@ -125,7 +126,7 @@ def as_json(config: ExperimentConfig, variant: str, gpu: GPU) -> None:
         "prompt_sets": [row.as_json() for row in sets],
         "assumed": list(ASSUMED),
     }
-    print(json.dumps(data, indent=1))
+    say(*json.dumps(data, indent=1).split("\n"))
 
 
 def show(config: ExperimentConfig, variant: str, gpu: GPU) -> None:

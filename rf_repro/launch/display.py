@@ -7,6 +7,7 @@ from typing import TextIO
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
+from rf_repro.core.shown import one_line, say
 from rf_repro.launch.progress import Watch, clock
 
 PLAIN_SECONDS = 15.0
@@ -26,7 +27,7 @@ class PlainDisplay:
         self.file.flush()
 
     def note(self, text: str) -> None:
-        print(text, file=self.file, flush=True)
+        say(text, file=self.file)
 
     def update(self, watches: list[Watch], finished: int, total: int, remaining: float | None = None) -> None:
         if time.monotonic() - self.last < PLAIN_SECONDS:
@@ -42,7 +43,8 @@ class BarDisplay:
 
     def __init__(self, console: Console):
         self.bars = Progress(
-            TextColumn("{task.description}"), BarColumn(bar_width=24), TextColumn("{task.fields[text]}"),
+            TextColumn("{task.description}", markup=False), BarColumn(bar_width=24),
+            TextColumn("{task.fields[text]}", markup=False),
             console=console, auto_refresh=False,
         )  # fmt: skip
         self.tasks: dict[str, TaskID] = {}
@@ -56,7 +58,7 @@ class BarDisplay:
         self.bars.stop()
 
     def note(self, text: str) -> None:
-        self.bars.console.print(text, markup=False, highlight=False)
+        self.bars.console.print(one_line(text), markup=False, highlight=False)
 
     def update(self, watches: list[Watch], finished: int, total: int, remaining: float | None = None) -> None:
         for name in set(self.tasks) - {watch.job.name for watch in watches}:
@@ -64,7 +66,7 @@ class BarDisplay:
         for watch in watches:
             name = watch.job.name
             if name not in self.tasks:
-                self.tasks[name] = self.bars.add_task(name, text="")
+                self.tasks[name] = self.bars.add_task(one_line(name), text="")
             self.bars.update(
                 self.tasks[name], completed=watch.progress.done, total=max(1, watch.progress.total), text=_line(watch)
             )

@@ -3,6 +3,7 @@
 import os
 import sys
 
+from rf_repro.core.shown import say
 from rf_repro.launch.display import make_display
 from rf_repro.launch.jobs import LocalJob, RunJob, run_as_rank
 from rf_repro.launch.local import run_plan
@@ -67,4 +68,4 @@ def complete_as_rank(plan: Plan, device: str, threads: int) -> None:
 
 
 def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    say(text, file=sys.stderr)

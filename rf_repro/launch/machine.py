@@ -12,6 +12,7 @@ from typing import Any
 from rf_repro.core.capacity import usable_bytes, usable_cores
 from rf_repro.core.errors import UserError
 from rf_repro.core.import_path import job_environment
+from rf_repro.core.shown import say
 from rf_repro.launch.forecast import Speed, seconds_left, time_of_all
 from rf_repro.launch.plan import Job
 from rf_repro.launch.progress import read_progress
@@ -98,7 +99,8 @@ def look_at(jobs: Sequence[Job], device: str, count: int, threads: int = 1) -> M
     if not found:
         return None
     told = {line: None for answer in found for line in answer["told"]}
-    print("".join(f"{line}\n" for line in told), end="", file=sys.stderr, flush=True)
+    if told:
+        say(*told, file=sys.stderr)
     measured = {name: speed for answer in found for name, speed in answer["speeds"].items()}
     defaults = {name: _mean_of(measured.values(), name, guess) for name, guess in asdict(Speed()).items()}
     one = found[0]["machine"]
@@ -132,7 +134,7 @@ def _answer(process: "subprocess.Popen[str]") -> dict[str, Any] | None:
     except subprocess.TimeoutExpired:
         return None
     if process.returncode:  # a forecast is not worth a run, which will say what is wrong if it is
-        print(f"measuring this machine failed: {(errors.splitlines() or ['killed'])[-1]}", file=sys.stderr, flush=True)
+        say(f"measuring this machine failed: {(errors.splitlines() or ['killed'])[-1]}", file=sys.stderr)
         return None
     answer: dict[str, Any] = json.loads(output)
     if "error" in answer:

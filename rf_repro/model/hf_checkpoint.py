@@ -3,8 +3,6 @@
 Only safetensors are opened: a pickled `.bin` can run code. Shards are mapped into memory and read one tensor at a time.
 """
 
-import re
-from collections.abc import Collection
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -15,11 +13,9 @@ from torch import Tensor
 
 from rf_repro.core.errors import UserError
 from rf_repro.core.files import read_object
-from rf_repro.core.install import extra_hint
+from rf_repro.core.hub import PICKLED, find_model, some
 
 CONFIG, SINGLE, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
-HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
-PICKLED = (".bin", ".pt", ".pth", ".ckpt")
 DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 
 
@@ -29,13 +25,13 @@ class HFCheckpoint:
     def __init__(self, source: str) -> None:
         """
         Args:
-            source: a folder, or a hub id `organisation/name`.
+            source: a folder, or a hub id `organisation/name` or `organisation/name@revision`.
 
         Raises:
             UserError: it cannot be had, is not safetensors, a shard is missing or damaged, or the index and shards disagree.
         """
         self.source = source
-        self.folder = find_folder(source)
+        self.folder = find_model(source, f"pretrained={source!r}")
         self.config: dict[str, Any] = _read_object(self.folder / CONFIG)
         self._handles: dict[str, Any] = {}
         for path, listed in self._shards().items():
@@ -95,40 +91,6 @@ class HFCheckpoint:
             joined[start : start + len(part)] = part
             start += len(part)
         return joined.view(shape)
-
-
-def find_folder(source: str) -> Path:
-    """The folder itself, or the hub's snapshot of a hub id, downloaded where it is not in the cache: JSON and safetensors alone.
-
-    Raises:
-        UserError: neither exists; says how to bring a checkpoint to a machine without the hub.
-    """
-    folder = Path(source).expanduser()
-    if folder.is_dir():
-        return folder
-    if not HUB_ID.fullmatch(source):
-        raise UserError(f"pretrained={source!r}: must be a folder that exists, or a hub id organisation/name")
-    try:
-        from huggingface_hub import snapshot_download
-    except ImportError as error:
-        raise UserError(
-            f"pretrained={source!r}: a hub id needs huggingface_hub ({error}); install it with: {extra_hint('hub')}, "
-            "or give a folder"
-        ) from None
-    try:
-        return Path(snapshot_download(source, allow_patterns=["*.json", "*.safetensors"]))
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(
-            f"pretrained={source!r}: no such folder, and the hub does not give it ({reason}); where there is a network: "
-            f"hf download {source} --include '*.json' '*.safetensors' --local-dir FOLDER, then give FOLDER"
-        ) from None
-
-
-def some(names: Collection[str], most: int = 6) -> str:
-    """The first few in order, and how many more."""
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return (", ".join(sorted(names)[:most]) or "none") + more
 
 
 def _is_shard_name(name: object) -> bool:

@@ -12,7 +12,8 @@ from torch import Tensor
 from rf_repro.config.model_schema import DecoderConfig
 from rf_repro.core.errors import UserError
 from rf_repro.core.files import atomic_folder, write_json
-from rf_repro.model.hf_checkpoint import CONFIG, INDEX, SINGLE, some
+from rf_repro.core.hub import some
+from rf_repro.model.hf_checkpoint import CONFIG, INDEX, SINGLE
 from rf_repro.model.hf_weights import Entry, architecture, backbone_entries
 
 MAX_SHARD_BYTES = 5 * 10**9  # as transformers

@@ -16,7 +16,8 @@ from torch import Tensor
 from rf_repro.config.model_schema import DecoderConfig
 from rf_repro.config.schema import ExperimentConfig
 from rf_repro.core.errors import UserError
-from rf_repro.model.hf_checkpoint import DTYPES, HFCheckpoint, some
+from rf_repro.core.hub import some
+from rf_repro.model.hf_checkpoint import DTYPES, HFCheckpoint
 from rf_repro.model.rf_model import RFModel
 from rf_repro.model.spaces import space_of
 from rf_repro.representation.kinds import representation_of

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from rf_repro.config.model_schema import EncoderConfig
 from rf_repro.core.errors import UserError
 from rf_repro.core.files import read_object
+from rf_repro.core.hub import find_model, loading, require_all_weights, require_safetensors
 from rf_repro.core.install import extra_hint
 from rf_repro.core.streams import quiet_transformers
 from rf_repro.maths.layers import patchify
@@ -160,29 +161,19 @@ def read_encoder_weights(encoder: PretrainedEncoder, source: str) -> dict[str, T
         UserError: nothing loadable is there, it is a model of another kind or setting, or weights are missing, left over or
             of other shapes; the line names them.
     """
-    from safetensors import SafetensorError
     from transformers import PreTrainedConfig
 
     place = f"model.encoder.pretrained={source!r}"
-    try:
-        with quiet_transformers():
-            theirs = _model_config(type(encoder), PreTrainedConfig.get_config_dict(source)[0], place)
-            _require_same(encoder.model.config, theirs, place)
-            model, info = type(encoder.model).from_pretrained(
-                source, config=theirs, use_safetensors=True, dtype=torch.float32, output_loading_info=True,
-                ignore_mismatched_sizes=True,  # so that they are listed; they are refused below
-            )  # fmt: skip
-    except (OSError, SafetensorError, RuntimeError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(f"{place}: must be a folder or hub id with safetensors of a {encoder.kind} model ({reason})") from None
-    problems = {
-        "missing": sorted(info["missing_keys"]),
-        "left over": sorted(name for name in info["unexpected_keys"] if not name.startswith(UNUSED_WEIGHTS)),
-        "of another shape": sorted(name for name, *_ in info["mismatched_keys"]),
-    }
-    said = "; ".join(f"{what}: {', '.join(names[:5])}{', ...' if names[5:] else ''}" for what, names in problems.items() if names)
-    if said:
-        raise UserError(f"{place}: weights do not fit the model its config.json describes ({said})")
+    folder = find_model(source, place)
+    require_safetensors(folder, place)
+    with quiet_transformers(), loading(place, f"give a folder or hub id with safetensors of a {encoder.kind} model"):
+        theirs = _model_config(type(encoder), PreTrainedConfig.get_config_dict(folder, local_files_only=True)[0], place)
+        _require_same(encoder.model.config, theirs, place)
+        model, info = type(encoder.model).from_pretrained(
+            folder, config=theirs, use_safetensors=True, trust_remote_code=False, local_files_only=True, dtype=torch.float32,
+            output_loading_info=True, ignore_mismatched_sizes=True,  # so that they are listed; they are refused below
+        )  # fmt: skip
+    require_all_weights(info, place, unused=lambda name: name.startswith(UNUSED_WEIGHTS) and name in info["unexpected_keys"])
     return {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
 
 

@@ -6,7 +6,6 @@ Shapes: B images, C latent channels, f pixels a latent cell covers a side, h = S
 """
 
 from itertools import pairwise
-from pathlib import Path
 from typing import Protocol
 
 import torch
@@ -16,10 +15,19 @@ from torch import Tensor, nn
 from rf_repro.config.model_schema import VAEConfig
 from rf_repro.core.errors import UserError
 from rf_repro.core.hashing import derive_seed
+from rf_repro.core.hub import find_model, loading, require_all_weights, require_safetensors
 from rf_repro.core.install import extra_hint
 from rf_repro.maths.layers import patchify, unpatchify
 
 MIN_LOG_VARIANCE, MAX_LOG_VARIANCE = -20.0, 10.0  # exp() stays finite whatever a young encoder says
+# Of Wan's VAE alone, or within a pipeline, whose other models are large.
+WAN_FILES = (
+    "config.json",
+    "diffusion_pytorch_model*.safetensors",
+    "diffusion_pytorch_model*.json",
+    "vae/*.json",
+    "vae/*.safetensors",
+)
 MAX_WIDENING = 4  # of the channels, over those at half the resolution
 RESIDUAL_GAIN = 0.5  # of the convolutions that write to the residual stream
 
@@ -144,7 +152,8 @@ class WanAutoencoder(nn.Module):
             `downsample` and `latent_channels` must be the model's own.
 
     Raises:
-        UserError: diffusers is not installed, nothing loadable is at `pretrained`, or the model is another than configured.
+        UserError: diffusers is not installed, nothing loadable is at `pretrained`, or the model is another than configured
+            or lacks a weight.
     """
 
     mean: Tensor
@@ -158,13 +167,16 @@ class WanAutoencoder(nn.Module):
             raise UserError(f"model.vae.kind='wan': needs diffusers ({error}); install it with: {extra_hint('hub')}") from None
         if not config.pretrained:
             raise UserError("model.vae.pretrained='': must be a folder or hub id of Wan 2.1's VAE where model.vae.kind='wan'")
-        subfolder = None if (Path(config.pretrained) / "config.json").is_file() else "vae"
-        try:
-            self.vae = AutoencoderKLWan.from_pretrained(config.pretrained, subfolder=subfolder, low_cpu_mem_usage=False)
-        except OSError as error:
-            reason = str(error).splitlines()[0]
-            raise UserError(f"model.vae.pretrained={config.pretrained!r}: must be a folder or hub id of a diffusers Wan VAE "
-                            f"({reason})") from None  # fmt: skip
+        place = f"model.vae.pretrained={config.pretrained!r}"
+        folder = find_model(config.pretrained, place, WAN_FILES)
+        folder = folder if (folder / "config.json").is_file() else folder / "vae"
+        require_safetensors(folder, place)
+        with loading(place, "give a folder or hub id of a diffusers Wan VAE, with safetensors"):
+            self.vae, info = AutoencoderKLWan.from_pretrained(
+                folder, use_safetensors=True, local_files_only=True, low_cpu_mem_usage=False, output_loading_info=True,
+                ignore_mismatched_sizes=True,  # so that they are listed; they are refused below
+            )  # fmt: skip
+        require_all_weights(info, place)
         self.downsample, self.latent_channels = self.vae.config.scale_factor_spatial, self.vae.config.z_dim
         if (config.downsample, config.latent_channels) != (self.downsample, self.latent_channels):
             raise UserError(

@@ -10,6 +10,7 @@ from torch import Tensor
 from rf_repro.compute.ranks import Ranks
 from rf_repro.compute.sharding import copy_part_
 from rf_repro.core.errors import UserError
+from rf_repro.core.shown import say
 from rf_repro.model.encoders import encoder_of
 from rf_repro.model.initialise import starting_values
 from rf_repro.model.rf_model import RFModel
@@ -56,7 +57,7 @@ def given_values(
         shapes = {name: p.shape for name, p in model.named_parameters() if not name.startswith("encoder.")}
         report = backbone.report(shapes)
         if ranks.is_first:
-            print(report.describe())
+            say(*report.describe().split("\n"))
         yield from backbone.tensors()
 
 

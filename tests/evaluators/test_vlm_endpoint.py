@@ -124,7 +124,9 @@ def test_the_key_comes_from_the_environment_and_goes_nowhere_else(monkeypatch: p
         assert server.keys[1:] == ["Bearer another"]
     monkeypatch.delenv("RF_REPRO_API_KEY")
     assert Endpoint("m", "http://node7:8000/v1")._client._key is None  # in the clear, to a server that has not asked
-    assert Endpoint("m", "https://api.example.com/v1")._client._key == SECRET
+    key = Endpoint("m", "https://api.example.com/v1")._client._key
+    assert key is not None
+    assert key.value == SECRET
     assert all(SECRET not in path.read_text() for path in tmp_path.rglob("*.json"))
     assert SECRET not in repr((model, model.revision, model.settings))
     monkeypatch.setenv("OPENAI_API_KEY", "sk\nX-Evil: 1")

@@ -63,7 +63,7 @@ def test_an_endpoint_is_a_name_and_an_address(tmp_path: Path) -> None:
         ("openai:@http://host/v1", "must be openai:NAME@http://HOST:PORT/v1"),
         ("openai:judge@httpx://host", "must be openai:NAME@http://HOST:PORT/v1"),
         ("openai:judge@http://me:secret@host/v1", "must be http(s)://HOST:PORT/PATH, without password or query"),
-        ("./no/such/folder/here", "cannot be loaded"),
+        ("./no/such/folder/here", "must be a folder that exists"),
     ],
 )
 def test_other_models_are_refused(spec: str, problem: str) -> None:

@@ -55,14 +55,14 @@ def test_weights_that_do_not_fit(folders: dict[str, Path], tmp_path: Path) -> No
 
     refused(folders["dinov3 gated"], r"config.json has hidden_act='silu' \(not 'gelu'\), use_gated_mlp=True \(not False\)")
     refused(folders["siglip2"], r"is a 'siglip2_vision_model' model")
-    refused(tmp_path / "nowhere", r"model.encoder.pretrained='.*nowhere': must be a folder or hub id with safetensors")
+    refused(tmp_path / "nowhere", r"model.encoder.pretrained='.*nowhere': must be a folder that exists, or a hub id")
     names = ("norm.weight", "embeddings.cls_token")
     for change, message in {
         "lacks": r"missing: embeddings.cls_token, norm.weight",
         "adds": r"left over: more.weight",
         "reshapes": r"weights do not fit .*\(of another shape: norm.weight\)",
-        "breaks": r"must be a folder or hub id with safetensors",
-        "pickles": r"must be a folder or hub id with safetensors",
+        "breaks": r"give a folder or hub id with safetensors",
+        "pickles": r"has no .safetensors; pytorch_model.bin are pickles, which can run code and are never opened",
     }.items():
         folder = tmp_path / change
         shutil.copytree(folders["dinov3"], folder)

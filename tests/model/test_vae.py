@@ -204,7 +204,7 @@ def test_a_folder_without_a_wan_vae_is_named(wan_folder: Path) -> None:
     folder = wan_folder / "empty" / "vae"
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps({"_class_name": "AutoencoderKLWan", **TINY_WAN}))  # weights are missing
-    with pytest.raises(UserError, match=rf"model.vae.pretrained='{folder}': must be a folder or hub id") as error:
+    with pytest.raises(UserError, match=rf"model.vae.pretrained='{folder}': has no .safetensors; give") as error:
         WanAutoencoder(wan_config(folder))
     assert "\n" not in str(error.value)
 

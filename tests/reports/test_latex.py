@@ -7,7 +7,8 @@ import subprocess
 import pytest
 
 from reports.build import build_report
-from reports.latex import escape, render_latex
+from reports.escape import for_latex
+from reports.latex import render_latex
 from reports.tables import Table
 from tests.reports.runs import make_items, write_geneval, write_run
 
@@ -23,13 +24,13 @@ def table(rows):
 
 
 def test_every_special_character_is_escaped():
-    assert escape("a_b") == r"a\_b"
-    assert escape("50% & $5 #1") == r"50\% \& \$5 \#1"
-    assert escape("\\end{x}") == r"\textbackslash{}end\{x\}"
-    assert escape("x^2~y") == r"x\textasciicircum{}2\textasciitilde{}y"
-    assert escape("≥ 0.98 −1 漢") == r"$\geq$ 0.98 $-$1 \texttt{U+6F22}"
-    assert escape("two\nlines") == "two lines"
-    bare = re.sub(r"\\[a-zA-Z]+(\{\})?|\\.|\$-\$|\$\\[a-z]+\$|\\texttt\{U\+[0-9A-F]+\}", "", escape(NASTY + WORLD))
+    assert for_latex("a_b") == r"a\_b"
+    assert for_latex("50% & $5 #1") == r"50\% \& \$5 \#1"
+    assert for_latex("\\end{x}") == r"\textbackslash{}end\{x\}"
+    assert for_latex("x^2~y") == r"x\textasciicircum{}2\textasciitilde{}y"
+    assert for_latex("≥ 0.98 −1 漢") == r"$\geq$ 0.98 $-$1 \texttt{U+6F22}"
+    assert for_latex("two\nlines") == "two lines"
+    bare = re.sub(r"\\[a-zA-Z]+(\{\})?|\\.|\$-\$|\$\\[a-z]+\$|\\texttt\{U\+[0-9A-F]+\}", "", for_latex(NASTY + WORLD))
     assert not set("\\{}$&#%_^~") & set(bare.replace("{U+", "").replace("}", ""))
 
 

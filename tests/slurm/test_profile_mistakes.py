@@ -1,5 +1,6 @@
 """Profiles that are wrong: one line for every mistake."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -123,3 +124,28 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="not valid YAML") as refused:
         load_profile(str(tmp_path / "null"))
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "where"),
+    [
+        ("environment: {OPENAI_API_KEY: hunter2}", "environment: sets OPENAI_API_KEY"),
+        ("environment: {RF_REPRO_API_KEY: hunter2}", "environment: sets RF_REPRO_API_KEY"),
+        ("environment: {HF_TOKEN: hunter2}", "environment: sets HF_TOKEN"),
+        ("environment: {aws_secret_access_key: hunter2}", "environment: sets aws_secret_access_key"),
+        ("setup: [module load x, export OPENAI_API_KEY=hunter2]", "setup.1: sets OPENAI_API_KEY"),
+        ("""setup: ["HF_TOKEN='hunter2' true"]""", "setup.0: sets HF_TOKEN"),
+        ("resources: {time: 1h, sbatch: {export: 'ALL,WANDB_API_KEY=hunter2'}}", "resources.sbatch.export: sets WANDB_API_KEY"),
+    ],
+)
+def test_a_profile_that_holds_a_secret_is_refused_without_telling_it(text: str, where: str, tmp_path: Path) -> None:
+    whole = text if text.startswith("resources") else TIMED + text
+    with pytest.raises(UserError, match=re.escape(f"{where}: a secret, ")) as error:
+        load_profile(str(write(tmp_path, whole)))
+    assert "hunter2" not in str(error.value)
+
+
+def test_a_secret_that_the_job_reads_itself_is_none_of_the_profiles(tmp_path: Path) -> None:
+    text = "environment: {TOKENIZERS_PARALLELISM: 'false'}\n"
+    text += "setup: ['export OPENAI_API_KEY=$(cat ~/key)', 'export HF_TOKEN=\"$T\"']\n"
+    assert load_profile(str(write(tmp_path, TIMED + text))).environment == {"TOKENIZERS_PARALLELISM": "false"}

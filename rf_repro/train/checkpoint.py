@@ -123,7 +123,7 @@ def check(path: Path, kinds: tuple[str, ...] = KINDS, ranks: Ranks = ALONE) -> d
     state: dict[str, Any] = {}
     try:
         state = read_state(path)
-        found = {file.name: file.stat().st_size for file in path.glob("*.safetensors")}
+        found = {file.name: file.stat().st_size for file in path.glob("*.safetensors") if file.is_file()}
         written = state["files"]
         own = {*sorted(name for name in written if kind_of(name) in kinds)[ranks.rank :: ranks.size]}
         for name in sorted(found.keys() | written.keys()):

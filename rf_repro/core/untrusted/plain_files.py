@@ -43,7 +43,8 @@ def read_bytes(path: Path, most: int, missing: str = "no such file") -> bytes:
     """
     with open_plain(path, missing) as file:
         try:
-            data = file.read(most + 1)
+            size = os.fstat(file.fileno()).st_size  # memory for as much as it has, not for the most that it may have
+            data = file.read(min(size, most) + 1)
         except OSError as error:
             raise UserError(f"{path}: cannot be read ({reason(error)}); copy it here again") from None
     if len(data) > most:

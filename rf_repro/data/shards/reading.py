@@ -74,6 +74,8 @@ def _open(path: Path, source: SourceConfig) -> Shard:
     """Raises CorruptSample, whatever is wrong."""
     kind = "arrow" if path.suffix.lower() == ".arrow" else source.format
     try:
+        if not path.is_file():  # a pipe would have no end
+            raise CorruptSample("is not there, or is no plain file")
         return READERS[kind](path, source)
     except CorruptSample as problem:
         raise CorruptSample(f"{shown(path.name)}: {problem}") from None

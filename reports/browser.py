@@ -69,9 +69,7 @@ def make_browser(rows: Sequence[RunRow], scale_label: str) -> Browser | None:
             items = run.items(GENEVAL.evaluation)
             entries = []
             for sheet in read_sheets(run.dir, items, GENEVAL.tasks).values():
-                entries += [_entry(item, texts, _boxes(item, sheet), [len(sprites), *place])
-                            for row_items in sheet.rows.values() for item in row_items
-                            for place in [sheet.places()[item["prompt_id"], item["sample"]]]]  # fmt: skip
+                entries += [_pictured(item, texts, sheet, len(sprites)) for row in sheet.rows.values() for item in row]
                 sprites.append(_sprite(sheet.image))
             for task in GENEVAL.tasks:
                 unscored = [item for item in items if item["tag"] == task and item["correct"] is None]
@@ -90,6 +88,16 @@ def make_browser(rows: Sequence[RunRow], scale_label: str) -> Browser | None:
         data, tuple(sprites), shown=sum(len(run["items"]) for run in runs), total=sum(run["of"] for run in runs),
         summary=_failures_table(scored, scale_label),
     )  # fmt: skip
+
+
+def _pictured(item: Item, texts: dict[str, int], sheet: Sheet, number: int) -> list[Any]:
+    """The entry of an item in a sheet, of which it says so where the image is not the one that was scored."""
+    key = item["prompt_id"], item["sample"]
+    if key in sheet.changed:
+        return _entry(
+            {**item, "reason": f"{item.get('reason') or 'judged correct'}; the image is {sheet.changed[key]}"}, texts, None, None
+        )
+    return _entry(item, texts, _boxes(item, sheet), [number, *sheet.places()[key]])
 
 
 def _entry(item: Item, texts: dict[str, int], boxes: list[Any] | None, place: list[int] | None) -> list[Any]:

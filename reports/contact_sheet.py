@@ -6,26 +6,30 @@ alone (`sheet_rows`, `wrong_rows`), so the same functions place them here and fi
 variants on one prompt set show the same prompts in the same cells of the first sheet.
 """
 
+import hashlib
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from PIL import Image
+from PIL import Image, ImageDraw
 from PIL.PngImagePlugin import PngInfo
 
 from rf_repro.core.errors import UserError
 from rf_repro.core.files import atomic_path
 from rf_repro.core.image_folder import ImageFolder
 from rf_repro.core.run_dir import RunDir
-from rf_repro.core.untrusted.image_header import read_image
+from rf_repro.core.untrusted.image_header import decoded_image, read_image
+from rf_repro.core.untrusted.plain_files import read_bytes
+from rf_repro.core.untrusted.problems import MAX_IMAGE_BYTES, CorruptSample
 
 T = TypeVar("T")
 Item = Mapping[str, Any]
 Rows = dict[str, list[Item]]
 COLUMNS = 12
+CHANGED = "not the one that was scored (its SHA-256 is not the one in manifest.json)"
 MAX_CELL = 128  # pixels; larger images are scaled down to keep a sheet small
 
 
@@ -81,12 +85,14 @@ def _key(item: Item) -> tuple[int, int]:
 class Sheet:
     """RGB cells of the images' own size up to `MAX_CELL`, white where there is none; `rows` says what each cell shows.
 
-    `image_size`: width and height of the images themselves, in whose pixels boxes are given; None when they differ.
+    `image_size`: width and height of the images themselves, in whose pixels boxes are given; None when they differ. `changed`:
+    (prompt id, sample) -> why the image is not shown but crossed out: it is gone, or not the one that was scored.
     """
 
     image: Image.Image
     rows: Rows
     image_size: tuple[int, int] | None
+    changed: Mapping[tuple[int, int], str] = field(default_factory=dict)
 
     @property
     def cell(self) -> int:
@@ -105,28 +111,46 @@ class Sheet:
 
 
 def make_sheet(folder: ImageFolder, rows: Rows) -> Sheet | None:
-    """The sheet of those items; None when there are none.
+    """The sheet of those items; None when there are none. Images are held to the SHA-256 of the folder's manifest.
 
     Raises:
-        UserError: an image they name is missing or unreadable.
+        UserError: the manifest is missing or not of this version.
     """
-    images = {(y, x): _open(folder, item) for y, row in enumerate(rows.values()) for x, item in enumerate(row)}
-    if not images:
+    listed = {(entry.prompt_id, entry.sample): entry.sha256 for entry in folder.entries()}
+    cells = {(y, x): item for y, row in enumerate(rows.values()) for x, item in enumerate(row)}
+    if not cells:
         return None
-    sizes = {image.size for image in images.values()}
+    images = {place: _open(folder, item, listed.get(_key(item))) for place, item in cells.items()}
+    changed = {_key(cells[place]): image for place, image in images.items() if isinstance(image, str)}
+    sizes = {image.size for image in images.values() if not isinstance(image, str)} or {(MAX_CELL, MAX_CELL)}
     cell = min(MAX_CELL, max(max(size) for size in sizes))
     sheet = Image.new("RGB", (COLUMNS * cell, len(rows) * cell), "white")
     for (y, x), image in images.items():
-        if image.size != (cell, cell):
+        if isinstance(image, str):
+            image = _crossed_out(cell)
+        elif image.size != (cell, cell):
             image = image.resize((cell, cell), Image.Resampling.LANCZOS)
         sheet.paste(image, (x * cell, y * cell))
-    return Sheet(sheet, rows, next(iter(sizes)) if len(sizes) == 1 else None)
+    return Sheet(sheet, rows, next(iter(sizes)) if len(sizes) == 1 else None, changed)
+
+
+def require_scored(sheet: Sheet) -> Sheet:
+    """A sheet to be kept. Raises UserError where an image in it is not the one that was scored."""
+    for (prompt_id, sample), why in sheet.changed.items():
+        raise UserError(f"image {sample} of prompt {prompt_id}: {why}; delete it and run the sampling again")
+    return sheet
+
+
+def crossed_out(sheets: Iterable[Sheet]) -> str:
+    """For a caption: how many images are, and why; empty where none is."""
+    count = sum(len(sheet.changed) for sheet in sheets)
+    return f" Crossed out: {count}, whose files are gone or {CHANGED}." if count else ""
 
 
 def read_sheets(run: RunDir, items: Sequence[Item], tasks: Sequence[str]) -> dict[str, Sheet]:
     """File name -> sheet, from the run's sheet files, else from its samples; what it has neither of is absent."""
     folder, found = ImageFolder(run.samples), {}
-    complete = folder.is_complete()
+    complete = folder.manifest_path.exists()
     for name, choose in SHEETS.items():
         rows = choose(items, tasks)
         path = run.path / name
@@ -154,6 +178,20 @@ def _read(path: Path, rows: Rows) -> Sheet | None:
     return Sheet(image, rows, (size[0], size[1]) if len(size) == 2 else None)
 
 
-def _open(folder: ImageFolder, item: Item) -> Image.Image:
-    path = folder.image_path(item["prompt_id"], item["sample"])
-    return read_image(path).convert("RGB")
+def _open(folder: ImageFolder, item: Item, sha256: str | None) -> Image.Image | str:
+    """The image that was scored, or why it is not to be had."""
+    try:
+        data = read_bytes(folder.image_path(item["prompt_id"], item["sample"]), MAX_IMAGE_BYTES)
+        if hashlib.sha256(data).hexdigest() != sha256:
+            return CHANGED
+        return decoded_image(data).convert("RGB")
+    except (UserError, CorruptSample) as error:
+        return f"cannot read the image ({error})"
+
+
+def _crossed_out(size: int) -> Image.Image:
+    image = Image.new("RGB", (size, size), "lightgray")
+    draw = ImageDraw.Draw(image)
+    for line in ((0, 0, size, size), (0, size, size, 0)):
+        draw.line(line, fill="red", width=max(1, size // 24))
+    return image

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from ablations.claims import Claim, Difference
-from ablations.grid import AblationGrid
+from ablations.grid import GENEVAL, AblationGrid
 from ablations.registry import GRIDS, get_claims, left_out, reported_grids
 from ablations.table1 import TABLE1
 from reports.collect import GridRuns, select
+from reports.contact_sheet import read_sheets
 from reports.dpg_column import DPG
 from reports.levels import Level, find_levels
 from reports.measured import MeasuredTable, TableScores, measure
@@ -21,6 +22,7 @@ from reports.tables import scale_label
 from reports.verdicts import ClaimResult, Gates, decide_together, gate_values, judge
 from rf_repro.config.overrides import apply_overrides
 from rf_repro.config.scales import get_scale
+from rf_repro.core.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -106,6 +108,7 @@ def _find(loaded: Sequence[Run], scale: str, changes: Mapping[str, Any] | None, 
     runs = _distinct(
         run for table in (*selected, systems.runs) for seeds in (table.rows | table.shared).values() for run in seeds.values()
     )
+    _require_sheets(runs)
     gates = gate_values(runs)
     scores: dict[str, Any] = {name: table.scores for name, table in by_name.items()}
     rows = system_rows(systems.runs, loaded)
@@ -116,6 +119,16 @@ def _find(loaded: Sequence[Run], scale: str, changes: Mapping[str, Any] | None, 
     claims = [_with_system(_with_compute(result, measured), rows) for result in results]
     levels = find_levels(selected, loaded)
     return Findings(scale, measured, systems, rows, runs, gates, claims, levels, left_out(base), changes=changes or {})
+
+
+def _require_sheets(runs: Sequence[Run]) -> None:
+    """Raises DamagedRun where pictures of a run cannot be read."""
+    for run in runs:
+        if GENEVAL.evaluation in run.results:
+            try:
+                read_sheets(run.dir, run.items(GENEVAL.evaluation), GENEVAL.tasks)
+            except UserError as error:
+                raise DamagedRun(run.dir.path, str(error)) from None
 
 
 def judge_all(

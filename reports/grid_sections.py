@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from ablations.grid import GENEVAL, Column
 from reports import plots
 from reports.budget import budget_table
-from reports.contact_sheet import Sheet, read_sheets
+from reports.contact_sheet import Sheet, crossed_out, read_sheets
 from reports.document import Figure, Section
 from reports.failures import failures_table
 from reports.figures import Colors
@@ -110,7 +110,7 @@ def _pictures(table: MeasuredTable, column: Column) -> tuple[list[Figure], list[
     cases = choose_cases(column, [rows[key].items[seed] for key in sheets], list(sheets.values())) if len(sheets) > 1 else []
     if cases:
         heading = f"The same prompts: {', '.join(labels)}"
-        caption = HOW.format(seed) + " As the paper's Figure 4."
+        caption = HOW.format(seed) + " As the paper's Figure 4." + crossed_out(sheets.values())
         drawn = [("side-by-side", heading, caption, side_by_side_figure(cases, labels))]
         figures += _figures(table, drawn, pictures=True)
         name = f"{grid.name}-side-by-side"
@@ -129,7 +129,7 @@ def samples_section(tables: Sequence[MeasuredTable]) -> list[Section]:
             seed = min(row.results)
             sheet = read_sheets(table.runs.rows[SAMPLES_OF][seed].dir, row.items[seed], GENEVAL.tasks).get("contact_sheet.png")
             if sheet is not None:
-                caption = HOW.format(seed) + " As the paper's Figure 2."
+                caption = HOW.format(seed) + " As the paper's Figure 2." + crossed_out([sheet])
                 png = samples_figure(sheet, GENEVAL.tasks)
                 heading = f"Samples of {row.variant.label}"
                 return [Section("samples", heading, tuple(_figures(table, [("samples", heading, caption, png)], pictures=True)))]

@@ -10,7 +10,7 @@ from ablations.grid import GENEVAL
 from ablations.registry import reported_grids
 from ablations.table1 import TABLE1
 from reports.collect import select
-from reports.contact_sheet import read_sheets
+from reports.contact_sheet import read_sheets, require_scored
 from reports.levels import find_levels
 from reports.runs import Run, load_runs
 from reports.systems import system_rows
@@ -107,7 +107,7 @@ def _ship_sheets(run: Run, staged: RunDir) -> frozenset[tuple[int, int]]:
         return frozenset()
     sheets = read_sheets(run.dir, run.items(GENEVAL.evaluation), GENEVAL.tasks)
     for name, sheet in sheets.items():
-        sheet.save(staged.path / name)
+        require_scored(sheet).save(staged.path / name)
     return frozenset(place for sheet in sheets.values() for place in sheet.places())
 
 

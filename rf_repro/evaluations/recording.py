@@ -80,7 +80,7 @@ class SampledRun:
         The protocol then names the images' size: results of other sizes are never put in one column.
         """
         from ablations.grid import GENEVAL
-        from reports.contact_sheet import SHEETS, make_sheet
+        from reports.contact_sheet import SHEETS, make_sheet, require_scored
 
         config = config_of(self.run)
         largest = world_of(config).drawn_size(config)
@@ -91,7 +91,7 @@ class SampledRun:
                 if sheet is None:
                     (self.run.path / file).unlink(missing_ok=True)
                 else:
-                    sheet.save(self.run.path / file)
+                    require_scored(sheet).save(self.run.path / file)
         return self._record(name, self._sized(result))
 
     def record_dpg(self, result: Evaluation, judge: str | None) -> Path:

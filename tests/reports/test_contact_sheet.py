@@ -1,12 +1,26 @@
 """The contact sheet's fixed layout: what is put in can be found again from the items alone."""
 
+import shutil
+
 import pytest
 
 from ablations.grid import GENEVAL_TASKS
-from reports.contact_sheet import COLUMNS, evenly, make_sheet, read_sheets, sheet_rows, show_images, wrong_rows
+from reports.build import build_report
+from reports.contact_sheet import (
+    CHANGED,
+    COLUMNS,
+    crossed_out,
+    evenly,
+    make_sheet,
+    read_sheets,
+    require_scored,
+    sheet_rows,
+    show_images,
+    wrong_rows,
+)
 from rf_repro.core.errors import UserError
 from rf_repro.core.image_folder import ImageFolder
-from tests.reports.runs import color_of, make_items, write_run, write_samples
+from tests.reports.runs import color_of, make_items, write_geneval, write_run, write_samples
 
 
 def test_a_row_shows_each_prompt_once_before_any_twice():
@@ -74,15 +88,50 @@ def test_neither_samples_nor_sheet_is_no_images(tmp_path):
     assert read_sheets(write_run(tmp_path, "pixel", 0), make_items(lambda *_: True), GENEVAL_TASKS) == {}
 
 
-def test_a_missing_image_and_a_foreign_sheet_are_named(tmp_path):
+def test_images_that_are_not_those_that_were_scored_are_crossed_out(tmp_path):
+    items = make_items(lambda *_: True)
+    run = write_run(tmp_path, "pixel", 0)
+    write_samples(run, items)
+    folder = ImageFolder(run.samples)
+    whole = read_sheets(run, items, GENEVAL_TASKS)["contact_sheet.png"]
+    assert not whole.changed
+    assert require_scored(whole) is whole
+    shutil.copy(folder.image_path(4, 0), folder.image_path(5, 0))
+    folder.image_path(6, 0).write_bytes(folder.image_path(6, 0).read_bytes()[:40])
+    folder.image_path(3, 0).unlink()
+    sheet = read_sheets(run, items, GENEVAL_TASKS)["contact_sheet.png"]
+    assert sheet.changed.keys() == {(5, 0), (6, 0), (3, 0)}
+    assert sheet.changed[5, 0] == CHANGED
+    assert "3" in crossed_out([sheet])
+    ours, before = show_images(sheet), show_images(whole)
+    for key, image in before.items():
+        assert (ours[key].tobytes() == image.tobytes()) == (key not in sheet.changed)
+    with pytest.raises(UserError, match="delete it and run the sampling again"):
+        require_scored(sheet)
+
+
+def test_the_report_says_which_images_were_exchanged(tmp_path):
+    items = make_items(lambda *_: False)
+    run = write_run(tmp_path / "runs", "pixel", 0)
+    write_geneval(run, items)
+    write_samples(run, items)
+    shutil.copy(run.images.image_path(4, 0), run.images.image_path(5, 0))
+    page = build_report([tmp_path / "runs"], tmp_path / "out", "smoke").read_text()
+    assert f"the image is {CHANGED}" in page
+
+
+def test_a_foreign_sheet_is_named(tmp_path):
     items = make_items(lambda *_: True)
     run = write_run(tmp_path, "pixel", 0)
     write_samples(run, items)
     sheet = make_sheet(ImageFolder(run.samples), sheet_rows(items, GENEVAL_TASKS))
-    gone = ImageFolder(run.samples).image_path(3, 0)
-    gone.unlink()
-    with pytest.raises(UserError, match="00003"):
+    (run.path / "contact_sheet.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0")
+    with pytest.raises(
+        UserError, match=r"contact_sheet\.png: cannot read the image .*; delete it to have it made from the samples"
+    ):
         read_sheets(run, items, GENEVAL_TASKS)
+    (run.path / "contact_sheet.png").unlink()
+    assert "contact_sheet.png" in read_sheets(run, items, GENEVAL_TASKS)
     ImageFolder(run.samples).manifest_path.unlink()
     sheet.image.crop((0, 0, 50, 50)).save(run.path / "contact_sheet.png")
     with pytest.raises(UserError, match="contact_sheet"):

@@ -21,7 +21,7 @@ from rf_repro.core.errors import UserError
 from rf_repro.core.files import atomic_path
 from rf_repro.core.image_folder import ImageFolder
 from rf_repro.core.run_dir import RunDir
-from rf_repro.core.untrusted.image_header import decoded_image, read_image
+from rf_repro.core.untrusted.image_header import decoded_image
 from rf_repro.core.untrusted.plain_files import read_bytes
 from rf_repro.core.untrusted.problems import MAX_IMAGE_BYTES, CorruptSample
 
@@ -169,7 +169,10 @@ def show_images(sheet: Sheet) -> dict[tuple[int, int], Image.Image]:
 def _read(path: Path, rows: Rows) -> Sheet | None:
     if not path.exists():
         return None
-    file = read_image(path)
+    try:
+        file = decoded_image(read_bytes(path, MAX_IMAGE_BYTES))
+    except CorruptSample as problem:
+        raise UserError(f"{path}: cannot read the image ({problem}); delete it to have it made from the samples") from None
     size = [int(number) for number in re.findall(r"[1-9][0-9]{0,4}", str(file.info.get("image_size", "")))]
     image = file.convert("RGB")
     cell = image.width // COLUMNS

@@ -129,8 +129,8 @@ def data_overrides(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def read_sources(file: Path) -> list[dict[str, Any]]:
-    """What a file of `--data` holds, a list or a mapping with the key `sources`. Relative paths in it start at its folder, so that
-    it can lie beside its shards.
+    """What a file of `--data` holds, a list or a mapping with the key `sources`. Relative paths in it start at its folder: it
+    can lie beside its shards.
 
     Raises:
         UserError: no such file, or it is neither.

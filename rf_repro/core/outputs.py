@@ -1,11 +1,11 @@
 """What an action left in a run's folder, by name and SHA-256, and whether it is there still."""
 
-import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from rf_repro.core.errors import UserError
 from rf_repro.core.hashing import file_sha256
+from rf_repro.core.reading import read_object
 
 Outputs = Mapping[str, str]  # path below the run's folder -> SHA-256
 
@@ -49,7 +49,7 @@ def _is_state(path: Path) -> bool:
 def _has_its_files(state: Path) -> bool:
     """Whether each file has the size that it was written with. Whoever reads them compares their SHA-256."""
     try:
-        files = json.loads(state.read_text(encoding="utf-8"))["files"]
+        files = read_object(state)["files"]
         return all((state.parent / name).stat().st_size == about["bytes"] for name, about in files.items())
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+    except (UserError, OSError, LookupError, TypeError, AttributeError):
         return False

@@ -30,10 +30,13 @@ def file_lock(path: Path, patience: float = PROBE_GRACE) -> Iterator[None]:
 
     Raises:
         Held: after them another process holds it still.
-        UserError: the file system has no locks.
+        UserError: the file system has no locks, or the file cannot be made.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be made ({error.strerror}); free space or choose another folder") from None
     try:
         deadline = time.monotonic() + patience
         while not _try_lock(file, fcntl.LOCK_EX, path):
@@ -51,11 +54,16 @@ def file_lock(path: Path, patience: float = PROBE_GRACE) -> Iterator[None]:
 def lock_holder(path: Path) -> int | None:
     """The pid of the process that holds the lock, or None when nobody does. 0: it has not written its pid yet."""
     try:
-        file = os.open(path, os.O_RDONLY)
-    except FileNotFoundError:
+        file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except (FileNotFoundError, NotADirectoryError):
         return None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); delete it once nothing works there") from None
     try:
-        return None if _try_lock(file, fcntl.LOCK_SH, path) else int((_read(file).split() or ["0"])[0])
+        if _try_lock(file, fcntl.LOCK_SH, path):
+            return None
+        pid = (_read(file).split() or ["0"])[0]
+        return int(pid) if pid.isdecimal() and len(pid) < 20 else 0
     finally:
         os.close(file)
 
@@ -71,4 +79,4 @@ def _try_lock(file: int, kind: int, path: Path) -> bool:
 
 
 def _read(file: int) -> str:
-    return os.pread(file, 256, 0).decode().strip()
+    return os.pread(file, 256, 0).decode(errors="replace").strip()

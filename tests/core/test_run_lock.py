@@ -73,3 +73,22 @@ def test_a_file_system_without_locks_is_one_line(tmp_path: Path, monkeypatch: py
         pass
     with pytest.raises(UserError, match=message):
         lock_holder(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["link", "folder"])
+def test_a_lock_that_is_no_file_of_ours_is_one_line_and_stays(tmp_path: Path, kind: str) -> None:
+    lock, other = tmp_path / ".lock", tmp_path / "other"
+    other.write_text("kept")
+    if kind == "link":
+        lock.symlink_to(other)
+    else:
+        lock.mkdir()
+    with pytest.raises(UserError, match=r"\.lock: cannot be made \("), run_lock(tmp_path):
+        pytest.fail("held")
+    assert other.read_text() == "kept"
+
+
+def test_a_holder_that_wrote_no_pid_is_somebody_all_the_same(tmp_path: Path) -> None:
+    with run_lock(tmp_path):
+        (tmp_path / ".lock").write_bytes(b"\xff" * 50)
+        assert lock_holder(tmp_path) == 0

@@ -23,6 +23,7 @@ from reports.verdicts import ClaimResult, Gates, decide_together, gate_values, j
 from rf_repro.config.overrides import apply_overrides
 from rf_repro.config.scales import get_scale
 from rf_repro.core.errors import UserError
+from rf_repro.core.shown import say
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ def find(folders: Sequence[Path], scale: str, changes: Mapping[str, Any] | None 
         else:
             break
     for one in damaged:
-        print(f"rf-repro: left out {one.path}: {one.why}", file=sys.stderr)
+        say(f"rf-repro: left out {one.path}: {one.why}", file=sys.stderr)
     return replace(findings, damaged=tuple(damaged))
 
 

@@ -12,6 +12,7 @@ from rf_repro.core.errors import UserError
 from rf_repro.core.outputs import absent, changed, digests, require_unchanged
 from rf_repro.core.records import Action
 from rf_repro.core.run_dir import RunDir
+from rf_repro.core.shown import say
 from rf_repro.train.checkpoint import check, list_checkpoints, step_of
 
 ON_THE_WAY = re.compile(r"-step(\d+)\.(json|items\.jsonl)$")  # of an evaluation before the end
@@ -71,7 +72,7 @@ def _go_back(run: RunDir, points: Sequence[str]) -> None:
     place = _set_aside(run, aside)
     run.write_record(replace(record, outputs={}, steps=0))
     kept_in = f"; what came later is kept in {place.name}" if place else ""
-    print(f"{run.path}: {lost[0]} is gone: trains again from step {start}{kept_in}", file=sys.stderr, flush=True)
+    say(f"{run.path}: {lost[0]} is gone: trains again from step {start}{kept_in}", file=sys.stderr)
 
 
 def before_sampling(run: RunDir) -> None:
@@ -93,7 +94,7 @@ def before_scoring(run: RunDir) -> None:
     if changed(run.path, {name: digest for name, digest in listed.items() if name == images}):
         place = _set_aside(run, [run.path / name for name in listed if name != images])
         if place:
-            print(f"{run.path}: its images were drawn anew: scores of those before are kept in {place.name}", file=sys.stderr)
+            say(f"{run.path}: its images were drawn anew: scores of those before are kept in {place.name}", file=sys.stderr)
         return
     require_unchanged(run.path, listed)
     _set_aside(run, _siblings(run, absent(run.path, listed)))

@@ -98,7 +98,7 @@ def codebook_use(rows: Sequence[RunRow]) -> list[CodebookUse]:
         for seed, run in row.runs.items():
             last = next((line for line in reversed(run.metrics) if line.get("codebook/usage") is not None), None)
             if last is not None:
-                size = run.dir.config()["representation"]["codebook_size"]
+                size = config_of(run.dir).representation.codebook_size
                 found.append(CodebookUse(row, seed, size, last["codebook/usage"], last["codebook/perplexity"]))
     return sorted(found, key=lambda use: (use.size, use.row.label, use.seed))
 

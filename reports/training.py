@@ -10,6 +10,7 @@ import pandas as pd
 from reports.collect import GridRuns, Run
 from reports.figures import Colors, legend_above, make_axes, seed_lines, to_png
 from reports.tables import Table
+from rf_repro.config.overrides import config_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

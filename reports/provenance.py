@@ -10,6 +10,7 @@ from reports.measured import MeasuredTable
 from reports.runs import DamagedRun, Run
 from reports.systems import SystemRow
 from reports.tables import Table
+from rf_repro.config.overrides import config_of
 from rf_repro.config.scales import get_scale
 from rf_repro.config.schema import RESULTS_VERSION
 
@@ -86,7 +87,7 @@ def _mixed(runs: Iterable[Run]) -> list[str]:
 
 def _difference(run: Run) -> str:
     """What of a run's config is not as its scale has it; of stages that it does not reach, that it ends before them."""
-    config, base = run.dir.config(), get_scale(run.record.scale).to_dict()
+    config, base = config_of(run.dir).to_dict(), get_scale(run.record.scale).to_dict()
     names = [stage["name"] for stage in config["stages"]]
     ends = f"ends with {names[-1]}" if names[-1] != base["stages"][-1]["name"] else ""
     base["stages"] = [stage for stage in base["stages"] if stage["name"] in names]

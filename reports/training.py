@@ -11,6 +11,7 @@ from reports.collect import GridRuns
 from reports.figures import Colors, legend_above, make_axes, seed_lines, to_png
 from reports.runs import Run
 from reports.tables import Table
+from rf_repro.config.overrides import config_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -99,7 +100,7 @@ def codebook_use(rows: Sequence[RunRow]) -> list[CodebookUse]:
         for seed, run in row.runs.items():
             last = next((line for line in reversed(run.metrics) if line.get("codebook/usage") is not None), None)
             if last is not None:
-                size = run.dir.config()["representation"]["codebook_size"]
+                size = config_of(run.dir).representation.codebook_size
                 found.append(CodebookUse(row, seed, size, last["codebook/usage"], last["codebook/perplexity"]))
     return sorted(found, key=lambda use: (use.size, use.row.label, use.seed))
 

@@ -10,9 +10,8 @@ from markupsafe import Markup
 
 from rf_repro.core.shown import one_line
 
-_BLOCK = re.compile(
-    r"[#>=~]|[+-](?=[\s+-]|$)|\d+(?=[.)](?:\s|$))"
-)  # what begins a heading, a quotation, a list, a fence or a rule
+# What begins a heading, a quotation, a list, a fence or a rule.
+_BLOCK = re.compile(r"[#>=~]|[+-](?=[\s+-]|$)|\d+(?=[.)](?:\s|$))")
 _FORMULA = re.compile(r"\s*[=+\-@\uff0b\uff0d\uff1d\uff20](?!$)")  # the last four are full-width
 LATEX = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "%": r"\%", "_": r"\_",

@@ -80,7 +80,7 @@ def run(options: argparse.Namespace) -> int:
     for kind in KINDS:
         for sample in [sample for sample in shown if sample.kind == kind][: max(options.texts, 0)]:
             text = sample.text if len(sample.text) <= TEXT_CHARS else sample.text[:TEXT_CHARS] + "..."
-            say(f"{kind} {sample.key}: {text}")
+            say(f"{kind} {sample.key}: {ascii(text) if not text.isprintable() else text}")
     if options.out is not None:
         sheet = contact_sheet(shown)
         if sheet is None:

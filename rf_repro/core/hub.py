@@ -68,6 +68,22 @@ def model_revision(source: str, folder: Path) -> str:
     return f"{split_revision(source)[0]}@{folder.name}"  # snapshots lie under their commit
 
 
+def cached_commit(source: str) -> str | None:
+    """The commit of a hub id's snapshot in the hub's cache; None for a folder, or where there is none."""
+    if not HUB_ID.fullmatch(source) or Path(source).expanduser().exists():
+        return None
+    try:
+        from huggingface_hub import try_to_load_from_cache
+    except ImportError:
+        return None
+    name, revision = split_revision(source)
+    for file in ("config.json", "vae/config.json", "tokenizer.json"):
+        found = try_to_load_from_cache(name, file, revision=revision)
+        if isinstance(found, str):
+            return Path(found.removesuffix(file)).name
+    return None
+
+
 def refuse_strangers(folder: Path, place: str) -> None:
     """Raises UserError where a model's files lead elsewhere: to another model that an adapter is for, or to code of the hub."""
     if (folder / ADAPTER).exists():

@@ -46,7 +46,7 @@ class RunRecord:
     data_fingerprint: str | None = None
     revision: str | None = None
     dirty: str | None = None  # SHA-256 of the uncommitted diff; None when the tree is clean
-    versions: dict[str, str] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)  # of libraries, and of pretrained models from the hub
     started_from: list[str] = field(default_factory=list)  # shared stages, as "name/hash12-sSEED"
     steps: Count = 0
     tokens: Count = 0

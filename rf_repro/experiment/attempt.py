@@ -16,6 +16,7 @@ from rf_repro.compute.ranks import Ranks
 from rf_repro.config.schema import ExperimentConfig
 from rf_repro.core.errors import Stopped
 from rf_repro.core.files import write_text
+from rf_repro.core.hub import cached_commit, split_revision
 from rf_repro.core.outputs import digests
 from rf_repro.core.provenance import code_revision, library_versions, utc_now
 from rf_repro.core.records import Attempt
@@ -23,6 +24,8 @@ from rf_repro.core.run_dir import RunDir
 from rf_repro.train.checkpoint import list_checkpoints, step_of
 from rf_repro.train.loop import TrainingLoop
 from rf_repro.worlds import Progress, world_of
+
+PRETRAINED = ("decoder", "encoder", "vae", "tokenizer")  # among a record's versions
 
 
 @contextmanager
@@ -47,7 +50,7 @@ def attempt(
             status="running",
             revision=revision,
             dirty=dirty,
-            versions=library_versions(),
+            versions=library_versions() | {name: text for name, text in record.versions.items() if name in PRETRAINED},
             data_fingerprint=world_of(config).fingerprint(config),
             attempts=[*record.attempts, begun],
         )
@@ -79,7 +82,16 @@ def record_start(run: RunDir, trainer: TrainingLoop, started_from: list[str]) ->
     """What is about to be trained from, and how, in the attempt that has just begun."""
     record = run.record()
     attempts = [*record.attempts[:-1], replace(record.attempts[-1], compiled=trainer.is_compiled)]
-    run.write_record(replace(record, started_from=started_from, attempts=attempts))
+    versions = record.versions | _commits(trainer.config)
+    run.write_record(replace(record, started_from=started_from, versions=versions, attempts=attempts))
+
+
+def _commits(config: ExperimentConfig) -> dict[str, str]:
+    """Which commit each model of the hub is of, `organisation/name@commit`; a folder's weights are its owner's to name."""
+    model = config.model
+    sources = (model.decoder.pretrained, model.encoder.pretrained, model.vae.pretrained, config.data.tokenizer)
+    found = {name: (source, cached_commit(source)) for name, source in zip(PRETRAINED, sources, strict=True)}
+    return {name: f"{split_revision(source)[0]}@{commit}" for name, (source, commit) in found.items() if commit}
 
 
 def record_training(run: RunDir, trainer: TrainingLoop, started_from: list[str], evals: Iterable[Path] = ()) -> None:

@@ -5,6 +5,8 @@ import json
 import os
 import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -227,6 +229,23 @@ def test_a_hub_id_pins_a_revision_and_its_commit_is_recorded(tmp_path: Path, mon
     for name in ("some/chat@", "some/chat@v1 2", "some/chat@../x", "@v1", "some/chat@-rf", "some/chat\n@v1"):
         with pytest.raises(UserError, match=r"^model: must be a folder that exists, or a hub id"):
             hub.find_model(name, "model")
+
+
+def test_the_commit_in_the_hubs_cache_is_told_without_a_network(tmp_path: Path) -> None:
+    """What a run records of the models that it started from. The cache's place is read on import: a process of its own."""
+    pytest.importorskip("huggingface_hub", reason="needs the extra hub")
+    for name, file, branch in (("some--model", "config.json", "main"), ("a--pipeline", "vae/config.json", "v2")):
+        snapshot = tmp_path / "hub" / f"models--{name}" / "snapshots" / COMMIT / file
+        snapshot.parent.mkdir(parents=True)
+        snapshot.write_text("{}")
+        refs = tmp_path / "hub" / f"models--{name}" / "refs"
+        refs.mkdir()
+        (refs / branch).write_text(COMMIT)
+    sources = ["some/model", "a/pipeline@v2", "a/pipeline", "no/such", f"some/model@{COMMIT}", str(tmp_path), ""]
+    code = f"from rf_repro.core.hub import cached_commit; print([cached_commit(source) for source in {sources}])"
+    environment = os.environ | {"HF_HUB_CACHE": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, env=environment, check=True)
+    assert ast.literal_eval(done.stdout) == [COMMIT, COMMIT, None, None, COMMIT, None, None]
 
 
 # Where models may be read at all, and how.

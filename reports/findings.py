@@ -22,6 +22,7 @@ from reports.tables import scale_label
 from reports.verdicts import ClaimResult, Gates, decide_together, gate_values, judge
 from rf_repro.config.overrides import apply_overrides
 from rf_repro.config.scales import get_scale
+from rf_repro.config.schema import ExperimentConfig
 from rf_repro.core.errors import UserError
 from rf_repro.core.shown import say
 
@@ -83,12 +84,14 @@ def find(folders: Sequence[Path], scale: str, changes: Mapping[str, Any] | None 
     Raises:
         UserError: a folder does not exist, all runs are damaged, one table would mix protocols, or a name means no table.
     """
+    base = apply_overrides(get_scale(scale), changes or {})
+    grids = reported_grids(tables, base)
     loaded, damaged = read_runs(folders)
     while True:
         if damaged and not loaded:
             raise damaged[0]
         try:
-            findings = _find(loaded, scale, changes, tables)
+            findings = _find(loaded, grids, base, changes, tables)
         except DamagedRun as found:
             damaged.append(found)
             loaded = [run for run in loaded if run.dir.path != found.path]
@@ -99,9 +102,11 @@ def find(folders: Sequence[Path], scale: str, changes: Mapping[str, Any] | None 
     return replace(findings, damaged=tuple(damaged))
 
 
-def _find(loaded: Sequence[Run], scale: str, changes: Mapping[str, Any] | None, tables: Sequence[str]) -> Findings:
-    base = apply_overrides(get_scale(scale), changes or {})
-    grids = reported_grids(tables, base)
+def _find(
+    loaded: Sequence[Run], grids: list[AblationGrid], base: ExperimentConfig, changes: Mapping[str, Any] | None,
+    tables: Sequence[str],
+) -> Findings:  # fmt: skip
+    scale = base.scale
     by_name = {grid.name: measure(select(grid, scale, loaded, changes)) for grid in grids}
     systems = by_name[TABLE1.name]
     measured = [table for table in by_name.values() if table is not systems]

@@ -159,9 +159,9 @@ def test_plan_prints_every_run_with_its_state_and_writes_nothing(
     assert main(["plan", "--scale", "smoke", "--seeds", "0,1", "--tables", "table3a"]) == 0
     lines = capsys.readouterr().out.splitlines()
     paths = [line.split()[-1] for line in lines[1:-1]]
-    assert len(paths) == len(set(paths)) == 10
+    assert len(paths) == len(set(paths)) == 12
     assert all(line.startswith("missing") for line in lines[1:-1])
-    assert lines[-1] == "10 runs: 10 missing; 10 left"
+    assert lines[-1] == "12 runs: 12 missing; 12 left"
     assert not any(tmp_path.iterdir())
 
 

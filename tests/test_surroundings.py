@@ -261,7 +261,7 @@ def test_what_a_killed_run_leaves_is_gone_after_the_next_start(tmp_path: Path) -
         os.killpg(process.pid, signal.SIGKILL)  # launcher, controller and job at once
     [run_path] = tmp_path.glob("runs/smoke/stage-pretrain/*")
     assert list(run_path.glob(".scratch-*"))
-    (run_path / ".run.json.abc.tmp").write_text("{")  # as if it had been killed at another moment
+    (run_path / ".run.json.abcd1234.tmp").write_text("{")  # as if it had been killed at another moment
     done = run(*command, cwd=tmp_path, TMPDIR=str(temporary))
     assert done.returncode == 0, done.stderr
     assert lock_holder(run_path) is None

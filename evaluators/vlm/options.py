@@ -88,7 +88,8 @@ def endpoint_of(spec: str) -> tuple[str, str]:
     """(name of the model, address) of an endpoint's specification. Raises UserError where it is none."""
     name, _, rest = spec.removeprefix(ENDPOINT).partition("@http")
     if not name or not rest.startswith(("://", "s://")):
-        shown = f"{spec.partition('@')[0]}@..."  # the rest may hold a password
+        head, at, _ = spec.partition("@")
+        shown = f"{head}@..." if at else spec  # the rest may hold a password
         raise UserError(f"model={shown!r}: must be openai:NAME@http://HOST:PORT/v1, the model's name and the API's address")
     return name, f"http{rest}"
 

@@ -166,7 +166,8 @@ class MixtureOfTransformers(nn.Module):
         return x_TD, tapped_TD, mean
 
     def new_caches(self, count: int, room: int = 0) -> list[KVCache]:
-        """Empty caches, one a layer, for `count` samples, with room for so many tokens."""
+        """Empty caches, one a layer, for `count` samples, with room for so many tokens. The room is zero: what a mask hides is
+        multiplied by 0, which would not hide a NaN that memory happens to hold."""
         like = next(self.parameters())
         shape = (count, self.config.num_kv_heads, room, self.config.head_dim)
-        return [KVCache(like.new_empty(shape), like.new_empty(shape), 0) for _ in self.blocks]
+        return [KVCache(like.new_zeros(shape), like.new_zeros(shape), 0) for _ in self.blocks]

@@ -30,7 +30,7 @@ from tests.data.hostile import END, GOOD, HUGE, PNG, header, member, pair, read
         (member("bad.txt", b"a"), "has no jpg or jpeg or png or webp; it has txt"),
         (member("bad.png", PNG) + member("bad.txt", b"\xff"), "member txt is not UTF-8"),
         (member("bad.png", PNG) + member("bad.txt", b"a\0"), "txt holds a NUL character"),
-        (member("bad.png", PNG) + member("bad.json", b"[" * 99_999), "member json is nested too deeply"),
+        (member("bad.png", PNG) + member("bad.json", b"[" * 99_999), "member json is not JSON (nested too deeply"),
         (member("bad.png", PNG) + member("bad.json", b"[1]"), "member json is list, not an object"),
         (member("bad.png", PNG) + member("bad.json", b'{"text": NaN}'), "member json is not JSON (NaN is not a number)"),
         (

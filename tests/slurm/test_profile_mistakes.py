@@ -115,7 +115,7 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
         load_profile("gpucluster")
     with pytest.raises(UserError, match=r"mine\.yaml: no such file; give a YAML file or a bundled example: cpu, gpu-cluster, "):
         load_profile(str(tmp_path / "mine.yaml"))
-    with pytest.raises(UserError, match=r"cannot read \(Is a directory\)"):
+    with pytest.raises(UserError, match=r"is a folder; name a plain file"):
         load_profile(str(tmp_path))
     (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(UserError, match="not valid YAML") as refused:

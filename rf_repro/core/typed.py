@@ -13,6 +13,7 @@ from rf_repro.core.untrusted.problems import shown, shown_value
 R = TypeVar("R")
 Count = Annotated[int, 0]  # an integer of at least 0
 Amount = Annotated[float, 0]  # a number of at least 0
+MOST = 1 << 63  # integers from here on fit no array
 
 
 class Row(dict[str, Any]):
@@ -65,11 +66,13 @@ def typed(value: Any, hint: Any, where: str) -> Any:
     Raises:
         UserError: it is of another type; the line names the place within it.
     """
-    if type(value) is hint and hint in (str, bool, int):
+    if type(value) is hint and hint in (str, bool):
         return value
     if isinstance(hint, type) and is_dataclass(hint):
         return strict(hint, value, where)
     origin, arguments = get_origin(hint), get_args(hint)
+    if type(value) is int and not -MOST < value < MOST and hint is not Any:
+        raise _refusal(where, value, "a number below 2**63")
     if origin is Annotated:
         kind, least = arguments
         if not is_of(value, kind) or value < least:

@@ -39,7 +39,7 @@ def row_of(value: Any, where: str, hints: Mapping[str, Any], others: Any = Any) 
         UserError: it is no object, or a field is of another type.
     """
     if not isinstance(value, dict):
-        raise _refusal(where, value, "an object of fields and values")
+        raise _refusal(where, value, "a JSON object")
     for name, held in value.items():
         typed(held, hints.get(name, others), f"{where}: {shown(name)}")
     return Row(value, where)
@@ -93,7 +93,7 @@ def typed(value: Any, hint: Any, where: str) -> Any:
         return [typed(item, kind, f"{where}[{index}]") for index, (item, kind) in enumerate(zip(value, arguments, strict=True))]
     if origin is dict:
         if not isinstance(value, dict):
-            raise _refusal(where, value, "an object of fields and values")
+            raise _refusal(where, value, "a JSON object")
         return {name: typed(item, arguments[1], f"{where}.{shown(name)}") for name, item in value.items()}
     if hint is not str and is_of(value, hint):  # text is looked at above
         return value

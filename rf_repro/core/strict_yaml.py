@@ -110,7 +110,7 @@ def _count(node: yaml.Node, counted: dict[int, int], depth: int = 0) -> int:
     Raises:
         ConstructorError: a node is a part of itself, or lies too deep.
     """
-    if depth > MAX_DEPTH:
+    if depth >= MAX_DEPTH and not isinstance(node, yaml.ScalarNode):
         raise yaml.constructor.ConstructorError(None, None, TOO_DEEP, node.start_mark)
     if id(node) not in counted:
         counted[id(node)] = 0

@@ -13,6 +13,7 @@ from rf_repro.core.untrusted.problems import shown, shown_value
 R = TypeVar("R")
 Count = Annotated[int, 0]  # an integer of at least 0
 Amount = Annotated[float, 0]  # a number of at least 0
+MOST = 1 << 63  # integers from here on fit no array
 
 
 class Row(dict[str, Any]):
@@ -38,7 +39,7 @@ def row_of(value: Any, where: str, hints: Mapping[str, Any], others: Any = Any) 
         UserError: it is no object, or a field is of another type.
     """
     if not isinstance(value, dict):
-        raise _refusal(where, value, "an object of fields and values")
+        raise _refusal(where, value, "a JSON object")
     for name, held in value.items():
         typed(held, hints.get(name, others), f"{where}: {shown(name)}")
     return Row(value, where)
@@ -65,11 +66,13 @@ def typed(value: Any, hint: Any, where: str) -> Any:
     Raises:
         UserError: it is of another type; the line names the place within it.
     """
-    if type(value) is hint and hint in (str, bool, int):
+    if type(value) is hint and hint in (str, bool):
         return value
     if isinstance(hint, type) and is_dataclass(hint):
         return strict(hint, value, where)
     origin, arguments = get_origin(hint), get_args(hint)
+    if type(value) is int and not -MOST < value < MOST and hint is not Any:
+        raise _refusal(where, value, "a number below 2**63")
     if origin is Annotated:
         kind, least = arguments
         if not is_of(value, kind) or value < least:
@@ -90,7 +93,7 @@ def typed(value: Any, hint: Any, where: str) -> Any:
         return [typed(item, kind, f"{where}[{index}]") for index, (item, kind) in enumerate(zip(value, arguments, strict=True))]
     if origin is dict:
         if not isinstance(value, dict):
-            raise _refusal(where, value, "an object of fields and values")
+            raise _refusal(where, value, "a JSON object")
         return {name: typed(item, arguments[1], f"{where}.{shown(name)}") for name, item in value.items()}
     if hint is not str and is_of(value, hint):  # text is looked at above
         return value

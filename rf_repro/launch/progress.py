@@ -11,6 +11,7 @@ from rf_repro.core.records import METRICS
 from rf_repro.core.typed import Count, row_of
 from rf_repro.core.untrusted.json_text import parse_json
 from rf_repro.core.untrusted.plain_files import open_plain
+from rf_repro.core.untrusted.problems import shown
 from rf_repro.launch.forecast import Speed, seconds_left
 from rf_repro.launch.plan import TRAIN, Job
 
@@ -71,7 +72,8 @@ def _last_row(path: Path) -> dict[str, Any]:
 
 
 def _read_state(path: Path) -> dict[str, Any]:
-    return read_object(path, {"phase": str, "done": Count, "total": Count})
+    state = read_object(path, {"phase": str, "done": Count, "total": Count})
+    return {**state, "phase": shown(state["phase"]), "done": state["done"], "total": state["total"]}
 
 
 class Watch:

@@ -21,6 +21,7 @@ from rf_repro.core.files import read_object
 from rf_repro.core.hub import find_model, loading, require_all_weights, require_safetensors
 from rf_repro.core.install import extra_hint
 from rf_repro.core.streams import quiet_transformers
+from rf_repro.core.untrusted.problems import shown
 from rf_repro.maths.layers import patchify
 from rf_repro.model.segments import Segments, segment_attention
 
@@ -220,14 +221,21 @@ def _model_config(cls: type[PretrainedEncoder], values: dict[str, Any], place: s
         hint = "; of SigLIP2's checkpoints the naflex ones are" if model_type == "siglip" else ""
         raise UserError(f"{place}: is a {model_type!r} model, must be {' or '.join(cls.model_types)} for "
                         f"model.encoder.kind={cls.kind!r}{hint}")  # fmt: skip
-    return cls.settings(values)
+    try:
+        return cls.settings(values)
+    except (UserError, ImportError):
+        raise
+    except Exception as error:  # transformers raises errors of many kinds on fields that are not what they should be
+        raise UserError(
+            f"{place}: its config.json is refused ({type(error).__name__}: {shown(error)}); download it again"
+        ) from None
 
 
 def _pixel_statistics(cls: type[PretrainedEncoder], config: EncoderConfig) -> tuple[Sequence[float], Sequence[float]]:
     """Mean and deviation of the channels: those beside a local checkpoint, else the published models'."""
     file = Path(config.pretrained) / "preprocessor_config.json"
     if config.pretrained and file.is_file():
-        values = read_object(file)
+        values = read_object(file, {"image_mean": list[float], "image_std": list[float]})
         if "image_mean" in values and "image_std" in values:
             return values["image_mean"], values["image_std"]
     return cls.pixel_statistics(config)

@@ -119,7 +119,7 @@ def test_fields_are_of_their_types_and_a_missing_one_is_named(tmp_path: Path) ->
     path = tmp_path / "progress.json"
     hints = {"done": Count, "phase": str}
     for content, problem in (
-        ("[]", f"{path}: is [], must be an object"),
+        ("[]", f"{path}: is [], must be a JSON object"),
         ('{"done": -1}', f"{path}: done: is -1, must be an integer >= 0"),
         ('{"done": true}', f"{path}: done: is True, must be an integer"),
         ('{"done": 1.5}', f"{path}: done: is 1.5, must be an integer"),
@@ -134,7 +134,7 @@ def test_fields_are_of_their_types_and_a_missing_one_is_named(tmp_path: Path) ->
     assert refusal(found.__getitem__, "phase").startswith(f"{path}: has no field 'phase'")
     rows = tmp_path / "rows.jsonl"
     rows.write_text('{"done": 1}\n[]\n')
-    assert refusal(read_jsonl, rows).startswith(f"{rows}:2: is [], must be an object")
+    assert refusal(read_jsonl, rows).startswith(f"{rows}:2: is [], must be a JSON object")
     rows.write_text('\n{"done": 1}\n{"done": "1"}\n')
     assert refusal(read_jsonl, rows, hints).startswith(f"{rows}:3: done: is '1', must be an integer")
 

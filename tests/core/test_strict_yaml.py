@@ -2,6 +2,7 @@
 
 import argparse
 import math
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ from rf_repro.commands.options import data_overrides
 from rf_repro.config.overrides import parse_override
 from rf_repro.core.errors import UserError
 from rf_repro.core.strict_yaml import read_strict_yaml
+from rf_repro.core.untrusted.problems import MAX_YAML_BYTES
 
 BOMB = "a0: &a0 [x]\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 12))
 
@@ -40,6 +42,11 @@ def from_file(text: str, folder: Path) -> Any:
         ("{1: a, true: b}", "key 'true' is given twice, first as '1'"),
         ("[&a {x: 1}, {<<: *a, <<: *a}]", "key '<<' is given twice"),
         ("!!float abc", "not valid YAML"),
+        ("!!float ''", "not valid YAML"),
+        ("!!bool maybe", "not valid YAML"),
+        ("!!int ''", "is another number to YAML"),
+        ('!!int "\\e[31m"', r"\\x1b\[31m without quotes"),
+        ("[" * 65 + "]" * 65, "nested too deeply"),
         ("9" * 5000, "an integer of 5000 digits"),
         ("!!python/object/apply:os.system [true]", "could not determine a constructor"),
         ("[" * 3000 + "]" * 3000, "nested too deeply"),
@@ -100,3 +107,16 @@ def test_data_files_are_read_so(text: str, message: str, tmp_path: Path) -> None
         data_overrides(argparse.Namespace(data=path))
     assert str(refused.value).startswith("--data " + message.format(file=path))
     assert len(str(refused.value).splitlines()) == 1
+
+
+def test_pipes_and_large_files_are_refused_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "some.yaml"
+    os.mkfifo(path)
+    with pytest.raises(UserError, match=r"some\.yaml: is a pipe or a device"):
+        read_strict_yaml(path)
+    path.unlink()
+    path.write_text("a: 1\n" + "#" * MAX_YAML_BYTES)
+    with pytest.raises(UserError, match=r"some\.yaml: has more than 1,048,576 bytes"):
+        read_strict_yaml(path)
+    path.write_bytes(b"\xef\xbb\xbfa: 1\r\n")
+    assert read_strict_yaml(path) == {"a": 1}

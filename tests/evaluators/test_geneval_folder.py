@@ -92,7 +92,7 @@ def test_impossible_metadata_is_a_problem(root: Path) -> None:
     (root / "00003" / "metadata.jsonl").write_text(json.dumps(bad))
     assert "color is 'cyan'" in look(root).problems[0].message
     (root / "00003" / "metadata.jsonl").write_text("[]")
-    assert "must be an object of fields" in look(root).problems[0].message
+    assert "must be a JSON object" in look(root).problems[0].message
 
 
 def test_images_are_upright_and_their_bytes_are_held_to(root: Path) -> None:

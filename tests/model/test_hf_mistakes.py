@@ -102,7 +102,7 @@ def test_damaged_and_missing_shards_are_named(case: tuple[ExperimentConfig, nn.M
     (folder / INDEX).write_text(json.dumps(edited))
     assert "weight_map" in refusal(model, folder)
     (folder / INDEX).write_text("[]")
-    assert "must be an object" in refusal(model, folder)
+    assert "must be a JSON object" in refusal(model, folder)
 
 
 def test_pickles_are_never_opened(tmp_path: Path) -> None:

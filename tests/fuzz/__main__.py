@@ -13,6 +13,8 @@ from rich.progress import track
 from tests.fuzz.engine import Finding, fuzz
 from tests.fuzz.targets import TARGETS
 
+TOLD = 1000  # mutants, where there is no bar
+
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -25,9 +27,11 @@ def main() -> int:
     wanted = range(options.mutants) if options.only is None else [options.only]
     chosen = [index for index in wanted if TARGETS[index % len(TARGETS)].name in names]
     begin, found = time.monotonic(), list[Finding]()
-    for outcome in track(fuzz(TARGETS, chosen, options.seed), "mutants", len(chosen)):
+    for done, outcome in enumerate(track(fuzz(TARGETS, chosen, options.seed), "mutants", len(chosen)), start=1):
         if outcome is not None:
             found.append(outcome)
+        if done % TOLD == 0 and not sys.stdout.isatty():
+            print(f"{done} mutants, {len(found)} findings", flush=True)
     for kind, count in Counter(one.kind for one in found).most_common():
         first = next(one for one in found if one.kind == kind)
         print(f"{count} x {kind}\n  first {first.index}: {first.damage}")

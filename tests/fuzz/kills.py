@@ -1,9 +1,10 @@
-"""Kills `rf-repro reproduce` at random moments, again and again; it must end with the bytes of a run that was left in peace.
+"""Kills work at random moments, again and again; it must end with the bytes of work that was left in peace.
 
     python -m tests.fuzz.kills --kills 200
 
-Every process of it gets SIGKILL at once, as when a machine loses power. Compared are weights, samples, scores, metrics and the
-report, but for times, hosts and attempts.
+The work is a first stage, Pixel+RF trained, sampled and scored, and the report, at scale `smoke` made smaller. The process gets
+SIGKILL, as when a machine loses power. Compared are weights, samples, scores, metrics, tables and verdicts, but for times, hosts
+and attempts.
 """
 
 import argparse
@@ -20,11 +21,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-COMMAND = [
-    sys.executable, "-m", "rf_repro.cli", "reproduce", "--scale", "smoke", "--device", "cpu", "--jobs", "2",
-    "--set", "evals.images_per_task=2", "--set", "data.scenes.num_train=128",
-]  # fmt: skip
-LONGEST = 14.0  # seconds until a kill: about one and a half runs' start
+CHANGES = {
+    "evals.images_per_task": 2, "data.scenes.num_train": 128, "checkpoint_every": 3, "stages.pretrain.steps": 8,
+    "stages.pretrain.warmup_steps": 2, "stages.joint.steps": 10, "stages.joint.warmup_steps": 2, "evals.every": 5,
+}  # fmt: skip
 OF_TIME = {"seconds", "compute_seconds", "started", "attempts", "steps_per_second", "tokens_per_second"}
 NOT_COMPARED = ("runs.csv", "runs.parquet", "sources.csv", "sources.parquet")
 
@@ -33,64 +33,57 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=200, metavar="N", help="how many (default: 200)")
     parser.add_argument("--seed", type=int, default=0, help="of the moments (default: 0)")
+    parser.add_argument("--work", type=Path, metavar="FOLDER", help=argparse.SUPPRESS)  # what is killed
     options = parser.parse_args()
+    if options.work is not None:
+        work(options.work)
+        return 0
     draw, kills, rounds = random.Random(options.seed), 0, 0
     with tempfile.TemporaryDirectory() as name:
-        _reproduce(Path(name) / "whole", None)
+        begin = time.monotonic()
+        _work_until(Path(name) / "whole", None)
+        longest = (time.monotonic() - begin) / 2  # so that each try gets somewhere
         wanted = dict(_digests(Path(name) / "whole"))
         while kills < options.kills:
             folder = Path(name) / f"killed-{rounds}"
-            while not _reproduce(folder, draw.uniform(0.2, LONGEST) if kills < options.kills else None):
+            while not _work_until(folder, draw.uniform(0.2, longest) if kills < options.kills else None):
                 kills += 1
             found = dict(_digests(folder))
             if different := sorted(path for path in wanted.keys() | found.keys() if wanted.get(path) != found.get(path)):
-                print(f"after {kills} kills {len(different)} files differ: {', '.join(different[:5])}; kept in {folder}")
+                print(f"after {kills} kills {len(different)} files differ: {', '.join(different[:9])}")
                 return 1
             rounds += 1
-            print(f"{kills} kills, {rounds} runs ended: {len(found)} files, all the same", flush=True)
+            print(f"{kills} kills, {rounds} times to the end: {len(found)} files, all the same", flush=True)
     return 0
 
 
-def _reproduce(folder: Path, seconds: float | None) -> bool:
-    """Whether the command came to its end before it was killed, after so many seconds."""
-    command = [*COMMAND, "--runs", str(folder / "runs"), "--out", str(folder / "report")]
+def work(folder: Path) -> None:
+    """All of it, or what is left."""
+    from reports.build import build_report
+    from rf_repro.config.overrides import apply_overrides
+    from rf_repro.config.scales import smoke
+    from rf_repro.experiment.run import run_variant
+
+    config = apply_overrides(smoke(), {**CHANGES, "representation.kind": "discrete"})
+    run_variant(config, variant="pixel_rf", seed=0, runs=folder / "runs", device="cpu")
+    build_report([folder / "runs"], folder / "report", "smoke", CHANGES)
+
+
+def _work_until(folder: Path, seconds: float | None) -> bool:
+    """Whether the work came to its end before it was killed, after so many seconds."""
     process = subprocess.Popen(
-        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True, text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        [sys.executable, "-m", "tests.fuzz.kills", "--work", str(folder)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+        start_new_session=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     try:
         _, said = process.communicate(timeout=seconds)
     except subprocess.TimeoutExpired:
-        _kill_all(process.pid)
+        os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
         return False
     if process.returncode:
-        raise SystemExit(f"{' '.join(command)}: exit {process.returncode}: {said[-2000:]}")
+        raise SystemExit(f"the work ended with {process.returncode}: {said[-2000:]}")
     return True
-
-
-def _kill_all(session: int) -> None:
-    """Every process of a session, in whatever group; until none is left."""
-    while members := [pid for pid in _processes() if _session(pid) == session]:
-        for pid in members:
-            try:
-                os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                continue
-        time.sleep(0.01)
-
-
-def _processes() -> list[int]:
-    return [int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit()]
-
-
-def _session(pid: int) -> int | None:
-    """None of a process that is gone, or waits to be."""
-    try:
-        state, *rest = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return None
-    return None if state in "ZX" else int(rest[2])
 
 
 def _digests(folder: Path) -> Iterator[tuple[str, str]]:

@@ -163,7 +163,7 @@ def _metadata(folder: Path, problems: list[Problem]) -> dict[str, Any] | None:
         if not path.exists():
             problems.append(Problem("missing metadata", where, "no such file; without it nobody knows what to look for"))
             return None
-        value = read_object(path)
+        value = read_object(path, remedy="write the prompt's metadata again")
         PromptSpec.parse(value, where)
     except UserError as error:
         problems.append(Problem("wrong metadata", where, str(error).removeprefix(f"{where}: ").removeprefix(f"{path}: ")))

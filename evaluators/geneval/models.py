@@ -62,7 +62,8 @@ def check_models(detector: Detector, classifier: ColorClassifier, reference: Pat
 
     if not hasattr(classifier, "logits"):
         raise UserError(f"self_check=True: {classifier.name} gives no logits that could be checked; give self_check=False")
-    checks = self_check(detector, cast("ClipColorClassifier", classifier), read_json(Path(reference)) if reference else None)
+    known = read_json(Path(reference), "name a JSON file") if reference else None
+    checks = self_check(detector, cast("ClipColorClassifier", classifier), known)
     for check in checks:
         tell(f"{'ok' if check.passed else 'FAILED':<7} {check.name}: {check.message}")
     failed = [check for check in checks if not check.passed]

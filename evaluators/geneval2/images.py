@@ -46,10 +46,7 @@ def _scan_json(path: Path, items: Sequence[Item], progress: Progress) -> Scan:
 
 
 def _paths(path: Path) -> dict[str, str]:
-    try:
-        found = read_json(path)
-    except UserError as error:
-        raise UserError(f"{error}; name a folder of images, or a JSON file of {{prompt: image path}}") from None
+    found = read_json(path, "name a folder of images, or a JSON file of {prompt: image path}")
     if not isinstance(found, dict) or not all(isinstance(image, str) for image in found.values()):
         raise UserError(f"{path}: must be one JSON object that maps each prompt to the path of its image")
     return found

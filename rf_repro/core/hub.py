@@ -20,6 +20,7 @@ WEIGHTS = ("*.json", "*.safetensors")
 MODEL = (*WEIGHTS, "*.txt", "*.model", "*.jinja")  # with tokenizer and processor
 PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 ADAPTER = "adapter_config.json"
+DOWNLOAD = "download it again"  # the remedy for a damaged file of a model
 
 
 def split_revision(source: str) -> tuple[str, str | None]:
@@ -89,7 +90,7 @@ def refuse_strangers(folder: Path, place: str) -> None:
     if (folder / ADAPTER).exists():
         raise UserError(f"{place}: is an adapter of another model; merge it into that and give the folder of both")
     config = folder / "config.json"
-    if config.is_file() and (kernel := _kernel(read_json(config))):
+    if config.is_file() and (kernel := _kernel(read_json(config, DOWNLOAD))):
         raise UserError(f"{place}: its config.json asks for {kernel!r}, code of the hub, which is never run; remove the field")
 
 

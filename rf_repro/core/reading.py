@@ -17,8 +17,11 @@ from rf_repro.core.untrusted.problems import MAX_JSON_BYTES, MAX_JSONL_BYTES
 NO_HINTS: Mapping[str, Any] = {}
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: Path, remedy: str = "delete it to have it made again") -> Any:
     """Reads a JSON file.
+
+    Args:
+        remedy: ends the line about a file that is no JSON: not every file is ours to make again.
 
     Raises:
         UserError: it is missing, no plain file, too large, or no JSON that `parse_json` takes; the line names the file.
@@ -28,19 +31,20 @@ def read_json(path: Path) -> Any:
     except UserError:
         raise
     except ValueError as error:
-        raise UserError(f"{path}: not valid JSON ({error}); delete it to have it made again") from None
+        raise UserError(f"{path}: not valid JSON ({error}); {remedy}") from None
 
 
-def read_object(path: Path, hints: Mapping[str, Any] = NO_HINTS, others: Any = Any) -> Row:
+def read_object(path: Path, hints: Mapping[str, Any] = NO_HINTS, others: Any = Any, **remedy: str) -> Row:
     """Reads a JSON file that holds one object.
 
     Args:
         hints, others: annotations of its fields, as of `row_of`.
+        remedy: as of `read_json`.
 
     Raises:
         UserError: as `read_json`, it holds something else, or a field is of another type; and later, where it lacks a field.
     """
-    return row_of(read_json(path), str(path), hints, others)
+    return row_of(read_json(path, **remedy), str(path), hints, others)
 
 
 def read_jsonl(path: Path, hints: Mapping[str, Any] = NO_HINTS, others: Any = Any) -> list[dict[str, Any]]:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from rf_repro.core.errors import UserError
 from rf_repro.core.files import read_object
-from rf_repro.core.hub import PICKLED, find_model, some
+from rf_repro.core.hub import DOWNLOAD, PICKLED, find_model, some
 
 CONFIG, SINGLE, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
@@ -99,4 +99,4 @@ def _is_shard_name(name: object) -> bool:
 
 
 def _read_object(path: Path) -> dict[str, Any]:
-    return read_object(path)
+    return read_object(path, remedy=DOWNLOAD)

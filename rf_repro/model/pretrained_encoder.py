@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from rf_repro.config.model_schema import EncoderConfig
 from rf_repro.core.errors import UserError
 from rf_repro.core.files import read_object
-from rf_repro.core.hub import find_model, loading, require_all_weights, require_safetensors
+from rf_repro.core.hub import DOWNLOAD, find_model, loading, require_all_weights, require_safetensors
 from rf_repro.core.install import extra_hint
 from rf_repro.core.streams import quiet_transformers
 from rf_repro.core.untrusted.problems import shown
@@ -202,7 +202,7 @@ def _settings(cls: type[PretrainedEncoder], config: EncoderConfig) -> Any:
     """transformers' config of that config: as a local checkpoint says, else as published."""
     file = Path(config.pretrained) / "config.json"
     if config.pretrained and file.is_file():
-        theirs = _model_config(cls, read_object(file), f"model.encoder.pretrained={config.pretrained!r}")
+        theirs = _model_config(cls, read_object(file, remedy=DOWNLOAD), f"model.encoder.pretrained={config.pretrained!r}")
         wrong = [name for name, key in SIZES.items() if getattr(config, name) != getattr(theirs, key)]
         if wrong:
             said = ", ".join(f"{name}={getattr(config, name)}" for name in wrong)
@@ -235,7 +235,7 @@ def _pixel_statistics(cls: type[PretrainedEncoder], config: EncoderConfig) -> tu
     """Mean and deviation of the channels: those beside a local checkpoint, else the published models'."""
     file = Path(config.pretrained) / "preprocessor_config.json"
     if config.pretrained and file.is_file():
-        values = read_object(file, {"image_mean": list[float], "image_std": list[float]})
+        values = read_object(file, {"image_mean": list[float], "image_std": list[float]}, remedy=DOWNLOAD)
         if "image_mean" in values and "image_std" in values:
             return values["image_mean"], values["image_std"]
     return cls.pixel_statistics(config)

@@ -241,7 +241,7 @@ def test_a_folder_of_samples_is_known_by_its_metadata(files: Files, tmp_path: Pa
 
 
 def test_files_that_are_no_images_of_prompts_are_refused(files: Files, tmp_path: Path) -> None:
-    for text, message in (("[1]", "must be one JSON object"), ("{", "not JSON"), ('{"a": 1}', "must be one JSON object")):
+    for text, message in (("[1]", "must be one JSON object"), ("{", "not valid JSON"), ('{"a": 1}', "must be one JSON object")):
         (tmp_path / "bad.json").write_text(text)
         with pytest.raises(UserError, match=message):
             find_images(tmp_path / "bad.json", files.items)

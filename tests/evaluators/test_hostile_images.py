@@ -14,7 +14,6 @@ from evaluators.dpg import folder as dpg
 from evaluators.geneval.sampled import load_listed
 from evaluators.images import read_images, reopen, upright_size
 from evaluators.understanding.images import rgb_image
-from reports.contact_sheet import make_sheet
 from rf_repro.core.errors import UserError
 from rf_repro.core.image_folder import ImageFolder, SampleEntry
 from rf_repro.core.untrusted.image_header import read_image
@@ -70,7 +69,6 @@ def test_every_opener_refuses_them_by_name(hostile: tuple[bytes, str], tmp_path:
     for read in (
         lambda: read_image(path),
         lambda: reopen(path, digest),
-        lambda: make_sheet(folder, {"task": [{"prompt_id": 0, "sample": 0}]}),
     ):
         with pytest.raises(UserError) as error:
             read()

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from rf_repro.config.model_schema import EncoderConfig
 from rf_repro.core.files import read_object
+from rf_repro.core.hub import DOWNLOAD
 from rf_repro.model.encoders import EncoderKind, EncoderSize
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def is_gated(config: EncoderConfig) -> bool:
     """Whether the feed-forward is: a local checkpoint says so itself; published ones are known."""
     path = Path(config.pretrained) / "config.json"
     if config.pretrained and path.is_file():
-        return bool(read_object(path).get("use_gated_mlp", False))
+        return bool(read_object(path, remedy=DOWNLOAD).get("use_gated_mlp", False))
     return config.pretrained in GATED
 
 

@@ -46,7 +46,10 @@ def _scan_json(path: Path, items: Sequence[Item], progress: Progress) -> Scan:
 
 
 def _paths(path: Path) -> dict[str, str]:
-    found = read_json(path, "name a folder of images, or a JSON file of {prompt: image path}")
+    remedy = "name a folder of images, or a JSON file of {prompt: image path}"
+    if not path.exists():
+        raise UserError(f"{path}: no such file; {remedy}")
+    found = read_json(path, remedy)
     if not isinstance(found, dict) or not all(isinstance(image, str) for image in found.values()):
         raise UserError(f"{path}: must be one JSON object that maps each prompt to the path of its image")
     return found

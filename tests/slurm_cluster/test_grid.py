@@ -256,7 +256,18 @@ def test_five_hundred_rows_stay_below_the_limit_of_arrays(runs: Path, tmp_path: 
     profile = tmp_path / "profile.yaml"
     profile.write_text(PROFILE.replace("time: 1m", "time: 1m, sbatch: {hold: true}"))
     limit = int(re.findall(r"MaxArraySize\s*=\s*(\d+)", run("scontrol", "show", "config").stdout)[0])
-    grid = ["table3a", "--scale", "smoke", "--seeds", "0-124", "--profile", str(profile), "--runs", str(runs)]
+    grid = [
+        "table3a",
+        "--scale",
+        "smoke",
+        "--seeds",
+        "0-124",
+        "--share-first-stage",
+        "--profile",
+        str(profile),
+        "--runs",
+        str(runs),
+    ]
     calls = submitted(sweep(capsys, "submit", *grid, "--out", str(tmp_path / "report")))
     chunks = 2 * -(-250 // limit)  # pixels and latents, 250 rows each
     assert calls == {"train": 1 + chunks, "sample": chunks, "evaluate": chunks, "report": 1}

@@ -21,12 +21,26 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import torch
+from safetensors.torch import load_file
+
 CHANGES = {
     "evals.images_per_task": 2, "data.scenes.num_train": 128, "checkpoint_every": 3, "stages.pretrain.steps": 8,
     "stages.pretrain.warmup_steps": 2, "stages.joint.steps": 10, "stages.joint.warmup_steps": 2, "evals.every": 5,
 }  # fmt: skip
-OF_TIME = {"seconds", "compute_seconds", "started", "attempts", "steps_per_second", "tokens_per_second"}
-NOT_COMPARED = ("runs.csv", "runs.parquet", "sources.csv", "sources.parquet")
+# Times, and digests of files that hold some.
+OF_TIME = {
+    "seconds",
+    "compute_seconds",
+    "started",
+    "attempts",
+    "steps_per_second",
+    "tokens_per_second",
+    "files",
+    "outputs",
+    "digest",
+}
+NOT_COMPARED = ("files.json", "runs.csv", "runs.parquet", "sources.csv", "sources.parquet")
 
 
 def main() -> int:
@@ -97,6 +111,9 @@ def _digests(folder: Path) -> Iterator[tuple[str, str]]:
         if path.suffix in (".json", ".jsonl") and inside.parts[0] == "runs":
             lines = path.read_text().splitlines() if path.suffix == ".jsonl" else [path.read_text()]
             data = json.dumps([_without_times(json.loads(line)) for line in lines]).encode()
+        elif path.suffix == ".safetensors":  # whose header has no order
+            tensors = sorted(load_file(path).items())
+            data = b"".join(name.encode() + tensor.flatten().view(torch.uint8).numpy().tobytes() for name, tensor in tensors)
         else:
             data = path.read_bytes()
         yield str(inside), hashlib.sha256(data).hexdigest()
@@ -104,7 +121,7 @@ def _digests(folder: Path) -> Iterator[tuple[str, str]]:
 
 def _without_times(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _without_times(item) for key, item in value.items() if key not in OF_TIME and "digest" not in key}
+        return {key: _without_times(item) for key, item in value.items() if key not in OF_TIME}
     return [_without_times(item) for item in value] if isinstance(value, list) else value
 
 

@@ -30,16 +30,8 @@ CHANGES = {
 }  # fmt: skip
 # Times, and digests of files that hold some.
 OF_TIME = {
-    "seconds",
-    "compute_seconds",
-    "started",
-    "attempts",
-    "steps_per_second",
-    "tokens_per_second",
-    "files",
-    "outputs",
-    "digest",
-}
+    "seconds", "compute_seconds", "started", "attempts", "steps_per_second", "tokens_per_second", "files", "outputs", "digest",
+}  # fmt: skip
 NOT_COMPARED = ("files.json", "runs.csv", "runs.parquet", "sources.csv", "sources.parquet")
 
 

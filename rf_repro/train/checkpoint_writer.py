@@ -23,9 +23,8 @@ from rf_repro.core.hashing import content_hash, file_sha256
 from rf_repro.train.checkpoint import FORMAT, KINDS, Tensors, list_checkpoints
 
 T = TypeVar("T")
-FILE = re.compile(
-    rf"({'|'.join(KINDS)})(-\d+)?\.safetensors.*|\.?state\.json.*|\.tmp\w{6}"
-)  # or a part of one, as safetensors calls it too
+# Of a checkpoint, or a part of one: `.tmpXXXXXX` is what safetensors writes before it renames.
+FILE = re.compile(rf"({'|'.join(KINDS)})(-\d+)?\.safetensors.*|\.?state\.json.*|\.tmp\w{{6}}")
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from rf_repro.cli import main
+from rf_repro.core.errors import UserError
 from rf_repro.core.shown import one_line, one_line_each, say
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -69,6 +70,13 @@ def test_a_hostile_file_is_one_printable_line(
     (line,) = capfd.readouterr().err.removesuffix("\n").split("\n")
     assert line.isprintable()
     assert "unknown key 'x'" in line
+
+
+def test_what_a_file_holds_does_not_fill_the_screen() -> None:
+    error = UserError(f"mine.yaml: time={'9' * 5000!r}: must be minutes; write 30m")
+    assert len(str(error)) < 2_000
+    assert str(error).startswith("mine.yaml: time='999")
+    assert str(error).endswith("9': must be minutes; write 30m")
 
 
 def prints(source: str) -> list[str]:

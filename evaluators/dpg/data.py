@@ -110,7 +110,7 @@ def parse(data: bytes, where: str, name: str) -> Benchmark:
         raise UserError(f"{where}: not a CSV in UTF-8 ({shown(error)})") from None
     if lacking := [column for column in COLUMNS if column not in header]:
         raise UserError(f"{where}: has no column {lacking[0]!r}; the columns of {FILE} are needed: {', '.join(COLUMNS)}")
-    rows = tuple(
+    rows = tuple(  # of a row that is too short, `_question` names what is missing
         _question(dict(zip(header, cells, strict=False)), f"{where}: row {number}") for number, cells in enumerate(lines, start=1)
     )
     if not rows:

@@ -86,16 +86,16 @@ def atomic_folder(path: Path, is_ours: Callable[[str], bool] = lambda name: Fals
             path.rename(old)
         try:
             new.rename(path)
-        except OSError:
-            if old.exists():
+        except BaseException:  # interrupted too: what was there goes back
+            if old.exists() and not path.exists():
                 old.rename(path)
             raise
         flush(path.parent)
     except OSError as error:
         raise UserError(f"{path}: cannot write ({error.strerror or error}); free space or choose another folder") from error
     finally:
-        if temporary is not None:
-            shutil.rmtree(temporary, ignore_errors=True)
+        if temporary is not None and (path.exists() or not (temporary / "old").exists()):
+            shutil.rmtree(temporary, ignore_errors=True)  # what cannot go only takes room; the one copy of what was there stays
 
 
 def require_replaceable(path: Path, is_ours: Callable[[str], bool]) -> None:

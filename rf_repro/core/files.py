@@ -82,9 +82,9 @@ def atomic_folder(path: Path, is_ours: Callable[[str], bool] = lambda name: Fals
         yield new
         flush_folder(new)
         require_replaceable(path, is_ours)  # it may have been filled meanwhile
-        if path.exists():
-            path.rename(old)
         try:
+            if path.exists():
+                path.rename(old)
             new.rename(path)
         except BaseException:  # interrupted too: what was there goes back
             if old.exists() and not path.exists():

@@ -108,6 +108,31 @@ def test_a_folder_takes_the_place_of_the_old_one_whole_or_not_at_all(tmp_path: P
         pass
 
 
+@pytest.mark.parametrize("interrupted", [1, 1.5, 2])
+def test_an_interruption_between_the_two_renames_brings_the_old_folder_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, interrupted: float
+) -> None:
+    """Control-C before the first rename (of the old one, aside), after it, or before the second (of the new one, to its place)."""
+    target, calls, rename = tmp_path / "images", [], Path.rename
+    target.mkdir()
+    (target / "old").write_text("the only copy")
+
+    def stopped(path: Path, to: Path) -> Path:
+        calls.append(path)
+        if len(calls) == interrupted:
+            raise KeyboardInterrupt
+        rename(path, to)
+        if len(calls) + 0.5 == interrupted:
+            raise KeyboardInterrupt
+        return to
+
+    monkeypatch.setattr(Path, "rename", stopped)
+    with pytest.raises(KeyboardInterrupt), atomic_folder(target, {"old"}.__contains__) as temporary:
+        (temporary / "new").write_text("new")
+    assert (target / "old").read_text() == "the only copy"
+    assert [path.name for path in tmp_path.iterdir()] == ["images"]
+
+
 @pytest.mark.parametrize("stranger", ["thesis.txt", "link", "below/link", "pipe"])
 def test_a_folder_that_holds_anything_else_is_not_replaced(tmp_path: Path, stranger: str) -> None:
     target, elsewhere = tmp_path / "images", tmp_path / "elsewhere"

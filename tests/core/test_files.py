@@ -112,7 +112,7 @@ def test_a_folder_takes_the_place_of_the_old_one_whole_or_not_at_all(tmp_path: P
 def test_an_interruption_between_the_two_renames_brings_the_old_folder_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, interrupted: float
 ) -> None:
-    """Control-C before the first rename (of the old one, aside), after it, or before the second (of the new one, to its place)."""
+    """Control-C before the first rename (the old one, aside), after it, or before the second (the new one, to its place)."""
     target, calls, rename = tmp_path / "images", [], Path.rename
     target.mkdir()
     (target / "old").write_text("the only copy")

@@ -94,3 +94,10 @@ def test_there_is_no_other_way_out() -> None:
     own = {"rf_repro/core/shown.py", "rf_repro/experiment/measure.py"}  # the latter speaks JSON to the process that started it
     assert {name for name, calls in found.items() if calls} == own
     assert prints("print(1)\nsys.stderr.write('x')") == ["print", "sys.stderr.write"]
+
+
+def test_an_error_of_a_user_is_printable_and_no_longer_than_a_reader_reads() -> None:
+    assert str(UserError("a\x1b[31mred\u202e\nsecond line")) == "a\\x1b[31mred\\u202e\nsecond line"
+    assert len(str(UserError("\x00" * 10_000))) < 2_000
+    assert str(UserError("first " + "x" * 3_000 + " last")).startswith("first x")
+    assert str(UserError("first " + "x" * 3_000 + " last")).endswith("x last")

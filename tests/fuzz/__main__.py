@@ -30,6 +30,7 @@ def main() -> int:
     for done, outcome in enumerate(track(fuzz(TARGETS, chosen, options.seed), "mutants", len(chosen)), start=1):
         if outcome is not None:
             found.append(outcome)
+            print(f"mutant {outcome.index}: {outcome.kind}", flush=True)
         if done % TOLD == 0 and not sys.stdout.isatty():
             print(f"{done} mutants, {len(found)} findings", flush=True)
     for kind, count in Counter(one.kind for one in found).most_common():

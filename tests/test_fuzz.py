@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from rf_repro.core.errors import UserError
-from tests.fuzz.engine import Target, fuzz
-from tests.fuzz.targets import TARGETS
+from tests.fuzz.engine import fuzz, not_a_line
+from tests.fuzz.targets import TARGETS, Target
 
 MUTANTS = 200
 pytestmark = pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory is limited as Linux counts it")
@@ -44,3 +44,10 @@ def test_what_must_not_happen_is_found(run, what, monkeypatch: pytest.MonkeyPatc
     assert what in finding.what
     good = Target("good", target.prepare, lambda folder: None)
     assert list(fuzz([good], [0, 1], seed=0)) == [None, None]
+
+
+@pytest.mark.parametrize("text", ["", " \n", "x" * 2_001, "line\n" * 8, "a\x1b[31mred", "a\u202egnp.exe"])
+def test_what_is_no_line_of_error_is_found(text: str) -> None:
+    """Escape sequences too: `UserError` shows them as their codes, and the fuzz would see it if it did so no more."""
+    assert not_a_line(text)
+    assert not not_a_line("config.json: is a list, must be an object; write it anew")

@@ -111,7 +111,7 @@ def _outcome(target: Target, place: Path) -> str:
     try:
         target.run(place)
     except UserError as error:
-        return _not_a_line(str(error))
+        return not_a_line(str(error))
     except (Exception, KeyboardInterrupt) as error:
         frames = traceback.extract_tb(error.__traceback__)[-6:]
         lines = [f"{Path(frame.filename).name}:{frame.lineno} {frame.name}" for frame in frames]
@@ -121,7 +121,7 @@ def _outcome(target: Target, place: Path) -> str:
     return ""
 
 
-def _not_a_line(text: str) -> str:
+def not_a_line(text: str) -> str:
     """What is wrong with an error text; empty where nothing is."""
     if not text.strip() or len(text) > LONGEST or text.count("\n") >= LINES:
         return f"an error text of {len(text)} characters and {text.count(chr(10)) + 1} lines"
